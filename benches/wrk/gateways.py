@@ -1,0 +1,246 @@
+"""Starts the origin and the gateways, each with its configuration, and reads what their processes have used.
+
+The templates are the whole set-up: what isn't in them is the program's default.
+"""
+
+import collections
+import contextlib
+import http.client
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
+BINARIES = {"bare": RELEASE / "examples/bare", "frontdesk": RELEASE / "frontdesk"}
+
+NAMES = ("nginx", "bare", "frontdesk")
+BODIES = {"1k": 1024, "100k": 100 * 1024}
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+NGINX = """\
+daemon off;
+worker_processes 1;
+{user}
+pid {dir}/{name}.pid;
+error_log {dir}/{name}.error.log;
+events {{ worker_connections {connections}; }}
+http {{
+    client_body_temp_path {dir}/{name}.body;
+    proxy_temp_path {dir}/{name}.proxy;
+    fastcgi_temp_path {dir}/{name}.fastcgi;
+    uwsgi_temp_path {dir}/{name}.uwsgi;
+    scgi_temp_path {dir}/{name}.scgi;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000;
+    keepalive_timeout 600s;
+    {http2}
+{rest}
+}}
+"""
+
+ORIGIN = """\
+    access_log off;
+    open_file_cache max=16;
+    server {{
+        listen 127.0.0.1:{origin} backlog=4096;
+        location = /1k {{ return 200 "{body}"; }}
+        location / {{ root {dir}/origin; }}
+    }}
+"""
+
+# The log is written in batches, as Frontdesk's is: a write for each line would flatter Frontdesk.
+PROXY = """\
+    access_log {log} combined buffer=32k flush=1s;
+    upstream origin {{
+        server 127.0.0.1:{origin};
+        keepalive 512;
+        keepalive_requests 1000000;
+    }}
+    server {{
+        listen 127.0.0.1:{plain} backlog=4096;
+        listen 127.0.0.1:{secure} ssl http2 backlog=4096;
+        ssl_certificate {dir}/cert.pem;
+        ssl_certificate_key {dir}/key.pem;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        location / {{
+            proxy_pass http://origin;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $host;
+            proxy_buffers 16 8k;
+            proxy_max_temp_file_size 0;
+        }}
+    }}
+"""
+
+FRONTDESK = """\
+listeners:
+  - {{ name: plain, bind: "127.0.0.1:{plain}" }}
+  - name: secure
+    bind: "127.0.0.1:{secure}"
+    tls: {{ certificates: [{{ cert: {dir}/cert.pem, key: {dir}/key.pem }}] }}
+admin: {{ bind: "127.0.0.1:{admin}" }}
+server: {{ threads: 1 }}
+access_log: {{ path: {log}, format: json }}
+services: {{ origin: {{ endpoints: ["127.0.0.1:{origin}"] }} }}
+routes: [{{ path: /*, to: origin }}]
+"""
+
+
+class Failure(Exception):
+    """What makes figures worthless, told to whoever started the run."""
+
+
+class Bench:
+    """The directory, the cores and the origin of a run; ends every process it started when its stack is closed."""
+
+    def __init__(self, directory, idle_connections, stack):
+        self.dir, self.stack = directory, stack
+        self.connections = max(4096, idle_connections + 1024)
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) < 2:
+            raise Failure("needs two cores: one for the gateway, another for the origin and the load generator")
+        self.gateway_cpu, self.origin_cpu, self.load_cpu = cpus[0], cpus[1], cpus[2 if len(cpus) > 2 else 1]
+        run_quietly("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=bench.test",
+                    "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                    "-addext", "subjectAltName=DNS:bench.test,IP:127.0.0.1",
+                    "-keyout", f"{directory}/key.pem", "-out", f"{directory}/cert.pem")
+        os.mkdir(f"{directory}/origin")
+        pathlib.Path(f"{directory}/origin/100k").write_bytes(b"x" * BODIES["100k"])
+        [self.origin_port] = free_ports(1)
+        origin = ORIGIN.format(origin=self.origin_port, dir=directory, body="x" * BODIES["1k"])
+        process = self.launch("origin", self.nginx("origin", origin), self.origin_cpu)
+        self.wait_until_answers("origin", process, self.origin_port)
+
+    def gateway(self, name):
+        """Starts it; a name may be started any number of times."""
+        plain, secure, admin = free_ports(3)
+        log = f"{self.dir}/{name}.access.log"
+        values = {"dir": self.dir, "origin": self.origin_port, "plain": plain, "secure": secure, "admin": admin,
+                  "log": log}
+        if name == "nginx":
+            command = self.nginx(f"nginx{plain}", PROXY.format(**values))
+        elif name == "bare":
+            command = [BINARIES["bare"], f"127.0.0.1:{plain}", f"127.0.0.1:{self.origin_port}", "1",
+                       f"127.0.0.1:{secure}", f"{self.dir}/cert.pem", f"{self.dir}/key.pem"]
+        else:
+            config = pathlib.Path(f"{self.dir}/frontdesk{plain}.yaml")
+            config.write_text(FRONTDESK.format(**values))
+            command = [BINARIES["frontdesk"], "run", "-c", config]
+        process = self.launch(name, command, self.gateway_cpu)
+        self.wait_until_answers(name, process, plain)
+        return Gateway(name, process, {"http": plain, "https": secure}, log)
+
+    def nginx(self, name, rest):
+        config = pathlib.Path(f"{self.dir}/{name}.conf")
+        config.write_text(NGINX.format(
+            dir=self.dir, name=name, rest=rest, connections=self.connections,
+            user="user root;" if os.geteuid() == 0 else "",  # its worker must reach our directory
+            http2="http2_max_requests 1000000;" if nginx_version() < (1, 19, 7) else ""))
+        return ["nginx", "-p", self.dir, "-c", config]
+
+    def launch(self, name, command, cpu):
+        with open(f"{self.dir}/{name}.out", "ab") as out:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                       start_new_session=True, preexec_fn=lambda: os.sched_setaffinity(0, {cpu}))
+        self.stack.callback(stop, process)
+        return process
+
+    def wait_until_answers(self, name, process, port):
+        deadline = time.monotonic() + 15
+        while True:
+            if process.poll() is not None:
+                raise Failure(f"{name} ended with {process.returncode}: {self.last_words(name)}")
+            try:
+                for body, length in BODIES.items():
+                    check_answer(name, port, f"/{body}", length)
+                return
+            except (OSError, http.client.HTTPException) as error:
+                if time.monotonic() > deadline:
+                    raise Failure(f"{name} does not answer: {error}; {self.last_words(name)}") from error
+                time.sleep(0.05)
+
+    def last_words(self, name):
+        return pathlib.Path(f"{self.dir}/{name}.out").read_text(errors="replace")[-2000:].strip() or "(no output)"
+
+
+class Gateway:
+    def __init__(self, name, process, ports, log):
+        self.name, self.process, self.ports, self.log = name, process, ports, log
+
+    def cpu_seconds(self):
+        """User and system time so far, of all its processes."""
+        stats = [stat_fields(pid) for pid in self.pids()]
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / TICKS_PER_SECOND
+
+    def rss_kib(self):
+        rollups = [pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids()]
+        return sum(int(re.search(r"^Rss:\s+(\d+) kB", text, re.M)[1]) for text in rollups)
+
+    def pids(self):
+        if self.process.poll() is not None:
+            raise Failure(f"{self.name} ended with {self.process.returncode} in the middle of the run")
+        children = collections.defaultdict(list)
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                children[int(stat_fields(pid)[1])].append(int(pid))
+        pids = [self.process.pid]
+        for pid in pids:  # grows while it is walked
+            pids += children[pid]
+        return pids
+
+    def forget_log(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.log, 0)
+
+
+def stat_fields(pid):
+    """/proc/PID/stat from the state on: what stands before it may hold spaces."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def stop(process):
+    """SIGINT ends each of them at once; the whole group is killed if it doesn't."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_ports(count):
+    """Held all at once, so that they differ."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def check_answer(name, port, path, length):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+    if answer.status != 200 or len(body) != length:
+        raise Failure(f"{name} answered {path} with {answer.status} and {len(body)} bytes")
+
+
+def run_quietly(*command):
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failure(f"{command[0]} failed: {done.stderr.strip()}")
+    return done.stdout + done.stderr
+
+
+def nginx_version():
+    return tuple(map(int, re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", run_quietly("nginx", "-v")).groups()))

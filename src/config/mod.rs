@@ -1,0 +1,12 @@
+//! The configuration as it was typed: bytes in, raw structs or problems out.
+//!
+//! This room owns YAML, positions and the wording of problems. It never opens a socket, resolves a name or compiles a
+//! pattern: meaning is given by the rooms themselves, when `snapshot` builds them.
+
+pub mod load;
+pub mod place;
+pub mod problem;
+pub mod raw;
+pub mod scalar;
+pub mod shape;
+pub mod substitute;

@@ -1,0 +1,133 @@
+//! Paths are normalised once, before matching, and what is matched is what is sent on.
+//!
+//! RFC 3986, 5.2.4 (dot segments) and 6.2.2 (percent-encoding): unreserved characters are decoded, hexadecimal digits
+//! are capitals, `%2F` and all else stay encoded.
+
+use std::borrow::Cow;
+
+/// The normal form of an absolute path, without its query. Borrowed when it is normal already, which most are.
+///
+/// # Errors
+/// A path without a leading slash, a `%` without two hexadecimal digits behind it, or an encoded NUL.
+pub fn path(path: &str) -> Result<Cow<'_, str>, &'static str> {
+    if !path.starts_with('/') {
+        return Err("the path does not begin with a slash");
+    }
+    let bytes = path.as_bytes();
+    let decoded = if bytes.contains(&b'%') { decode(bytes)? } else { Cow::Borrowed(path) };
+    if !decoded.contains("/.") {
+        return Ok(decoded);
+    }
+    Ok(match resolve(&decoded) {
+        Some(resolved) => Cow::Owned(resolved),
+        None => decoded,
+    })
+}
+
+fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, &'static str> {
+    let mut out = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, tail)) = rest.split_first() {
+        if *first != b'%' {
+            let end = rest.iter().position(|b| *b == b'%').unwrap_or(rest.len());
+            out.push_str(std::str::from_utf8(&rest[..end]).map_err(|_| "the path is not UTF-8")?);
+            rest = &rest[end..];
+            continue;
+        }
+        let byte = match tail {
+            [high, low, ..] => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
+            _ => None,
+        };
+        match byte.ok_or("a % in the path is not followed by two hexadecimal digits")? {
+            0 => return Err("the path has an encoded NUL"),
+            byte if is_unreserved(byte) => out.push(char::from(byte)),
+            byte => push_encoded(&mut out, byte),
+        }
+        rest = &tail[2..];
+    }
+    Ok(Cow::Owned(out))
+}
+
+/// Removes `.` and `..` segments. `None` when there are none.
+fn resolve(path: &str) -> Option<String> {
+    if !path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return None;
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            segment => {
+                kept.push(segment);
+                continue;
+            }
+        }
+        if last {
+            kept.push("");
+        }
+    }
+    Some(format!("/{}", kept.join("/")))
+}
+
+/// RFC 3986, 2.3.
+pub fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Appends `%XX`.
+pub fn push_encoded(out: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    out.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn normal_forms() {
+        for (from, to) in [
+            ("/", "/"),
+            ("/a/b", "/a/b"),
+            ("/a//b/", "/a//b/"),
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/..", "/"),
+            ("/a/.", "/a/"),
+            ("/../..", "/"),
+            ("/a/b/../../../c", "/c"),
+            ("/%61%2e%2E/x", "/a../x"),
+            ("/a/%2e%2e/b", "/b"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/a%2Fb/%7euser", "/a%2Fb/~user"),
+            ("/.well-known/x", "/.well-known/x"),
+            ("/a/...", "/a/..."),
+            ("/%25%41", "/%25A"),
+        ] {
+            assert_eq!(path(from).as_deref(), Ok(to), "{from}");
+        }
+        for bad in ["", "a", "/%", "/%4", "/%zz", "/%00", "/a%2", "*"] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_normal_form_is_its_own_and_has_no_dot_segments(text in "/([a-z./]|%2[eEfF]|%[0-9a-f]{2}){0,40}") {
+            if let Ok(once) = path(&text) {
+                prop_assert_eq!(path(&once), Ok(Cow::Borrowed(&*once)));
+                prop_assert!(once.starts_with('/') && !once.split('/').any(|s| s == "." || s == ".."));
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Nouns that several rooms share.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// A route's place in its snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(pub u32);
+
+/// A listener's place in its snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u32);
+
+/// Who was recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity(pub Arc<str>);
+
+macro_rules! refusals {
+    ($( $(#[$doc:meta])* $variant:ident $(($payload:ty))? => $status:literal $code:literal $title:literal, )*) => {
+        /// A deliberate no. The code is stable: clients, log and metrics know it by that.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Refusal { $( $(#[$doc])* $variant $(($payload))?, )* }
+
+        impl Refusal {
+            /// Every code, in the order of the variants.
+            pub const CODES: &'static [&'static str] = &[$($code),*];
+
+            pub fn status(&self) -> u16 {
+                match self { $( refusals!(@pattern $variant $($payload)?) => $status, )* }
+            }
+            pub fn code(&self) -> &'static str {
+                match self { $( refusals!(@pattern $variant $($payload)?) => $code, )* }
+            }
+            pub fn title(&self) -> &'static str {
+                match self { $( refusals!(@pattern $variant $($payload)?) => $title, )* }
+            }
+        }
+    };
+    (@pattern $variant:ident $payload:ty) => { Refusal::$variant(_) };
+    (@pattern $variant:ident) => { Refusal::$variant };
+}
+
+refusals! {
+    /// What of it could not be understood.
+    BadRequest(&'static str) => 400 "bad_request" "Bad Request",
+
+    Unauthenticated => 401 "unauthenticated" "Credentials are missing",
+    TokenMalformed => 401 "token_malformed" "The token can't be read",
+    TokenSignature => 401 "token_signature" "The token's signature is wrong",
+    TokenExpired => 401 "token_expired" "The token has expired",
+    TokenNotYetValid => 401 "token_not_yet_valid" "The token is not valid yet",
+    TokenIssuer => 401 "token_issuer" "The token's issuer is not known here",
+    TokenAudience => 401 "token_audience" "The token is meant for somebody else",
+    TokenAlgorithm => 401 "token_algorithm" "The token's algorithm is not allowed",
+    TokenKeyUnknown => 401 "token_key_unknown" "The token's key is not known",
+    TokenClaimMissing => 401 "token_claim_missing" "The token lacks a claim",
+    TokenInactive => 401 "token_inactive" "The token is not active",
+    TokenTooLarge => 401 "token_too_large" "The token is too large",
+    KeyUnknown => 401 "key_unknown" "The key is not known",
+    KeyExpired => 401 "key_expired" "The key has expired",
+
+    ForbiddenScope => 403 "forbidden_scope" "A scope is missing",
+    ForbiddenClaim => 403 "forbidden_claim" "A claim does not allow it",
+    ForbiddenIp => 403 "forbidden_ip" "The address is not allowed",
+
+    NoRoute => 404 "no_route" "Nothing is routed here",
+    /// The methods that are, as the Allow field wants them.
+    MethodNotAllowed(Arc<str>) => 405 "method_not_allowed" "The method is not allowed here",
+    RequestTimeout => 408 "request_timeout" "The request took too long",
+    BodyTooLarge => 413 "body_too_large" "The body is too large",
+    UriTooLong => 414 "uri_too_long" "The URI is too long",
+    Misdirected => 421 "misdirected" "The host is not served on this connection",
+    BodyInvalid => 422 "body_invalid" "The body can't be read",
+    RateLimited => 429 "rate_limited" "Too many requests",
+    HeaderTooLarge => 431 "header_too_large" "The header is too large",
+
+    /// What the log says of it.
+    Internal(&'static str) => 500 "internal" "The gateway failed",
+    UpstreamConnect => 502 "upstream_connect" "The service can't be reached",
+    UpstreamReset => 502 "upstream_reset" "The service broke off",
+    UpstreamProtocol => 502 "upstream_protocol" "The service's answer can't be read",
+    ComposeFailed => 502 "compose_failed" "A part of the answer failed",
+    AuthUnavailable => 503 "auth_unavailable" "Credentials can't be checked now",
+    TooManyInFlight => 503 "too_many_in_flight" "Too many requests at once",
+    Overloaded => 503 "overloaded" "The gateway is overloaded",
+    NoEndpoint => 503 "no_endpoint" "No copy of the service is available",
+    BreakerOpen => 503 "breaker_open" "The service is resting",
+    UpstreamTimeout => 504 "upstream_timeout" "The service took too long",
+}
+
+impl Refusal {
+    /// One sentence for the client; never an endpoint, a file or a secret.
+    pub fn detail(&self) -> Cow<'static, str> {
+        match self {
+            Refusal::BadRequest(what) => Cow::Borrowed(what),
+            Refusal::MethodNotAllowed(allow) => Cow::Owned(format!("Allowed here: {allow}.")),
+            Refusal::NoRoute => Cow::Borrowed("No route matches this host and path."),
+            other => Cow::Borrowed(other.title()),
+        }
+    }
+
+    /// Seconds after which another try makes sense, for 429 and 503.
+    pub fn retry_after(&self) -> Option<u32> {
+        matches!(self.status(), 429 | 503).then_some(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_told_apart() {
+        let mut codes = Refusal::CODES.to_vec();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Refusal::CODES.len());
+        let refusal = Refusal::MethodNotAllowed("GET, HEAD".into());
+        assert_eq!((refusal.status(), refusal.code()), (405, "method_not_allowed"));
+        assert_eq!(refusal.detail(), "Allowed here: GET, HEAD.");
+        assert_eq!(Refusal::BreakerOpen.retry_after(), Some(1));
+    }
+}
