@@ -1,3 +1,5 @@
 pub mod config;
 pub mod route;
 pub mod types;
+pub mod shape;
+pub mod upstream;

@@ -73,12 +73,12 @@ fn resolve(path: &str) -> Option<String> {
 }
 
 /// RFC 3986, 2.3.
-pub fn is_unreserved(byte: u8) -> bool {
+fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// Appends `%XX`.
-pub fn push_encoded(out: &mut String, byte: u8) {
+fn push_encoded(out: &mut String, byte: u8) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     out.push('%');
     out.push(char::from(DIGITS[usize::from(byte >> 4)]));

@@ -1,0 +1,297 @@
+//! What the gateway tells of the client and of itself: X-Forwarded-*, Forwarded (RFC 7239), X-Request-Id and traceparent
+//! (W3C Trace Context), each believed from trusted peers only.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv6Addr};
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Claims about the client that only a trusted peer may make, and that are set anew for all others.
+pub const CLAIMS: [HeaderName; 8] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+    http::header::FORWARDED,
+];
+
+/// Who is at the other end of the connection, and whether it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The rightmost address that is not a trusted proxy's.
+    pub client_ip: IpAddr,
+    /// The peer's own address.
+    pub peer_ip: IpAddr,
+    pub is_trusted: bool,
+}
+
+impl Origin {
+    pub fn of(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> Origin {
+        let peer_ip = unmap(peer);
+        let is_trusted = is_in(trusted, peer_ip);
+        let client_ip = if is_trusted { client_ip(headers, trusted, peer_ip) } else { peer_ip };
+        Origin { client_ip, peer_ip, is_trusted }
+    }
+}
+
+fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&ip))
+}
+
+/// `::ffff:192.0.2.1` is 192.0.2.1: a dual-stack socket shows IPv4 clients that way.
+fn unmap(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    }
+}
+
+/// Walks X-Forwarded-For from the right, as far as the proxies are trusted.
+fn client_ip(headers: &HeaderMap, trusted: &[IpNet], peer: IpAddr) -> IpAddr {
+    let values: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let mut last = peer;
+    for text in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+        // What can't be read can't be walked past: the last address that was understood counts.
+        let Some(ip) = address(text.trim()) else { return last };
+        last = ip;
+        if !is_in(trusted, ip) {
+            break;
+        }
+    }
+    last
+}
+
+/// An address with or without port and brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = |text: &str| text.parse::<IpAddr>().ok();
+    let ip = bare(text).or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip())).or_else(|| {
+        text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+    })?;
+    Some(unmap(ip))
+}
+
+/// The values to send on, made for one request.
+#[derive(Debug)]
+pub struct Forwarded {
+    pub x_forwarded_for: HeaderValue,
+    pub x_forwarded_proto: HeaderValue,
+    pub x_forwarded_host: Option<HeaderValue>,
+    pub forwarded: HeaderValue,
+}
+
+impl Forwarded {
+    /// Appends to what a trusted peer said, or begins anew.
+    pub fn new(origin: &Origin, is_tls: bool, host: &str, headers: &HeaderMap) -> Option<Forwarded> {
+        let before = |name: &HeaderName| origin.is_trusted.then(|| joined(headers, name)).flatten();
+        let ip = origin.peer_ip;
+        let x_forwarded_for = match before(&X_FORWARDED_FOR) {
+            Some(chain) => format!("{chain}, {ip}"),
+            None => ip.to_string(),
+        };
+        let scheme = if is_tls { "https" } else { "http" };
+        let mut forwarded = before(&http::header::FORWARDED).map(|chain| chain + ", ").unwrap_or_default();
+        let _ = match ip {
+            IpAddr::V4(v4) => write!(forwarded, "for={v4}"),
+            IpAddr::V6(v6) => write!(forwarded, "for=\"[{v6}]\""),
+        };
+        // A host with a port or brackets is not a token, so it is quoted; what would break the quotes is left out.
+        if !host.is_empty() && !host.contains(['"', '\\']) {
+            let _ = write!(forwarded, ";host=\"{host}\"");
+        }
+        let _ = write!(forwarded, ";proto={scheme}");
+        let trusted = |name: &HeaderName| origin.is_trusted.then(|| headers.get(name).cloned()).flatten();
+        Some(Forwarded {
+            x_forwarded_for: HeaderValue::try_from(x_forwarded_for).ok()?,
+            x_forwarded_proto: trusted(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(scheme)),
+            x_forwarded_host: trusted(&X_FORWARDED_HOST).or_else(|| HeaderValue::from_str(host).ok()).filter(|v| !v.is_empty()),
+            forwarded: HeaderValue::try_from(forwarded).ok()?,
+        })
+    }
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let first = values.next()?.to_string();
+    Some(values.fold(first, |chain, value| chain + ", " + value))
+}
+
+/// The request's id: a trusted peer's when it is short and plain, else 32 random hexadecimal digits.
+pub fn request_id(origin: &Origin, headers: &HeaderMap) -> Id {
+    let plain = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        let legal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=');
+        let text = std::str::from_utf8(bytes).ok()?;
+        (!bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(legal)).then(|| Id::from(text))
+    };
+    let theirs = origin.is_trusted.then(|| headers.get(X_REQUEST_ID)).flatten().and_then(plain);
+    theirs.unwrap_or_else(Id::random)
+}
+
+/// A short text without an allocation of its own for the usual 32 digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    Random([u8; 32]),
+    Given(Box<str>),
+}
+
+impl Id {
+    pub fn random() -> Id {
+        Id::Random(hex(fastrand::u128(1..)))
+    }
+    pub fn as_str(&self) -> &str {
+        match self {
+            Id::Random(digits) => std::str::from_utf8(digits).unwrap_or_default(),
+            Id::Given(text) => text,
+        }
+    }
+}
+
+impl From<&str> for Id {
+    fn from(text: &str) -> Id {
+        Id::Given(text.into())
+    }
+}
+
+fn hex(number: u128) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = [0; 32];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    out
+}
+
+/// A trace context, version 00: `00-<trace id>-<parent id>-<flags>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    pub trace_id: [u8; 32],
+    parent_id: [u8; 16],
+    flags: [u8; 2],
+}
+
+impl Trace {
+    /// Goes on with the client's trace, under a parent of ours; begins one where there is none or it is malformed.
+    pub fn next(headers: &HeaderMap) -> Trace {
+        let mut parent_id = [0; 16];
+        parent_id.copy_from_slice(&hex(fastrand::u128(1..))[16..]);
+        let theirs = headers.get(TRACEPARENT).and_then(|value| Trace::parse(value.as_bytes()));
+        match theirs {
+            Some(trace) => Trace { parent_id, ..trace },
+            None => Trace { trace_id: hex(fastrand::u128(1..)), parent_id, flags: *b"00" },
+        }
+    }
+
+    fn parse(text: &[u8]) -> Option<Trace> {
+        let is_hex = |part: &[u8]| part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
+        let is_zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
+        let (version, rest) = text.split_first_chunk::<2>()?;
+        let (trace_id, rest) = rest.strip_prefix(b"-")?.split_first_chunk::<32>()?;
+        let (parent_id, rest) = rest.strip_prefix(b"-")?.split_first_chunk::<16>()?;
+        let (flags, rest) = rest.strip_prefix(b"-")?.split_first_chunk::<2>()?;
+        let well_formed = [&version[..], trace_id, parent_id, flags].into_iter().all(is_hex) && *version != *b"ff";
+        // A later version may go on behind a dash; version 00 ends here.
+        let ends = rest.is_empty() || (*version != *b"00" && rest[0] == b'-');
+        (well_formed && ends && !is_zero(trace_id) && !is_zero(parent_id))
+            .then_some(Trace { trace_id: *trace_id, parent_id: *parent_id, flags: *flags })
+    }
+
+    pub fn header(&self) -> HeaderValue {
+        let mut text = [b'-'; 55];
+        text[..2].copy_from_slice(b"00");
+        text[3..35].copy_from_slice(&self.trace_id);
+        text[36..52].copy_from_slice(&self.parent_id);
+        text[53..].copy_from_slice(&self.flags);
+        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    pub fn trace_id(&self) -> &str {
+        std::str::from_utf8(&self.trace_id).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"));
+        }
+        map
+    }
+    fn origin(peer: &str, pairs: &[(&str, &str)]) -> Origin {
+        let trusted = ["10.0.0.0/8".parse().expect("a network"), "fd00::/8".parse().expect("a network")];
+        Origin::of(peer.parse().expect("an address"), &trusted, &headers(pairs))
+    }
+
+    #[test]
+    fn the_client_is_the_rightmost_untrusted_address() {
+        for (peer, chain, client) in [
+            ("192.0.2.1", "1.1.1.1", "192.0.2.1"),
+            ("10.0.0.1", "1.1.1.1", "1.1.1.1"),
+            ("10.0.0.1", "6.6.6.6, 1.1.1.1, 10.0.0.2", "1.1.1.1"),
+            ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            ("10.0.0.1", "6.6.6.6, unknown, 10.0.0.2", "10.0.0.2"),
+            ("10.0.0.1", "1.1.1.1:4711", "1.1.1.1"),
+            ("fd00::1", "[2001:db8::1]:80", "2001:db8::1"),
+            ("::ffff:10.0.0.1", "::ffff:1.1.1.1", "1.1.1.1"),
+        ] {
+            assert_eq!(origin(peer, &[("x-forwarded-for", chain)]).client_ip.to_string(), client, "{peer} {chain}");
+        }
+        assert_eq!(origin("10.0.0.1", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.1.1.1")]).client_ip.to_string(), "1.1.1.1");
+    }
+
+    #[test]
+    fn claims_are_appended_to_or_begun_anew() {
+        let pairs = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1")];
+        let trusted = Forwarded::new(&origin("10.0.0.1", &pairs), false, "a:80", &headers(&pairs)).expect("values");
+        assert_eq!((trusted.x_forwarded_for, trusted.x_forwarded_proto), ("1.1.1.1, 10.0.0.1".parse().expect("v"), "https".parse().expect("v")));
+        assert_eq!(trusted.forwarded, "for=1.1.1.1, for=10.0.0.1;host=\"a:80\";proto=http");
+        let anew = Forwarded::new(&origin("2001:db8::9", &pairs), true, "a", &headers(&pairs)).expect("values");
+        assert_eq!((anew.x_forwarded_for, anew.x_forwarded_proto), ("2001:db8::9".parse().expect("v"), "https".parse().expect("v")));
+        assert_eq!(anew.forwarded, "for=\"[2001:db8::9]\";host=\"a\";proto=https");
+    }
+
+    #[test]
+    fn request_ids_are_believed_from_trusted_peers_when_they_are_plain() {
+        let id = |peer, value| request_id(&origin(peer, &[]), &headers(&[("x-request-id", value)]));
+        assert_eq!(id("10.0.0.1", "abc-1"), Id::from("abc-1"));
+        assert!(matches!(id("10.0.0.1", "a b"), Id::Random(_)));
+        assert!(matches!(id("192.0.2.1", "abc-1"), Id::Random(_)));
+    }
+
+    #[test]
+    fn traces_go_on() {
+        let theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let next = Trace::next(&headers(&[("traceparent", theirs)])).header();
+        let next = next.to_str().expect("ASCII");
+        assert_eq!((&next[..36], &next[52..]), (&theirs[..36], "-01"));
+        assert_ne!(next, theirs);
+        for bad in ["", "00-0-0-0", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
+            let fresh = Trace::next(&headers(&[("traceparent", bad)]));
+            assert!(!bad.contains(fresh.trace_id()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_claim_gives_some_client_and_well_formed_fields(chain in "[ -~]{0,60}") {
+            let pairs = [("x-forwarded-for", &*chain), ("forwarded", &*chain), ("traceparent", &*chain)];
+            let origin = origin("10.0.0.1", &pairs);
+            prop_assert!(Forwarded::new(&origin, true, "h", &headers(&pairs)).is_some());
+            prop_assert_eq!(Trace::next(&headers(&pairs)).header().len(), 55);
+        }
+    }
+}

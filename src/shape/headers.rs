@@ -1,0 +1,167 @@
+//! Header fields that a route removes, sets and adds, in this order.
+
+use super::template::{Names, Target, Template, Values};
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw;
+use http::{HeaderName, HeaderValue};
+
+/// Fields that belong to one connection (RFC 9110, 7.6.1) or to the message's framing: they are the gateway's own.
+pub const HOP_BY_HOP: [HeaderName; 8] = [
+    http::header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    http::header::TE,
+    http::header::TRAILER,
+    http::header::TRANSFER_ENCODING,
+    http::header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// One change to a header.
+#[derive(Debug)]
+pub enum Edit<'a> {
+    Remove(&'a HeaderName),
+    Set(&'a HeaderName, HeaderValue),
+    Add(&'a HeaderName, HeaderValue),
+}
+
+/// Compiled changes.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdits {
+    remove: Vec<HeaderName>,
+    set: Vec<(HeaderName, Text)>,
+    add: Vec<(HeaderName, Text)>,
+}
+
+/// A value that is the same for every request costs nothing but a reference.
+#[derive(Clone, Debug)]
+enum Text {
+    Fixed(HeaderValue),
+    Template(Template),
+}
+
+impl HeaderEdits {
+    /// Compiles what was typed at `at`. `None` means that a problem was reported.
+    pub fn build(raw: &raw::HeaderChanges, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<HeaderEdits> {
+        let at = at.key("headers");
+        let remove_at = at.key("remove");
+        let remove: Vec<_> = raw.remove.iter().enumerate().map(|(i, name)| field(name, &remove_at.index(i), problems)).collect();
+        let set = pairs(&raw.set.0, names, &at.key("set"), problems);
+        let add = pairs(&raw.add.0, names, &at.key("add"), problems);
+        Some(HeaderEdits { remove: remove.into_iter().collect::<Option<_>>()?, set: set?, add: add? })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// The changes for one request. A value that can't be a field's is left out.
+    pub fn edits<'a>(&'a self, values: &'a dyn Values) -> impl Iterator<Item = Edit<'a>> {
+        let set = self.set.iter().filter_map(|(name, text)| text.value(values).map(|value| Edit::Set(name, value)));
+        let add = self.add.iter().filter_map(|(name, text)| text.value(values).map(|value| Edit::Add(name, value)));
+        self.remove.iter().map(Edit::Remove).chain(set).chain(add)
+    }
+}
+
+impl Text {
+    fn value(&self, values: &dyn Values) -> Option<HeaderValue> {
+        match self {
+            Text::Fixed(value) => Some(value.clone()),
+            Text::Template(template) => HeaderValue::try_from(template.render(values, Target::Header)).ok(),
+        }
+    }
+}
+
+fn pairs(raw: &[(String, String)], names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<Vec<(HeaderName, Text)>> {
+    let read: Vec<_> = raw
+        .iter()
+        .map(|(name, text)| {
+            let at = at.key(name);
+            let field = field(name, &at, problems);
+            let text = self::text(text, names, &at, problems);
+            Some((field?, text?))
+        })
+        .collect();
+    read.into_iter().collect()
+}
+
+fn text(text: &str, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<Text> {
+    let template = match Template::parse(text, names) {
+        Ok(template) => template,
+        Err(what) => {
+            let fix = "name one of route, client_ip, request_id, host, path, rest, query.NAME, header.NAME or a `{name}` of the path";
+            return problems.at(at, what, "the field would have no value", fix);
+        }
+    };
+    match template.literal().map(HeaderValue::from_str) {
+        None => Some(Text::Template(template)),
+        Some(Ok(value)) => Some(Text::Fixed(value)),
+        Some(Err(_)) => problems.at(at, "the value has control characters", "they can't stand in a header field", "remove them"),
+    }
+}
+
+fn field(name: &str, at: &At<'_>, problems: &Problems) -> Option<HeaderName> {
+    let Ok(field) = name.parse::<HeaderName>() else {
+        return problems.at(at, format!("`{name}` is not a header's name"), "it can't stand in a header", "use letters, digits and `-`");
+    };
+    if HOP_BY_HOP.contains(&field) || field == http::header::CONTENT_LENGTH {
+        let why = "it frames the message, and the gateway frames each message anew";
+        return problems.at(at, format!("`{name}` can't be changed"), why, "remove it");
+    }
+    if field == http::header::HOST {
+        return problems.at(at, "`Host` can't be changed here", "it goes with the service", "set `host:` of the service");
+    }
+    Some(field)
+}
+
+/// The names that Connection fields nominate, which end at this hop like those above.
+pub fn nominated(headers: &http::HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(http::header::CONNECTION);
+    let names = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    names.filter_map(|name| name.trim().parse().ok()).filter(|name| *name != http::header::HOST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::shape::Named;
+    use crate::shape::template::{Value, Variable};
+
+    struct Nobody;
+    impl Values for Nobody {
+        fn value(&self, _: &Variable) -> Value<'_> {
+            Value::Plain("x".into())
+        }
+    }
+
+    fn raw(set: &[(&str, &str)], remove: &[&str]) -> raw::HeaderChanges {
+        let set = set.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+        raw::HeaderChanges { set: Named(set), add: Named::default(), remove: remove.iter().map(ToString::to_string).collect() }
+    }
+
+    #[test]
+    fn removes_then_sets() {
+        let problems = Problems::default();
+        let edits = HeaderEdits::build(&raw(&[("X-A", "${route}!")], &["X-B"]), Names::default(), &At::root(), &problems);
+        let edits = edits.expect("no problem");
+        let shown: Vec<String> = edits.edits(&Nobody).map(|edit| format!("{edit:?}")).collect();
+        assert_eq!(shown, ["Remove(\"x-b\")", "Set(\"x-a\", \"x!\")"]);
+    }
+
+    #[test]
+    fn framing_and_strange_names_are_problems() {
+        let problems = Problems::default();
+        let raw = raw(&[("Content-Length", "1"), ("Host", "a"), ("a b", "1"), ("X", "${nope}")], &["Connection"]);
+        assert!(HeaderEdits::build(&raw, Names::default(), &At::root(), &problems).is_none());
+        assert_eq!(problems.count(), 5);
+    }
+
+    #[test]
+    fn connection_nominates() {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("connection", HeaderValue::from_static("close, X-One , host,bad name"));
+        headers.append("connection", HeaderValue::from_static("x-two"));
+        assert_eq!(nominated(&headers), ["close", "x-one", "x-two"]);
+    }
+}

@@ -1,0 +1,5 @@
+//! Rewrites of headers and texts: pure, no I/O, `http` types only.
+
+pub mod forward;
+pub mod headers;
+pub mod template;

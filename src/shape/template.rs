@@ -1,0 +1,221 @@
+//! Texts with `${…}` of a request in them: compiled at load, encoded for where they go.
+
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use std::borrow::Cow;
+
+/// All but the unreserved characters of RFC 3986, 2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Something of a request that a template may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Variable {
+    Route,
+    ClientIp,
+    RequestId,
+    Host,
+    Path,
+    /// What `*` took.
+    Rest,
+    Query(Box<str>),
+    Header(http::HeaderName),
+    /// The path pattern's capture of that number.
+    Capture(usize),
+}
+
+/// A value, and whether it is percent-encoded already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    Plain(Cow<'a, str>),
+    /// A part of a path: encoded, and with slashes between its segments.
+    Path(Cow<'a, str>),
+}
+
+/// Where the values of one request come from.
+pub trait Values {
+    fn value(&self, variable: &Variable) -> Value<'_>;
+}
+
+/// Where a text goes, which says how values are encoded in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A path, or the part of a URL before its query.
+    Path,
+    /// The value of a query parameter.
+    Query,
+    /// A header field: control characters are percent-encoded.
+    Header,
+    /// A body: as it is.
+    Body,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Box<str>),
+    Value(Variable),
+}
+
+/// A compiled text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+/// What a pattern gives to the templates of its route.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Names<'a> {
+    pub captures: &'a [&'a str],
+    pub has_rest: bool,
+}
+
+impl Template {
+    /// Compiles `text`. `$${` is a literal `${`.
+    ///
+    /// # Errors
+    /// Names what is not known.
+    pub fn parse(text: &str, names: Names<'_>) -> Result<Template, String> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(begin) = rest.find("${") {
+            if rest[..begin].ends_with('$') {
+                literal.push_str(&rest[..begin]);
+                literal.push('{');
+                rest = &rest[begin + 2..];
+                continue;
+            }
+            let end = rest[begin..].find('}').map(|end| begin + end).ok_or_else(|| format!("`{}` is not closed", &rest[begin..]))?;
+            literal.push_str(&rest[..begin]);
+            if !literal.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut literal).into()));
+            }
+            parts.push(Part::Value(variable(&rest[begin + 2..end], names)?));
+            rest = &rest[end + 1..];
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Text(literal.into()));
+        }
+        Ok(Template { parts })
+    }
+
+    /// The text itself, when there is nothing to put in.
+    pub fn literal(&self) -> Option<&str> {
+        match &self.parts[..] {
+            [] => Some(""),
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The whole text for one request. `target` is for the part before a `?`; what is behind one is a query.
+    pub fn render(&self, values: &dyn Values, mut target: Target) -> String {
+        let mut out = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => {
+                    out.push_str(text);
+                    if target == Target::Path && text.contains('?') {
+                        target = Target::Query;
+                    }
+                }
+                Part::Value(variable) => encode(&values.value(variable), target, &mut out),
+            }
+        }
+        out
+    }
+
+    /// The text before the first value.
+    pub fn lead(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Text(text)) => text,
+            _ => "",
+        }
+    }
+
+    /// Whether a literal part has `needle`.
+    pub fn text_contains(&self, needle: char) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Text(text) if text.contains(needle)))
+    }
+}
+
+fn variable(name: &str, names: Names<'_>) -> Result<Variable, String> {
+    if let Some(at) = names.captures.iter().position(|known| *known == name) {
+        return Ok(Variable::Capture(at));
+    }
+    Ok(match (name, name.split_once('.')) {
+        ("route", _) => Variable::Route,
+        ("client_ip", _) => Variable::ClientIp,
+        ("request_id", _) => Variable::RequestId,
+        ("host", _) => Variable::Host,
+        ("path", _) => Variable::Path,
+        ("rest", _) if names.has_rest => Variable::Rest,
+        ("rest", _) => return Err("`${rest}` needs a path that ends in `*`".to_string()),
+        (_, Some(("query", parameter))) if !parameter.is_empty() => Variable::Query(parameter.into()),
+        (_, Some(("header", field))) => Variable::Header(field.parse().map_err(|_| format!("`{field}` is not a header's name"))?),
+        _ => return Err(format!("`${{{name}}}` is not known here")),
+    })
+}
+
+fn encode(value: &Value<'_>, target: Target, out: &mut String) {
+    match (value, target) {
+        (Value::Path(path), Target::Path) | (Value::Plain(path), Target::Body) => out.push_str(path),
+        (Value::Path(path), _) => encode(&Value::Plain(decode(path)), target, out),
+        (Value::Plain(text), Target::Path | Target::Query) => out.extend(utf8_percent_encode(text, RESERVED)),
+        (Value::Plain(text), Target::Header) => out.extend(utf8_percent_encode(text, CONTROLS)),
+    }
+}
+
+/// Percent-decodes; what is not UTF-8 behind it becomes replacement characters.
+pub fn decode(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Fixed;
+    impl Values for Fixed {
+        fn value(&self, variable: &Variable) -> Value<'_> {
+            match variable {
+                Variable::Rest => Value::Path("a%2Fb/c d".into()),
+                Variable::Capture(0) => Value::Path("x%2Fy".into()),
+                Variable::Query(name) => Value::Plain(format!("<{name}>&\r\n").into()),
+                _ => Value::Plain("v/é".into()),
+            }
+        }
+    }
+
+    fn render(text: &str, target: Target) -> String {
+        let names = Names { captures: &["id"], has_rest: true };
+        Template::parse(text, names).expect("a template").render(&Fixed, target)
+    }
+
+    #[test]
+    fn values_are_encoded_for_where_they_go() {
+        assert_eq!(render("/n/${rest}?o=${rest}&i=${id}", Target::Path), "/n/a%2Fb/c d?o=a%2Fb%2Fc%20d&i=x%2Fy");
+        assert_eq!(render("/u/${host}", Target::Path), "/u/v%2F%C3%A9");
+        assert_eq!(render("id=${id} q=${query.q}", Target::Header), "id=x/y q=<q>&%0D%0A");
+        assert_eq!(render("$${id} ${host}", Target::Body), "${id} v/é");
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for bad in ["${nope}", "${rest}", "${id", "${}", "${header.a b}", "${query.}"] {
+            assert!(Template::parse(bad, Names::default()).is_err(), "{bad}");
+        }
+        assert_eq!(Template::parse("plain", Names::default()).expect("a template").literal(), Some("plain"));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_literals_stay(text in "[a-z${}.é]{0,30}") {
+            if let Ok(template) = Template::parse(&text, Names::default()) {
+                if !text.contains('$') {
+                    prop_assert_eq!(template.literal(), Some(&*text));
+                }
+            }
+        }
+    }
+}

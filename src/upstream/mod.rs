@@ -1,0 +1,100 @@
+//! Where to? Services, their pools of endpoints, and the peer of one attempt.
+//!
+//! This room owns the choice of an endpoint and what is counted of each. State that outlives a reload is kept by
+//! service name and address in [`States`].
+
+mod balance;
+mod peer;
+mod pool;
+pub mod retry;
+mod trust;
+
+pub use pool::{EndpointState, Picked, Pool, States};
+
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw;
+use http::HeaderValue;
+use pingora::upstreams::peer::HttpPeer;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A service as the routes see it.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name, or its URL when a route names that.
+    pub name: Arc<str>,
+    /// What Host becomes; the client's is kept when `None`.
+    pub host: Option<HeaderValue>,
+    pub timeouts: Timeouts,
+    pub is_h2: bool,
+    pub pool: Pool,
+    template: peer::Template,
+}
+
+/// How long one exchange with a service may take; `None` is without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub read: Duration,
+    pub write: Duration,
+    /// From the request's head to the answer's.
+    pub total: Option<Duration>,
+}
+
+impl Timeouts {
+    const DEFAULT: Timeouts =
+        Timeouts { connect: Duration::from_secs(2), read: Duration::from_secs(60), write: Duration::from_secs(30), total: None };
+
+    /// What `raw` says, field by field, else what stands here.
+    pub fn or(self, raw: &raw::Timeouts) -> Timeouts {
+        Timeouts {
+            connect: raw.connect.unwrap_or(self.connect),
+            read: raw.read.unwrap_or(self.read),
+            write: raw.write.unwrap_or(self.write),
+            total: raw.total.or(self.total),
+        }
+    }
+}
+
+impl Service {
+    /// Builds a service that is named in the configuration. `None` means that a problem was reported.
+    pub fn build(name: &str, raw: &raw::Service, at: &At<'_>, states: &States, problems: &Problems) -> Option<Service> {
+        let host = match raw.host.as_deref().map(HeaderValue::from_str) {
+            None => Some(None),
+            Some(Ok(value)) => Some(Some(value)),
+            Some(Err(_)) => problems.at(&at.key("host"), "the host has control characters", "it becomes a header field", "remove them"),
+        };
+        let template = peer::Template::build(name, raw, at, problems);
+        let pool = Pool::build(name, &raw.endpoints, raw.balance, &at.key("endpoints"), states, problems);
+        Some(Service {
+            name: name.into(),
+            host: host?,
+            timeouts: Timeouts::DEFAULT.or(&raw.timeouts),
+            is_h2: raw.protocol != raw::Protocol::Http1,
+            pool: pool?,
+            template: template?,
+        })
+    }
+
+    /// Builds the service of a route that names a URL: one endpoint, and the URL's own host when it is https.
+    pub fn of_url(url: &crate::config::scalar::Url, at: &At<'_>, states: &States, problems: &Problems) -> Option<Service> {
+        let scheme = if url.tls { "https" } else { "http" };
+        let tls = raw::ServiceTls { ca: None, sni: None, cert: None, key: None, verify: true };
+        let raw = raw::Service {
+            endpoints: vec![raw::Endpoint { address: url.address.clone(), weight: 1 }],
+            protocol: raw::Protocol::Http1,
+            host: url.tls.then(|| url.authority.clone()),
+            tls: url.tls.then_some(tls),
+            balance: raw::Balance::LeastRequest,
+            timeouts: raw::Timeouts::default(),
+            keepalive: raw::Keepalive::default(),
+        };
+        Service::build(&format!("{scheme}://{}", url.authority), &raw, at, states, problems)
+    }
+
+    /// The peer of one attempt.
+    pub fn peer(&self, picked: &Picked, timeouts: &Timeouts) -> HttpPeer {
+        self.template.peer(picked.endpoint(), timeouts)
+    }
+}

@@ -1,0 +1,84 @@
+//! The peer that Pingora is given for one attempt.
+
+use super::Timeouts;
+use super::pool::Endpoint;
+use super::trust;
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw::{Protocol, Service};
+use pingora::protocols::ALPN;
+use pingora::protocols::tls::CaType;
+use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
+use pingora::utils::tls::CertKey;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Streams that one HTTP/2 connection to a service may carry at once.
+const STREAMS_MAX: usize = 100;
+
+/// What all peers of a service have in common.
+#[derive(Debug)]
+pub struct Template {
+    tls: Option<Tls>,
+    options: PeerOptions,
+    /// Keeps the connections of services apart that differ in more than the address.
+    group_key: u64,
+}
+
+#[derive(Debug)]
+struct Tls {
+    /// The endpoint's host when `None`.
+    sni: Option<String>,
+    identity: Option<Arc<CertKey>>,
+}
+
+impl Template {
+    /// `None` means that a problem was reported.
+    pub fn build(name: &str, raw: &Service, at: &At<'_>, problems: &Problems) -> Option<Template> {
+        let at = at.key("tls");
+        let (tls, authorities): (_, Option<Arc<CaType>>) = match &raw.tls {
+            None => (None, None),
+            Some(tls) => {
+                let authorities = trust::authorities(tls, &at, problems);
+                let identity = trust::identity(tls, &at, problems);
+                (Some(Tls { sni: tls.sni.clone(), identity: identity? }), authorities?)
+            }
+        };
+        match (raw.protocol, tls.is_some()) {
+            (Protocol::H2, false) => {
+                let fix = "add `tls: {}`, or write `h2c` for HTTP/2 without TLS";
+                return problems.at(&at, "`protocol: h2` needs TLS", "HTTP/2 is agreed upon within the TLS handshake", fix);
+            }
+            (Protocol::H2c, true) => {
+                return problems.at(&at, "`protocol: h2c` is without TLS", "the two contradict each other", "write `h2`, or remove `tls`");
+            }
+            _ => {}
+        }
+        let mut options = PeerOptions::new();
+        options.alpn = if raw.protocol == Protocol::Http1 { ALPN::H1 } else { ALPN::H2 };
+        options.max_h2_streams = STREAMS_MAX;
+        options.idle_timeout = Some(if raw.keepalive.connections.0 == 0 { Duration::ZERO } else { raw.keepalive.idle });
+        options.verify_cert = raw.tls.as_ref().is_none_or(|tls| tls.verify);
+        options.verify_hostname = options.verify_cert;
+        options.ca = authorities;
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy { h1_upgrade: H1UpgradePolicy::Deny, ..Default::default() };
+        let mut hasher = DefaultHasher::new();
+        (name, format!("{:?}{:?}", raw.tls, raw.protocol)).hash(&mut hasher);
+        Some(Template { tls, options, group_key: hasher.finish() })
+    }
+
+    pub fn peer(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> HttpPeer {
+        // Pingora verifies nothing when there is no name: an address is verified as one.
+        let sni = self.tls.as_ref().map_or_else(String::new, |tls| tls.sni.clone().unwrap_or_else(|| endpoint.host.to_string()));
+        let mut peer = HttpPeer::new(endpoint.address, self.tls.is_some(), sni);
+        peer.options = self.options.clone();
+        peer.options.connection_timeout = Some(timeouts.connect);
+        peer.options.total_connection_timeout = Some(timeouts.connect);
+        peer.options.read_timeout = Some(timeouts.read);
+        peer.options.write_timeout = Some(timeouts.write);
+        peer.client_cert_key = self.tls.as_ref().and_then(|tls| tls.identity.clone());
+        peer.group_key = self.group_key;
+        peer
+    }
+}
