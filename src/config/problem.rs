@@ -88,6 +88,11 @@ impl Problems {
         None
     }
 
+    /// What a parser made, or a problem with what it says.
+    pub fn ok<T>(&self, result: Result<T, String>, at: &At<'_>, why: &str, fix: &str) -> Option<T> {
+        result.map_or_else(|what| self.at(at, what, why, fix), Some)
+    }
+
     /// Something that works, but probably not as it was meant.
     pub fn warn(&self, at: &At<'_>, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) {
         self.warnings.borrow_mut().push(Problem::new(Place::Value(at.path()), what, why, fix));

@@ -87,13 +87,7 @@ fn pairs(raw: &[(String, String)], names: Names<'_>, at: &At<'_>, problems: &Pro
 }
 
 fn text(text: &str, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<Text> {
-    let template = match Template::parse(text, names) {
-        Ok(template) => template,
-        Err(what) => {
-            let fix = "name one of route, client_ip, request_id, host, path, rest, query.NAME, header.NAME or a `{name}` of the path";
-            return problems.at(at, what, "the field would have no value", fix);
-        }
-    };
+    let template = problems.ok(Template::parse(text, names), at, "the field would have no value", super::template::FIX)?;
     match template.literal().map(HeaderValue::from_str) {
         None => Some(Text::Template(template)),
         Some(Ok(value)) => Some(Text::Fixed(value)),

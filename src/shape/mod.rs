@@ -1,5 +1,6 @@
 //! Rewrites of headers and texts: pure, no I/O, `http` types only.
 
+pub mod answer;
 pub mod forward;
 pub mod headers;
 pub mod template;

@@ -6,6 +6,9 @@ use std::borrow::Cow;
 /// All but the unreserved characters of RFC 3986, 2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// What to do about a name that is not known.
+pub const FIX: &str = "name one of route, client_ip, request_id, host, path, rest, query.NAME, header.NAME or a `{name}` of the path";
+
 /// Something of a request that a template may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Variable {

@@ -1,0 +1,232 @@
+//! Prometheus metrics. Handles are looked up once, when a snapshot is built or a status is first seen; after that a
+//! request costs an atomic addition each. Labels are bounded: names from the configuration, never from a client.
+
+use crate::types::Refusal;
+use http::Method;
+use prometheus::core::Collector;
+use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Upper bounds of the histograms' buckets, in seconds.
+const BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Unknown methods are counted as the last one.
+const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
+/// From 0 (the client was gone) and 100 up to 599, in one table.
+const STATUSES: usize = 501;
+
+/// All families of the process. They outlive reloads.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    gateway_seconds: HistogramVec,
+    upstream_seconds: HistogramVec,
+    upstream_requests: IntCounterVec,
+    retries: IntCounterVec,
+    refusals: IntCounterVec,
+    reloads: IntCounterVec,
+    snapshot_info: IntGaugeVec,
+    certificate_expiry: IntGaugeVec,
+    pub connections: IntGauge,
+    pub connections_refused: IntCounter,
+    pub in_flight: IntGauge,
+    pub log_dropped: IntCounter,
+}
+
+impl Metrics {
+    /// # Errors
+    /// None in practice: names and labels are fixed, and a registry of its own has no duplicates.
+    pub fn new() -> prometheus::Result<Arc<Metrics>> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let gauges = |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
+        let histograms = |name: &str, help: &str, label: &str| {
+            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+            register(&registry, HistogramVec::new(options, &[label])?)
+        };
+        Ok(Arc::new(Metrics {
+            requests: counters("frontdesk_requests_total", "Requests answered.", &["route", "method", "status"])?,
+            request_seconds: histograms("frontdesk_request_seconds", "From a request's head to the end of its answer.", "route")?,
+            gateway_seconds: histograms("frontdesk_gateway_seconds", "The same, less the time spent waiting for the service.", "route")?,
+            upstream_seconds: histograms("frontdesk_upstream_seconds", "From an attempt's begin to the head of its answer.", "service")?,
+            upstream_requests: counters("frontdesk_upstream_requests_total", "Attempts.", &["service", "endpoint", "outcome"])?,
+            retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
+            refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
+            reloads: counters("frontdesk_reloads_total", "Reloads.", &["result"])?,
+            snapshot_info: gauges("frontdesk_snapshot_info", "The configuration that is running.", &["version", "hash"])?,
+            certificate_expiry: gauges("frontdesk_certificate_expiry_seconds", "When a certificate expires, in Unix time.", &["name"])?,
+            connections: register(&registry, IntGauge::new("frontdesk_connections", "Client connections that are open.")?)?,
+            connections_refused: register(
+                &registry,
+                IntCounter::new("frontdesk_connections_refused_total", "Connections above max_connections.")?,
+            )?,
+            in_flight: register(&registry, IntGauge::new("frontdesk_in_flight", "Requests that are being served.")?)?,
+            log_dropped: register(&registry, IntCounter::new("frontdesk_log_dropped_total", "Log lines that were dropped.")?)?,
+            registry,
+        }))
+    }
+
+    /// The text format of Prometheus, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut out = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+            Err(e) => {
+                log::error!("metrics can't be written: {e}");
+                String::new()
+            }
+        }
+    }
+
+    /// The handles of a route; the empty name is for requests without one.
+    pub fn route(self: &Arc<Self>, name: &str) -> RouteMetrics {
+        RouteMetrics {
+            metrics: self.clone(),
+            name: name.into(),
+            seconds: self.request_seconds.with_label_values(&[name]),
+            gateway_seconds: self.gateway_seconds.with_label_values(&[name]),
+            requests: Default::default(),
+            refusals: OnceLock::new(),
+        }
+    }
+
+    pub fn service(&self, name: &str, endpoints: &[&str]) -> ServiceMetrics {
+        let ok = |endpoint: &&str| self.upstream_requests.with_label_values(&[name, endpoint, "ok"]);
+        ServiceMetrics {
+            name: name.into(),
+            seconds: self.upstream_seconds.with_label_values(&[name]),
+            ok: endpoints.iter().map(ok).collect(),
+            failed: self.upstream_requests.clone(),
+            retries: self.retries.with_label_values(&[name]),
+        }
+    }
+
+    pub fn reloaded(&self, result: &str) {
+        self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// There is one snapshot at a time.
+    pub fn snapshot(&self, version: u64, hash: &str) {
+        self.snapshot_info.reset();
+        self.snapshot_info.with_label_values(&[version.to_string().as_str(), hash]).set(1);
+    }
+
+    /// Names and the Unix time at which each expires; replaces what was said before.
+    pub fn certificates<'a>(&self, expiries: impl Iterator<Item = (&'a str, i64)>) {
+        self.certificate_expiry.reset();
+        expiries.for_each(|(name, at)| self.certificate_expiry.with_label_values(&[name]).set(at));
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, family: C) -> prometheus::Result<C> {
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+/// What is counted of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    metrics: Arc<Metrics>,
+    name: Arc<str>,
+    seconds: Histogram,
+    gateway_seconds: Histogram,
+    requests: [OnceLock<Box<[OnceLock<IntCounter>]>>; METHODS.len()],
+    refusals: OnceLock<Box<[OnceLock<IntCounter>]>>,
+}
+
+impl RouteMetrics {
+    /// Counts an answer and its times.
+    pub fn answered(&self, method: &Method, status: u16, total: Duration, gateway: Duration) {
+        self.count(method, status);
+        self.seconds.observe(total.as_secs_f64());
+        self.gateway_seconds.observe(gateway.as_secs_f64());
+    }
+
+    fn count(&self, method: &Method, status: u16) {
+        let method = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
+        let slot = usize::from(status.saturating_sub(99)).min(STATUSES - 1);
+        let table = self.requests[method].get_or_init(|| slots(STATUSES));
+        let make = || self.metrics.requests.with_label_values(&[&*self.name, METHODS[method], &status.to_string()]);
+        table[slot].get_or_init(make).inc();
+    }
+
+    pub fn refused(&self, refusal: &Refusal) {
+        let Some(code) = Refusal::CODES.iter().position(|code| *code == refusal.code()) else { return };
+        let table = self.refusals.get_or_init(|| slots(Refusal::CODES.len()));
+        table[code].get_or_init(|| self.metrics.refusals.with_label_values(&[&*self.name, refusal.code()])).inc();
+    }
+}
+
+fn slots(n: usize) -> Box<[OnceLock<IntCounter>]> {
+    (0..n).map(|_| OnceLock::new()).collect()
+}
+
+/// What is counted of one service.
+#[derive(Debug)]
+pub struct ServiceMetrics {
+    name: Arc<str>,
+    seconds: Histogram,
+    /// By endpoint, in the pool's order.
+    ok: Box<[IntCounter]>,
+    failed: IntCounterVec,
+    pub retries: IntCounter,
+}
+
+impl ServiceMetrics {
+    /// An attempt was answered after `took`.
+    pub fn answered(&self, endpoint: usize, took: Duration) {
+        if let Some(counter) = self.ok.get(endpoint) {
+            counter.inc();
+        }
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// An attempt failed; `outcome` is one of a fixed few.
+    pub fn failed(&self, endpoint: &str, outcome: &str) {
+        self.failed.with_label_values(&[&*self.name, endpoint, outcome]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_route_method_and_status() {
+        let metrics = Metrics::new().expect("metrics");
+        let route = metrics.route("orders");
+        let ms = Duration::from_millis;
+        route.answered(&Method::GET, 200, ms(3), ms(1));
+        route.answered(&Method::GET, 200, ms(3), ms(1));
+        route.answered(&Method::from_bytes(b"BREW").expect("a method"), 0, ms(3), ms(1));
+        route.refused(&Refusal::RateLimited);
+        let service = metrics.service("s", &["10.0.0.1:1"]);
+        service.answered(0, ms(2));
+        service.failed("10.0.0.1:1", "connect");
+        let text = metrics.render();
+        for line in [
+            "frontdesk_requests_total{method=\"GET\",route=\"orders\",status=\"200\"} 2",
+            "frontdesk_requests_total{method=\"OTHER\",route=\"orders\",status=\"0\"} 1",
+            "frontdesk_request_seconds_count{route=\"orders\"} 3",
+            "frontdesk_request_seconds_bucket{route=\"orders\",le=\"0.0025\"} 0",
+            "frontdesk_refusals_total{code=\"rate_limited\",route=\"orders\"} 1",
+            "frontdesk_upstream_requests_total{endpoint=\"10.0.0.1:1\",outcome=\"ok\",service=\"s\"} 1",
+            "frontdesk_upstream_requests_total{endpoint=\"10.0.0.1:1\",outcome=\"connect\",service=\"s\"} 1",
+            "frontdesk_connections 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_new_snapshot_replaces_the_old_one() {
+        let metrics = Metrics::new().expect("metrics");
+        metrics.snapshot(1, "a");
+        metrics.snapshot(2, "b");
+        let text = metrics.render();
+        assert!(text.contains("frontdesk_snapshot_info{hash=\"b\",version=\"2\"} 1") && !text.contains("version=\"1\""), "{text}");
+    }
+}

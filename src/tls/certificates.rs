@@ -1,0 +1,145 @@
+//! The certificates of one listener, by the names that stand in them.
+
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw::CertificatePair;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::collections::HashMap;
+use std::sync::Arc;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+#[derive(Debug)]
+pub struct Certificates {
+    /// Names in small letters; a wildcard under what is behind its star, with the dot.
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+    default: Arc<CertifiedKey>,
+    expiries: Vec<(String, i64)>,
+}
+
+/// What is read of one certificate.
+struct Read {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+    expires: i64,
+}
+
+impl Certificates {
+    pub fn load(raw: &[CertificatePair], at: &At<'_>, problems: &Problems) -> Option<Certificates> {
+        let all: Vec<Option<Read>> = raw.iter().enumerate().map(|(i, pair)| read(pair, &at.index(i), problems)).collect();
+        let all: Vec<Read> = all.into_iter().collect::<Option<_>>()?;
+        let Some(first) = all.first() else {
+            return problems.at(at, "TLS without a certificate", "no handshake could succeed", "name at least one `cert` with its `key`");
+        };
+        let default = first.key.clone();
+        let (mut by_name, mut expiries) = (HashMap::new(), Vec::new());
+        for (index, read) in all.into_iter().enumerate() {
+            expiries.push((read.names.first().cloned().unwrap_or_else(|| raw[index].cert.0.clone()), read.expires));
+            for name in read.names {
+                // The first certificate with a name is the one that is shown for it.
+                by_name.entry(name.strip_prefix('*').unwrap_or(&name).to_string()).or_insert_with(|| read.key.clone());
+            }
+        }
+        Some(Certificates { by_name, default, expiries })
+    }
+
+    pub fn expiries(&self) -> impl Iterator<Item = (String, i64)> + '_ {
+        self.expiries.iter().cloned()
+    }
+
+    fn find(&self, name: &str) -> &Arc<CertifiedKey> {
+        let name = name.to_ascii_lowercase();
+        // A wildcard covers one label (RFC 6125, 6.4.3).
+        let wildcard = name.find('.').and_then(|dot| self.by_name.get(&name[dot..]));
+        self.by_name.get(&name).or(wildcard).unwrap_or(&self.default)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(hello.server_name().map_or(&self.default, |name| self.find(name)).clone())
+    }
+}
+
+fn read(pair: &CertificatePair, at: &At<'_>, problems: &Problems) -> Option<Read> {
+    let (cert_at, key_at) = (at.key("cert"), at.key("key"));
+    let chain = CertificateDer::pem_file_iter(&pair.cert.0).and_then(|found| found.collect::<Result<Vec<_>, _>>());
+    let chain = match chain {
+        Ok(chain) if !chain.is_empty() => Some(chain),
+        Ok(_) => problem(&cert_at, format!("`{}` has no certificate", pair.cert.0), "name a PEM file with the chain", problems),
+        Err(e) => problem(&cert_at, format!("can't read certificates from `{}`: {e}", pair.cert.0), "name a PEM file with the chain", problems),
+    };
+    let key = match PrivateKeyDer::from_pem_file(&pair.key.0) {
+        Ok(key) => Some(key),
+        Err(e) => problem(&key_at, format!("can't read a private key from `{}`: {e}", pair.key.0), "name a PEM file with the key", problems),
+    };
+    let (chain, key) = (chain?, key?);
+    let Some((names, expires)) = describe(&chain[0]) else {
+        return problem(&cert_at, format!("`{}` can't be parsed", pair.cert.0), "make the certificate anew", problems);
+    };
+    let key = match any_supported_type(&key) {
+        Ok(key) => CertifiedKey::new(chain, key),
+        Err(e) => return problem(&key_at, format!("`{}` can't be used: {e}", pair.key.0), "use an RSA, ECDSA or Ed25519 key", problems),
+    };
+    if let Err(e) = key.keys_match() {
+        let what = format!("`{}` is not the key of `{}`: {e}", pair.key.0, pair.cert.0);
+        return problem(&key_at, what, "name the key that the certificate was made for", problems);
+    }
+    Some(Read { key: Arc::new(key), names, expires })
+}
+
+fn problem<T>(at: &At<'_>, what: String, fix: &str, problems: &Problems) -> Option<T> {
+    problems.at(at, what, "the listener could not shake hands", fix)
+}
+
+/// The DNS names in a certificate, and when it expires.
+fn describe(der: &CertificateDer<'_>) -> Option<(Vec<String>, i64)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let dns = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    let names = alternatives.map(|names| names.value.general_names.iter().filter_map(dns).collect()).unwrap_or_default();
+    Some((names, certificate.validity().not_after.timestamp()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::raw::FilePath;
+
+    fn pair(folder: &std::path::Path, file: &str, names: &[&str]) -> CertificatePair {
+        let made = rcgen::generate_simple_self_signed(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("a certificate");
+        let (cert, key) = (folder.join(format!("{file}.pem")), folder.join(format!("{file}.key")));
+        std::fs::write(&cert, made.cert.pem()).expect("a file");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+        CertificatePair { cert: FilePath(cert.display().to_string()), key: FilePath(key.display().to_string()) }
+    }
+
+    #[test]
+    fn names_choose_and_the_first_is_the_default() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let raw = [pair(folder.path(), "a", &["a.example"]), pair(folder.path(), "b", &["*.b.example", "b.example"])];
+        let certificates = Certificates::load(&raw, &At::root(), &Problems::default()).expect("certificates");
+        let is_b = |name: &str| !Arc::ptr_eq(certificates.find(name), &certificates.default);
+        let found: Vec<bool> = ["a.example", "B.example", "x.b.example", "x.y.b.example", "other"].into_iter().map(is_b).collect();
+        assert_eq!(found, [false, true, true, false, false]);
+        assert!(certificates.expiries().all(|(_, at)| at > 1_700_000_000));
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_a_problem() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (a, b) = (pair(folder.path(), "a", &["a"]), pair(folder.path(), "b", &["b"]));
+        let problems = Problems::default();
+        let mixed = CertificatePair { cert: a.cert, key: b.key };
+        let absent = CertificatePair { cert: FilePath("/no/cert".into()), key: FilePath("/no/key".into()) };
+        assert!(Certificates::load(&[mixed, absent], &At::root(), &problems).is_none());
+        assert_eq!(problems.count(), 3);
+    }
+}
