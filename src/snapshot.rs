@@ -20,6 +20,7 @@ use crate::upstream::{Service, States, Timeouts};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 /// What lives longer than a snapshot.
 #[derive(Debug)]
@@ -45,8 +46,21 @@ impl State {
     }
 }
 
+/// Where a snapshot comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Meta {
+    /// Counts from 1, one more with each reload.
+    pub version: u64,
+    /// Of the text, for telling versions apart.
+    pub hash: String,
+    /// The configuration as it is read, secrets masked.
+    pub shown: String,
+}
+
 #[derive(Debug)]
 pub struct Snapshot {
+    pub meta: Meta,
+    pub loaded_at: SystemTime,
     pub server: Server,
     pub listeners: Vec<Listener>,
     pub table: Table,
@@ -100,7 +114,7 @@ pub enum Action {
 
 impl Snapshot {
     /// Builds the rooms from their raw parts. `None` means that `problems` says why.
-    pub fn build(raw: &Config, state: &State, problems: &Problems) -> Option<Snapshot> {
+    pub fn build(raw: &Config, meta: Meta, state: &State, problems: &Problems) -> Option<Snapshot> {
         let root = At::root();
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = services(raw, state, &root.key("services"), problems);
@@ -121,6 +135,8 @@ impl Snapshot {
         let services = services.into_iter().map(|(_, entry)| entry).collect::<Option<Vec<_>>>()?;
         problems.is_empty().then_some(())?;
         Some(Snapshot {
+            meta,
+            loaded_at: SystemTime::now(),
             server: Server {
                 trusted_proxies: raw.server.trusted_proxies.iter().map(|network| network.0).collect(),
                 timeouts: raw.server.timeouts.clone(),
@@ -370,7 +386,7 @@ mod tests {
         let source = Source::new("f.yaml", text);
         let problems = Problems::default();
         let state = State::new(Metrics::new().expect("metrics"));
-        let built = load::read(&source, &problems).and_then(|raw| Snapshot::build(&raw, &state, &problems));
+        let built = load::read(&source, &problems).and_then(|raw| Snapshot::build(&raw, Meta::default(), &state, &problems));
         assert_eq!(built.is_none(), !problems.is_empty());
         problems.into_parts().0.iter().map(|p| p.render(&source).lines().next().unwrap_or_default().to_string()).collect()
     }
@@ -414,7 +430,7 @@ routes:
         let build = |text: &str| {
             let problems = Problems::default();
             let raw = load::read(&Source::new("f", text), &problems).expect("a configuration");
-            let snapshot = Snapshot::build(&raw, &state, &problems).expect("a snapshot");
+            let snapshot = Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
             snapshot.listeners.iter().map(|listener| listener.id.0).collect::<Vec<_>>()
         };
         let routes = "routes: [{ path: /, respond: {} }]";

@@ -11,7 +11,37 @@ use std::path::Path;
 /// Reads a configuration. `None` means that `problems` says why.
 pub fn read(source: &Source, problems: &Problems) -> Option<Config> {
     let value = parse(source, problems)?;
-    Config::read(&Node { value: &value, at: &At::root(), problems })
+    walk(&value, problems)
+}
+
+/// The walk along the schema: every problem of shape.
+pub fn walk(value: &Value, problems: &Problems) -> Option<Config> {
+    Config::read(&Node { value, at: &At::root(), problems })
+}
+
+/// Keys whose values nobody is shown.
+const SECRETS: [&str; 6] = ["token", "secret", "secret_base64url", "client_secret", "password", "url"];
+
+/// The configuration as YAML, with secrets masked.
+pub fn show(value: &Value) -> String {
+    let mut value = value.clone();
+    mask(&mut value);
+    serde_yaml::to_string(&value).unwrap_or_default()
+}
+
+fn mask(value: &mut Value) {
+    match value {
+        Value::Mapping(entries) => {
+            for (key, entry) in entries.iter_mut() {
+                match key.as_str().is_some_and(|key| SECRETS.contains(&key)) {
+                    true => *entry = Value::from("***"),
+                    false => mask(entry),
+                }
+            }
+        }
+        Value::Sequence(items) => items.iter_mut().for_each(mask),
+        _ => {}
+    }
 }
 
 /// The YAML with its values put in and without the keys that are nobody's.
@@ -88,6 +118,12 @@ mod tests {
         assert_eq!(problems("a: 1\na: 2\n"), ["f.yaml:1:1: duplicate entry with key \"a\""]);
         assert_eq!(problems(""), ["f.yaml: the file is empty"]);
         assert_eq!(problems("just a text"), ["f.yaml:1:1: `the file` must be a map, not a text"]);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let value: Value = serde_yaml::from_str("admin: { bind: 127.0.0.1:1, token: abc }").expect("YAML");
+        assert_eq!(show(&value), "admin:\n  bind: 127.0.0.1:1\n  token: '***'\n");
     }
 
     #[test]

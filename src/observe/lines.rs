@@ -45,6 +45,12 @@ impl Logs {
         Ok(lines)
     }
 
+    /// Writes what is left, before the process ends.
+    pub fn finish(&self) {
+        let open: Vec<Arc<Lines>> = lock(&self.open).values().filter_map(Weak::upgrade).collect();
+        open.iter().for_each(|lines| lines.finish());
+    }
+
     /// Opens the files anew, for logrotate.
     pub fn reopen(&self) {
         for lines in lock(&self.open).values().filter_map(Weak::upgrade) {
@@ -58,7 +64,7 @@ impl Logs {
 #[derive(Debug)]
 pub struct Lines {
     shared: Arc<Shared>,
-    writer: Option<JoinHandle<()>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
     thread: Thread,
 }
 
@@ -101,7 +107,7 @@ impl Lines {
         let writer = thread::Builder::new().name("access-log".to_string()).spawn(move || run(&theirs, sink))?;
         let thread = writer.thread().clone();
         *lock(&shared.writer) = Some(thread.clone());
-        Ok(Lines { shared, writer: Some(writer), thread })
+        Ok(Lines { shared, writer: Mutex::new(Some(writer)), thread })
     }
 
     /// Appends one line, which `write` fills in without the line feed.
@@ -128,14 +134,20 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
-    /// Writes what is left.
-    fn drop(&mut self) {
+impl Lines {
+    /// Writes what is left and ends the writer; lines after that are dropped with the buffers.
+    fn finish(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.thread.unpark();
-        if let Some(writer) = self.writer.take() {
+        if let Some(writer) = lock(&self.writer).take() {
             let _ = writer.join();
         }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

@@ -30,8 +30,8 @@ pub struct Record<'a> {
     pub limit: &'a str,
     pub cache: &'a str,
     pub attempts: usize,
-    pub bytes_in: usize,
-    pub bytes_out: usize,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
     #[serde(rename = "upstream_ms", serialize_with = "milliseconds")]

@@ -9,7 +9,7 @@ mod pool;
 pub mod retry;
 mod trust;
 
-pub use pool::{EndpointState, Picked, Pool, States};
+pub use pool::{Endpoint, EndpointState, Picked, Pool, States};
 
 use crate::config::place::At;
 use crate::config::problem::Problems;

@@ -1,0 +1,89 @@
+//! The commands.
+
+use crate::server::{self, Origin};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const DEFAULT_CONFIG: &str = "/etc/frontdesk/frontdesk.yaml";
+
+/// An API gateway on Pingora: one front door for many services.
+#[derive(Parser)]
+#[command(name = "frontdesk", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs in the foreground. SIGHUP reloads, SIGTERM drains and stops, SIGINT stops at once, SIGUSR1 reopens logs.
+    Run {
+        /// The configuration.
+        #[arg(short, long, value_name = "FILE", conflicts_with = "to")]
+        config: Option<PathBuf>,
+        /// Without a file: sends everything to this URL.
+        #[arg(long, value_name = "URL")]
+        to: Option<String>,
+        /// Where to listen, with `--to`.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", requires = "to")]
+        bind: String,
+    },
+    /// Says everything that is wrong with a configuration, without running it.
+    Check {
+        #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Says which version this is.
+    Version,
+}
+
+/// Runs the command that the process was started with. Exit codes: 0 done, 1 refused or failed, 2 wrong use.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match arguments.command {
+        Command::Run { config, to, bind } => run(config, to, &bind),
+        Command::Check { config } => check(config),
+        Command::Version => {
+            println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(config: Option<PathBuf>, to: Option<String>, bind: &str) -> ExitCode {
+    let origin = match (config, to) {
+        (_, Some(to)) => Origin::Text("--to".to_string(), single(&to, bind)),
+        (config, None) => Origin::File(config.unwrap_or_else(|| DEFAULT_CONFIG.into())),
+    };
+    server::run(origin).unwrap_or_else(|failure| {
+        eprintln!("{failure}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The configuration of `run --to`.
+fn single(to: &str, bind: &str) -> String {
+    let (to, bind) = (serde_json::json!(to), serde_json::json!(bind));
+    format!("listeners: [{{ bind: {bind} }}]\nroutes: [{{ path: /*, to: {to} }}]\naccess_log: {{ path: stdout }}\n")
+}
+
+fn check(config: PathBuf) -> ExitCode {
+    match server::check(&Origin::File(config.clone())) {
+        Ok(warnings) => {
+            warnings.iter().for_each(|warning| println!("{warning}"));
+            println!("{}: ok", config.display());
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

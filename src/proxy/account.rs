@@ -1,0 +1,74 @@
+//! The end of a request: it is counted and written down.
+
+use super::exchange::{Exchange, authority};
+use crate::observe::{Record, mask};
+use http::Version;
+use http::header::{REFERER, USER_AGENT};
+use pingora::prelude::*;
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+pub fn finish(session: &mut Session, exchange: &mut Exchange) {
+    let total = exchange.started.elapsed();
+    let head = session.req_header();
+    let status = match (&exchange.tunnel, session.response_written()) {
+        (Some(_), _) => 101,
+        (None, Some(head)) if !head.status.is_informational() => head.status.as_u16(),
+        _ => 0,
+    };
+    let upstream = exchange.attempt.upstream.min(total);
+    let gateway = total - upstream;
+    exchange.metrics().answered(&head.method, status, total, gateway);
+    let Some(log) = &exchange.snapshot.access_log else { return };
+    let field = |name| head.headers.get(name).map_or(Cow::Borrowed(""), |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()));
+    let target = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    let (bytes_in, bytes_out) = match &exchange.tunnel {
+        Some(carried) => (carried.bytes_in, carried.bytes_out),
+        None => (session.body_bytes_read() as u64, session.body_bytes_sent() as u64),
+    };
+    log.write(&Record {
+        time: SystemTime::now(),
+        request_id: exchange.id.as_str(),
+        trace_id: exchange.trace.trace_id(),
+        client_ip: exchange.origin.client_ip,
+        method: head.method.as_str(),
+        host: authority(head),
+        path: mask(target, log.redact()),
+        route: exchange.route().map_or("", |route| &route.name),
+        service: exchange.service().map_or("", |(entry, _)| &entry.service.name),
+        endpoint: exchange.endpoint_label(),
+        status,
+        code: exchange.refusal.as_ref().map_or("", |refusal| refusal.code()),
+        identity: "",
+        auth: "",
+        limit: "",
+        cache: "",
+        attempts: exchange.attempt.count,
+        bytes_in,
+        bytes_out,
+        duration: total,
+        upstream,
+        gateway,
+        protocol: protocol(head.version),
+        tls: session.digest().and_then(|digest| digest.ssl_digest.as_ref()).map_or("", |tls| version(&tls.version)),
+        user_agent: field(USER_AGENT),
+        referer: field(REFERER),
+    });
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// rustls has its own way to write versions.
+fn version(text: &str) -> &str {
+    match text {
+        "TLSv1_3" => "TLSv1.3",
+        "TLSv1_2" => "TLSv1.2",
+        other => other,
+    }
+}

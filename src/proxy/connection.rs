@@ -1,0 +1,66 @@
+//! What is known of a client's connection, shared between its stream, the hooks of its requests, and the drain.
+//!
+//! It travels as `proxy_digest.user_data` of every session's digest: the one public place for data of our own that works for
+//! HTTP/1 and HTTP/2, plaintext and TLS.
+
+use super::deadline::{Deadline, Phase};
+use crate::types::ListenerId;
+use pingora::protocols::Digest;
+use pingora::server::ShutdownWatch;
+use prometheus::IntGauge;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+#[derive(Debug)]
+pub struct Connection {
+    pub listener: ListenerId,
+    pub peer: SocketAddr,
+    /// Of the connection while it speaks HTTP/1. Over HTTP/2 each request has one of its own.
+    pub deadline: Arc<Deadline>,
+    /// The listener's, so that a request that is in flight already can say "close" too.
+    closing: ShutdownWatch,
+    requests: AtomicUsize,
+}
+
+impl Connection {
+    pub fn new(listener: ListenerId, peer: SocketAddr, closing: ShutdownWatch) -> Connection {
+        Connection { listener, peer, deadline: Arc::default(), closing, requests: AtomicUsize::new(0) }
+    }
+
+    pub fn of(digest: &Digest) -> Option<&Arc<Connection>> {
+        digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
+    }
+
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// No request is being served, and no byte of a next one was read: it may be closed without losing anything.
+    pub fn is_idle(&self) -> bool {
+        self.requests.load(Relaxed) == 0 && self.deadline.phase() == Phase::Idle
+    }
+}
+
+/// Counts a request for as long as it is served.
+#[derive(Debug)]
+pub struct InFlight(Arc<Connection>, IntGauge);
+
+impl InFlight {
+    pub fn new(connection: Arc<Connection>, gauge: IntGauge) -> InFlight {
+        connection.requests.fetch_add(1, Relaxed);
+        gauge.inc();
+        InFlight(connection, gauge)
+    }
+
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Relaxed);
+        self.1.dec();
+    }
+}

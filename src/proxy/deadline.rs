@@ -1,0 +1,193 @@
+//! When what is being waited for is due. Hooks say what a request waits for; the server's watch sees to it that it ends.
+//!
+//! Pingora has no deadline for a whole head, for a body over HTTP/2, or for a service that drips, and its read timeout
+//! also runs while the client uploads. So there is one deadline a request, set by the hooks, and one lazy timer.
+
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::time::{ClockId, clock_gettime};
+use std::future::Future;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// What is being waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// No byte of a request yet.
+    Idle,
+    /// Some of a request head, not all.
+    Head,
+    /// A request is in progress, and what it waits for is bounded elsewhere.
+    Busy,
+    /// The client owes us more of its body.
+    Body,
+    /// The service owes us more of its answer.
+    Upstream,
+}
+
+/// What is to be done about a deadline that has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// Not passed after all.
+    No,
+    /// The stream answers by itself when it is read once more.
+    Reread,
+    /// The service's connection was cut, which wakes the exchange.
+    UpstreamCut,
+    /// Whatever is going on is to be dropped.
+    Drop,
+}
+
+/// Milliseconds of the coarse monotonic clock, never 0: good to a few of them, at a tenth of the price of the fine one.
+pub fn now() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
+    time.map_or(1, |t| (t.tv_sec().unsigned_abs() * 1000 + t.tv_nsec().unsigned_abs() / 1_000_000).max(1))
+}
+
+tokio::task_local! {
+    static OF_TASK: Arc<Deadline>;
+}
+
+/// The deadline of the request that this task serves, when it has one of its own: over HTTP/2 many share a connection.
+pub fn of_task() -> Option<Arc<Deadline>> {
+    OF_TASK.try_with(Arc::clone).ok()
+}
+
+/// Serves one request of an HTTP/2 connection under a deadline of its own.
+pub async fn within<T>(deadline: Arc<Deadline>, request: impl Future<Output = T>) -> T {
+    OF_TASK.scope(deadline, request).await
+}
+
+/// One deadline, shared between hooks, stream and watch.
+#[derive(Debug)]
+pub struct Deadline {
+    phase: AtomicU8,
+    /// In [`now`]'s milliseconds; 0 for never.
+    due: AtomicU64,
+    /// The socket to the service, while only this exchange uses it; -1 for none.
+    upstream: AtomicI32,
+    upstream_was_late: AtomicBool,
+    head_was_late: AtomicBool,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Deadline {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            due: AtomicU64::new(0),
+            upstream: AtomicI32::new(-1),
+            upstream_was_late: AtomicBool::new(false),
+            head_was_late: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Deadline {
+    /// Waits for something else from now on, for `within` at most; `None` is without end.
+    pub fn enter(&self, phase: Phase, within: Option<Duration>) {
+        self.enter_until(phase, within.map_or(0, |within| now() + u64::try_from(within.as_millis()).unwrap_or(u64::MAX / 2)));
+    }
+
+    /// The same with a point in [`now`]'s time; 0 for never.
+    pub fn enter_until(&self, phase: Phase, due: u64) {
+        self.due.store(due, Relaxed);
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            2 => Phase::Busy,
+            3 => Phase::Body,
+            _ => Phase::Upstream,
+        }
+    }
+
+    /// 0 for never.
+    pub fn due(&self) -> u64 {
+        self.due.load(Relaxed)
+    }
+
+    /// The socket that may be cut when the service is late; `None` when there is none of this exchange alone.
+    pub fn set_upstream(&self, socket: Option<RawFd>) {
+        self.upstream.store(socket.unwrap_or(-1), Relaxed);
+    }
+
+    pub fn upstream_was_late(&self) -> bool {
+        self.upstream_was_late.load(Relaxed)
+    }
+
+    /// Called when a request begins: the deadline of a connection serves one after another.
+    pub fn forget(&self) {
+        self.set_upstream(None);
+        self.upstream_was_late.store(false, Relaxed);
+    }
+
+    pub fn head_was_late(&self) -> bool {
+        self.head_was_late.load(Relaxed)
+    }
+
+    /// To be called when `due` may have passed.
+    pub fn expire(&self) -> Expired {
+        let due = self.due();
+        if due == 0 || now() < due {
+            return Expired::No;
+        }
+        self.due.store(0, Relaxed);
+        match self.phase() {
+            Phase::Head => {
+                self.head_was_late.store(true, Relaxed);
+                Expired::Reread
+            }
+            Phase::Upstream => {
+                self.upstream_was_late.store(true, Relaxed);
+                match self.upstream.swap(-1, Relaxed) {
+                    -1 => Expired::Drop,
+                    // Called within the task that holds the connection, so the descriptor is still that connection's.
+                    socket => shutdown(socket, Shutdown::Both).map_or(Expired::Drop, |()| Expired::UpstreamCut),
+                }
+            }
+            Phase::Idle | Phase::Busy | Phase::Body => Expired::Drop,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn each_phase_ends_in_its_way() {
+        let deadline = Deadline::default();
+        assert_eq!(deadline.expire(), Expired::No);
+        for (phase, expected) in [(Phase::Idle, Expired::Drop), (Phase::Head, Expired::Reread), (Phase::Body, Expired::Drop)] {
+            deadline.enter(phase, Some(Duration::from_secs(60)));
+            assert_eq!((deadline.phase(), deadline.expire()), (phase, Expired::No));
+            deadline.enter_until(phase, 1);
+            assert_eq!(deadline.expire(), expected);
+            assert_eq!(deadline.due(), 0);
+        }
+        assert!(deadline.head_was_late() && !deadline.upstream_was_late());
+    }
+
+    #[test]
+    fn a_late_service_is_cut_off() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let deadline = Deadline::default();
+        deadline.set_upstream(Some(ours.as_raw_fd()));
+        deadline.enter_until(Phase::Upstream, 1);
+        assert_eq!(deadline.expire(), Expired::UpstreamCut);
+        assert_eq!(theirs.read(&mut [0]).expect("the end"), 0);
+        deadline.enter_until(Phase::Upstream, 1);
+        assert_eq!(deadline.expire(), Expired::Drop);
+        assert!(deadline.upstream_was_late());
+        deadline.forget();
+        assert!(!deadline.upstream_was_late());
+    }
+}

@@ -1,0 +1,157 @@
+//! One request and its answer: what the hooks hand on to each other.
+
+use super::connection::{Connection, InFlight};
+use super::deadline::Deadline;
+use super::tunnel::Carried;
+use crate::observe::RouteMetrics;
+use crate::shape::forward::{Id, Origin, Trace};
+use crate::shape::template::{Value, Values, Variable};
+use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
+use crate::types::{Refusal, RouteId};
+use crate::upstream::{Picked, Timeouts};
+use pingora::http::RequestHeader;
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub struct Exchange {
+    pub snapshot: Arc<Snapshot>,
+    pub started: Instant,
+    /// Where the connection and its deadline are known: always, but for requests of Pingora's own making.
+    pub in_flight: Option<InFlight>,
+    pub deadline: Arc<Deadline>,
+    pub origin: Origin,
+    pub id: Id,
+    pub trace: Trace,
+    pub is_tls: bool,
+    /// The client speaks HTTP/2.
+    pub is_h2: bool,
+    pub route: Option<RouteId>,
+    /// Byte ranges of the normalised path.
+    pub captures: Vec<(usize, usize)>,
+    pub refusal: Option<Refusal>,
+    /// gRPC, an event stream or a tunnel: either side may be silent for long.
+    pub is_long_lived: bool,
+    pub body: Body,
+    pub attempt: Attempt,
+    /// What a WebSocket tunnel carried.
+    pub tunnel: Option<Carried>,
+}
+
+/// The request's body, as far as it has come. Begins anew with each attempt.
+#[derive(Default)]
+pub struct Body {
+    pub bytes: u64,
+    pub is_done: bool,
+}
+
+/// The attempts at a service.
+#[derive(Default)]
+pub struct Attempt {
+    pub picked: Option<Picked>,
+    pub tried: Vec<SocketAddr>,
+    pub count: usize,
+    pub started: Option<Instant>,
+    /// In `deadline::now()`'s time; 0 for never. All attempts share it.
+    pub total_due: u64,
+    /// The head of the final answer is here.
+    pub is_answered: bool,
+    pub interim: u32,
+    /// From the first attempt to the end of the answer.
+    pub upstream: Duration,
+}
+
+impl Exchange {
+    pub fn new(snapshot: Arc<Snapshot>) -> Exchange {
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Exchange {
+            snapshot,
+            started: Instant::now(),
+            in_flight: None,
+            deadline: Arc::default(),
+            origin: Origin { client_ip: nobody, peer_ip: nobody, is_trusted: false },
+            id: Id::random(),
+            trace: Trace::next(&http::HeaderMap::new()),
+            is_tls: false,
+            is_h2: false,
+            route: None,
+            captures: Vec::new(),
+            refusal: None,
+            is_long_lived: false,
+            body: Body::default(),
+            attempt: Attempt::default(),
+            tunnel: None,
+        }
+    }
+
+    pub fn connection(&self) -> Option<&Arc<Connection>> {
+        self.in_flight.as_ref().map(InFlight::connection)
+    }
+
+    pub fn route(&self) -> Option<&Route> {
+        self.route.and_then(|id| self.snapshot.routes.get(id.0 as usize))
+    }
+
+    /// The route's service, when it forwards.
+    pub fn service(&self) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
+        match &self.route()?.action {
+            Action::Forward(entry, timeouts) => Some((entry, timeouts)),
+            Action::Redirect(_) | Action::Respond(_) => None,
+        }
+    }
+
+    /// The route's metrics, or those of requests without one.
+    pub fn metrics(&self) -> &RouteMetrics {
+        self.route().map_or(&self.snapshot.no_route, |route| &route.metrics)
+    }
+}
+
+/// The host of a request, with its port: `:authority` or the Host field.
+pub fn authority(head: &RequestHeader) -> &str {
+    let from_field = || head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    head.uri.authority().map(http::uri::Authority::as_str).or_else(from_field).unwrap_or_default()
+}
+
+/// An exchange with its head, which templates take their values from.
+pub struct Seen<'a> {
+    pub exchange: &'a Exchange,
+    pub head: &'a RequestHeader,
+}
+
+impl Values for Seen<'_> {
+    fn value(&self, variable: &Variable) -> Value<'_> {
+        let path = self.head.uri.path();
+        let captured = |index: usize| self.exchange.captures.get(index).and_then(|(from, to)| path.get(*from..*to)).unwrap_or_default();
+        let plain = |text: &'_ str| Value::Plain(Cow::Owned(text.to_string()));
+        match variable {
+            Variable::Route => plain(self.exchange.route().map_or("", |route| &route.name)),
+            Variable::ClientIp => plain(&self.exchange.origin.client_ip.to_string()),
+            Variable::RequestId => plain(self.exchange.id.as_str()),
+            Variable::Host => plain(authority(self.head)),
+            Variable::Path => Value::Path(path.into()),
+            Variable::Rest => Value::Path(captured(self.exchange.captures.len().saturating_sub(1)).into()),
+            Variable::Capture(index) => Value::Path(captured(*index).into()),
+            Variable::Query(name) => Value::Plain(query(self.head.uri.query().unwrap_or_default(), name)),
+            Variable::Header(name) => {
+                let field = self.head.headers.get(name);
+                Value::Plain(field.map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value.as_bytes())))
+            }
+        }
+    }
+}
+
+/// The first parameter of that name, decoded.
+fn query<'a>(query: &'a str, name: &str) -> Cow<'a, str> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut named = pairs.filter(|(key, _)| crate::shape::template::decode(key) == name);
+    named.next().map_or(Cow::Borrowed(""), |(_, value)| crate::shape::template::decode(value))
+}
+
+/// Puts a normalised target in place.
+pub fn set_target(head: &mut RequestHeader, target: &str) -> Result<(), http::Error> {
+    let mut parts = head.uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse()?);
+    head.set_uri(http::Uri::from_parts(parts)?);
+    Ok(())
+}

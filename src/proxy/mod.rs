@@ -1,0 +1,314 @@
+//! The story of a request: Pingora's hooks, in the order in which they are called. Control flow only; what is done stands in
+//! the rooms that are called.
+
+mod account;
+mod attempt;
+pub mod connection;
+pub mod deadline;
+mod exchange;
+mod forward;
+pub mod respond;
+mod strict;
+mod tunnel;
+
+pub use exchange::Exchange;
+
+use crate::observe::Metrics;
+use crate::route::host;
+use crate::route::{Outcome, Query, normalize};
+use crate::shape::forward::{Origin, Trace, request_id};
+use crate::snapshot::{Action, Snapshot};
+use crate::types::{ListenerId, Refusal};
+use crate::upstream::retry::{self, Failure};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use connection::{Connection, InFlight};
+use deadline::Phase;
+use exchange::{Seen, authority};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method};
+use pingora::connectors::TransportConnector;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::prelude::*;
+use pingora::protocols::Digest;
+use pingora::proxy::FailToProxy;
+use std::borrow::Cow;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// The gateway as Pingora sees it.
+pub struct Gateway {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub metrics: Arc<Metrics>,
+    /// Connections of tunnels, which are never reused.
+    pub tunnels: TransportConnector,
+}
+
+/// Refuses: the answer is written by `fail_to_proxy`.
+fn refuse<T>(exchange: &mut Exchange, refusal: Refusal) -> Result<T> {
+    let status = refusal.status();
+    exchange.refusal = Some(refusal);
+    Err(Error::explain(ErrorType::HTTPStatus(status), "refused").into_down())
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange::new(self.snapshot.load_full())
+    }
+
+    /// No modules: what Pingora adds by default costs some and is not used.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        let snapshot = exchange.snapshot.clone();
+        self.meet(session, exchange);
+        let timeouts = &snapshot.server.timeouts;
+        session.set_read_timeout(Some(timeouts.request_body));
+        session.set_total_drain_timeout(Some(timeouts.request_body));
+        session.set_pipelining_enabled(true);
+        if session.is_http2() {
+            session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
+        }
+        exchange.is_long_lived = respond::is_grpc(session);
+        exchange.is_h2 = session.is_http2();
+        let raw_bytes = session.as_http1().map(|h1| h1.get_headers_raw_bytes().len());
+        match strict::within_limits(session.req_header(), raw_bytes, &snapshot.server.limits) {
+            Ok(()) => Ok(()),
+            Err(refusal) => refuse(exchange, refusal),
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if let Err(refusal) = self.route(session, exchange) {
+            respond::refusal(session, exchange, &refusal).await?;
+            exchange.refusal = Some(refusal);
+            return Ok(true);
+        }
+        let snapshot = exchange.snapshot.clone();
+        let Some(route) = exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize)) else { return Ok(false) };
+        match &route.action {
+            Action::Respond(answer) => respond::fixed(session, exchange, answer).await.map(|()| true),
+            Action::Redirect(redirect) => respond::redirect(session, exchange, redirect).await.map(|()| true),
+            Action::Forward(..) if !fits(session, route.body_bytes_max) => refuse(exchange, Refusal::BodyTooLarge),
+            Action::Forward(entry, timeouts) if tunnel::is_wanted(session) => {
+                exchange.is_long_lived = true;
+                // Boxed, or every request would move the room that a tunnel needs.
+                let tunnel = Box::pin(tunnel::serve(&self.tunnels, entry, timeouts, session, exchange));
+                if let Err(refusal) = tunnel.await {
+                    respond::refusal(session, exchange, &refusal).await?;
+                    exchange.refusal = Some(refusal);
+                }
+                Ok(true)
+            }
+            Action::Forward(..) => Ok(false),
+        }
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+        let snapshot = exchange.snapshot.clone();
+        let route = exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize));
+        let Some(Action::Forward(entry, timeouts)) = route.map(|route| &route.action) else {
+            return refuse(exchange, Refusal::Internal("a request without a service came to its pool"));
+        };
+        let mut peer = exchange.next_peer(entry, timeouts);
+        // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
+        peer.options.read_timeout = (entry.service.is_h2 && !exchange.is_long_lived).then_some(timeouts.read);
+        exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
+        Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        socket: RawFd,
+        _digest: Option<&Digest>,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let is_shared = exchange.service().is_none_or(|(entry, _)| entry.service.is_h2);
+        exchange.deadline.set_upstream((!is_shared).then_some(socket));
+        exchange.await_upstream();
+        Ok(())
+    }
+
+    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
+        let request = session.req_header();
+        let service = exchange.service().map(|(entry, _)| entry.clone());
+        forward::to_upstream(head, request, exchange, service.as_ref().and_then(|entry| entry.service.host.as_ref()))?;
+        if let Some(route) = exchange.route() {
+            forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
+        }
+        // A service that answers HEAD with a body would leave it to the next request on the connection.
+        if head.method == Method::HEAD && service.is_some_and(|entry| !entry.service.is_h2) {
+            head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Exchange) -> Result<()> {
+        // An empty last chunk would end a chunked body twice, and spoil the connection.
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        exchange.body.bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        exchange.body.is_done = end;
+        let max = exchange.route().and_then(|route| route.body_bytes_max).filter(|_| !exchange.is_long_lived);
+        if max.is_some_and(|max| exchange.body.bytes > max) {
+            return refuse(exchange, Refusal::BodyTooLarge);
+        }
+        exchange.await_upstream();
+        Ok(())
+    }
+
+    async fn upstream_response_filter(&self, _: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+        strict::response(head)?;
+        if head.status.is_informational() {
+            exchange.attempt.interim += 1;
+            if exchange.attempt.interim > strict::INTERIM_MAX {
+                return Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without end").map_err(|e: Box<Error>| e.into_up());
+            }
+            return Ok(());
+        }
+        if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+            exchange.is_long_lived = true;
+        }
+        exchange.answered();
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<std::time::Duration>> {
+        match end {
+            true => exchange.upstream_done(),
+            false => exchange.await_upstream(),
+        }
+        Ok(None)
+    }
+
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        forward::to_client(head, session.req_header(), exchange)?;
+        if let Some(route) = exchange.route() {
+            forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
+        }
+        if exchange.connection().is_some_and(|connection| connection.is_closing()) {
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Exchange, e: Box<Error>) -> Box<Error> {
+        exchange.failed(session, e, true, false)
+    }
+
+    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, e: Box<Error>, exchange: &mut Exchange, reused: bool) -> Box<Error> {
+        exchange.failed(session, e, false, reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+        let refusal = exchange.refusal.take().or_else(|| refusal(e, exchange));
+        let Some(refusal) = refusal else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        if e.esource() != &ErrorSource::Downstream {
+            session.set_keepalive(None);
+        }
+        // A client that is gone by now is told nothing.
+        let _ = respond::refusal(session, exchange, &refusal).await;
+        let error_code = refusal.status();
+        exchange.refusal = Some(refusal);
+        FailToProxy { error_code, can_reuse_downstream: e.esource() == &ErrorSource::Downstream }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+        account::finish(session, exchange);
+    }
+
+    fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {
+        if retry::is_upstream(e) {
+            log::warn!("{}: {e}", exchange.id.as_str());
+        }
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &Error, _: pingora::proxy::ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+impl Gateway {
+    /// Who is at the other end, and what the request is called.
+    fn meet(&self, session: &Session, exchange: &mut Exchange) {
+        let head = session.req_header();
+        let digest = session.digest();
+        exchange.is_tls = digest.is_some_and(|digest| digest.ssl_digest.is_some());
+        if let Some(connection) = digest.and_then(Connection::of) {
+            exchange.deadline = deadline::of_task().unwrap_or_else(|| connection.deadline.clone());
+            exchange.origin = Origin::of(connection.peer.ip(), &exchange.snapshot.server.trusted_proxies, &head.headers);
+            exchange.in_flight = Some(InFlight::new(connection.clone(), self.metrics.in_flight.clone()));
+        }
+        exchange.deadline.forget();
+        exchange.deadline.enter(Phase::Busy, None);
+        exchange.id = request_id(&exchange.origin, &head.headers);
+        exchange.trace = Trace::next(&head.headers);
+    }
+
+    /// Normalises the path and finds the route.
+    fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
+        let head = session.req_header();
+        let normal = match normalize::path(head.uri.path()) {
+            Ok(Cow::Borrowed(_)) => None,
+            Ok(Cow::Owned(path)) => Some(path),
+            Err(_) if head.method == Method::OPTIONS && head.uri.path() == "*" => None,
+            Err(what) => return Err(Refusal::BadRequest(what)),
+        };
+        if let Some(path) = normal {
+            let target = head.uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+            exchange::set_target(session.req_header_mut(), &target).map_err(|_| Refusal::BadRequest("The path can't be read."))?;
+        }
+        let head = session.req_header();
+        let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
+        let query = Query { listener, host: host::name(authority(head)), path: head.uri.path(), method: &head.method };
+        match exchange.snapshot.table.find(&query) {
+            Outcome::Found(found) => {
+                (exchange.route, exchange.captures) = (Some(found.id), found.captures);
+                Ok(())
+            }
+            Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
+            Outcome::Nothing => Err(Refusal::NoRoute),
+        }
+    }
+}
+
+/// Whether the body is announced to be no larger than `max`.
+fn fits(session: &Session, max: Option<u64>) -> bool {
+    let length = session.get_header(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    max.is_none_or(|max| length.is_none_or(|length| length <= max))
+}
+
+/// What the client is told of an error; `None` when it is gone.
+fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
+    match e.esource() {
+        _ if exchange.deadline.upstream_was_late() => Some(Refusal::UpstreamTimeout),
+        ErrorSource::Upstream => Some(Failure::of(e).refusal()),
+        ErrorSource::Downstream => match e.etype() {
+            ErrorType::ReadTimedout => Some(Refusal::RequestTimeout),
+            ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ReadError | ErrorType::ConnectionClosed => None,
+            _ => Some(Refusal::BadRequest("The request can't be read.")),
+        },
+        ErrorSource::Internal | ErrorSource::Unset => Some(Refusal::Internal("an error of the proxy loop")),
+    }
+}

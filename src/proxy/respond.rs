@@ -1,0 +1,138 @@
+//! Answers of the gateway itself: refusals as problem+json (RFC 9457), for gRPC clients as grpc-status, and the fixed
+//! answers of routes.
+
+use super::exchange::{Exchange, Seen};
+use super::forward;
+use crate::shape::answer::{Redirect, Respond};
+use crate::types::Refusal;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{Method, StatusCode};
+use pingora::http::ResponseHeader;
+use pingora::prelude::*;
+use serde::Serialize;
+
+/// A request body up to this size is read to its end, so that the connection can go on; behind a larger one it is closed.
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
+
+/// Answers with a refusal, unless an answer has begun already.
+pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refusal) -> Result<()> {
+    exchange.metrics().refused(refusal);
+    if session.response_written().is_some_and(|head| !head.status.is_informational()) {
+        return Ok(());
+    }
+    if is_grpc(session) {
+        return grpc(session, exchange, refusal).await;
+    }
+    let mut head = ResponseHeader::build(refusal.status(), Some(8))?;
+    head.insert_header(CONTENT_TYPE, "application/problem+json")?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    if let Some(seconds) = refusal.retry_after() {
+        head.insert_header(RETRY_AFTER, seconds)?;
+    }
+    if let Refusal::MethodNotAllowed(allow) = refusal {
+        head.insert_header(ALLOW, &**allow)?;
+    }
+    send(session, exchange, head, problem(refusal, Some(exchange.id.as_str()))).await
+}
+
+/// What a browser or a program reads: never an endpoint, a file or a secret.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+fn problem(refusal: &Refusal, request_id: Option<&str>) -> Bytes {
+    let (title, status, code) = (refusal.title(), refusal.status(), refusal.code());
+    let problem = Problem { r#type: "about:blank", title, status, detail: &refusal.detail(), code, request_id };
+    // Texts and a number can always be written.
+    serde_json::to_vec(&problem).unwrap_or_default().into()
+}
+
+/// A refusal over HTTP/1.1 before there is a request to speak of; the connection ends with it.
+pub fn bare(refusal: &Refusal) -> Bytes {
+    let body = problem(refusal, None);
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let retry = refusal.retry_after().map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\n{retry}Connection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body].concat().into()
+}
+
+pub fn is_grpc(session: &Session) -> bool {
+    session.get_header(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// "Trailers only": the status stands in the head.
+async fn grpc(session: &mut Session, exchange: &Exchange, refusal: &Refusal) -> Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::OK, Some(8))?;
+    head.insert_header(CONTENT_TYPE, "application/grpc")?;
+    head.insert_header("grpc-status", grpc_status(refusal.status()))?;
+    head.insert_header("grpc-message", refusal.code())?;
+    send(session, exchange, head, Bytes::new()).await
+}
+
+/// The mapping of gRPC's documentation (http-grpc-status-mapping), with 408 and 413 added.
+fn grpc_status(status: u16) -> &'static str {
+    match status {
+        400 | 431 => "13",
+        401 => "16",
+        403 => "7",
+        404 | 405 => "12",
+        408 | 504 => "4",
+        413 => "8",
+        429 | 502 | 503 => "14",
+        _ => "2",
+    }
+}
+
+/// Answers as `respond:` says.
+pub async fn fixed(session: &mut Session, exchange: &Exchange, respond: &Respond) -> Result<()> {
+    let mut head = ResponseHeader::build(respond.status, Some(8))?;
+    let body = {
+        let seen = Seen { exchange, head: session.req_header() };
+        forward::apply(&mut head, &respond.headers, &seen)?;
+        respond.body(&seen)
+    };
+    send(session, exchange, head, body).await
+}
+
+/// Answers as `redirect:` says.
+pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Redirect) -> Result<()> {
+    let mut head = ResponseHeader::build(redirect.status, Some(8))?;
+    let request = session.req_header();
+    let location = redirect.location(&Seen { exchange, head: request }, request.uri.query());
+    head.insert_header(LOCATION, location)?;
+    send(session, exchange, head, Bytes::new()).await
+}
+
+/// Sends a whole answer with what all answers have. Nothing here passes Pingora's response filters.
+async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+    forward::to_client(&mut head, session.req_header(), exchange)?;
+    if !matches!(head.status.as_u16(), 204 | 304) {
+        head.insert_header(CONTENT_LENGTH, body.len())?;
+    }
+    if exchange.connection().is_none_or(|connection| connection.is_closing()) || !is_soon_drained(session) {
+        session.set_keepalive(None);
+    }
+    let ends = body.is_empty() || session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(head), ends).await?;
+    if !ends {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// What the client has still to send is little enough to be read and thrown away.
+fn is_soon_drained(session: &mut Session) -> bool {
+    let length = session.get_header(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    session.is_body_done() || length.is_some_and(|length| length <= DRAIN_BYTES_MAX)
+}

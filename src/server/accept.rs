@@ -1,0 +1,243 @@
+//! The accept loops: listeners that come, change and go while the process runs.
+
+use super::guard::{Counter, Guard};
+use super::refuse::Refuser;
+use super::sockets;
+use super::stream::{ClientStream, Limits};
+use super::watch;
+use crate::proxy::connection::Connection;
+use crate::proxy::deadline::Phase;
+use crate::tls::Termination;
+use crate::types::ListenerId;
+use arc_swap::ArcSwapOption;
+use nix::errno::Errno;
+use pingora::apps::ServerApp;
+use pingora::protocols::Stream;
+use pingora::protocols::tls::server::handshake;
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// How long connections that rest are left open once a listener closes, so that a request on its way is answered.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait when the system has no room for another connection.
+const STARVED: Duration = Duration::from_millis(50);
+
+/// How long the parts of a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub stream: Limits,
+    pub handshake: Duration,
+    pub keepalive: Duration,
+}
+
+/// How far the connections of a listener are to be wound down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wind {
+    Run,
+    /// Those that rest are closed.
+    Idle,
+    All,
+}
+
+struct Open {
+    address: SocketAddr,
+    tls: Arc<ArcSwapOption<Termination>>,
+    stop: Sender<bool>,
+    closing: Sender<bool>,
+    wind: Sender<Wind>,
+    task: JoinHandle<()>,
+}
+
+/// A socket that is bound, but not listened to yet: a reload binds all before it changes anything.
+pub struct Bound(StdListener);
+
+/// All listeners in front of one application.
+pub struct Listeners<A> {
+    app: Arc<A>,
+    connections: Arc<Counter>,
+    refuser: Arc<Refuser>,
+    times: Arc<RwLock<Times>>,
+    open: Mutex<HashMap<ListenerId, Open>>,
+}
+
+/// What the connections of one listener have in common.
+struct Shared<A> {
+    app: Arc<A>,
+    id: ListenerId,
+    tls: Arc<ArcSwapOption<Termination>>,
+    times: Arc<RwLock<Times>>,
+    connections: Arc<Counter>,
+    refuser: Arc<Refuser>,
+    closing: Receiver<bool>,
+    wind: Receiver<Wind>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
+    pub fn new(app: Arc<A>, connections: Arc<Counter>, times: Times) -> Self {
+        Listeners { app, connections, refuser: Arc::default(), times: Arc::new(RwLock::new(times)), open: Mutex::default() }
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<ListenerId, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For connections from now on.
+    pub fn set_times(&self, times: Times) {
+        *self.times.write().unwrap_or_else(PoisonError::into_inner) = times;
+    }
+
+    pub fn is_open(&self, id: ListenerId) -> bool {
+        self.open().contains_key(&id)
+    }
+
+    /// The addresses that are listened to, with the ports that were chosen for 0.
+    pub fn addresses(&self) -> HashMap<ListenerId, SocketAddr> {
+        self.open().iter().map(|(id, open)| (*id, open.address)).collect()
+    }
+
+    /// # Errors
+    /// Those of binding.
+    pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+        sockets::bind(address).map(Bound)
+    }
+
+    /// Begins to accept on a socket that is bound.
+    ///
+    /// # Errors
+    /// Those of registering the socket with the runtime.
+    pub fn add(&self, id: ListenerId, bound: Bound, tls: Option<Arc<Termination>>) -> io::Result<SocketAddr> {
+        let address = bound.0.local_addr()?;
+        let listener = TcpListener::from_std(bound.0)?;
+        let ((stop, stopped), (closing, is_closing), (wind, winds)) = (channel(false), channel(false), channel(Wind::Run));
+        let tls = Arc::new(ArcSwapOption::from(tls));
+        let shared = Shared {
+            app: self.app.clone(),
+            id,
+            tls: tls.clone(),
+            times: self.times.clone(),
+            connections: self.connections.clone(),
+            refuser: self.refuser.clone(),
+            closing: is_closing,
+            wind: winds,
+        };
+        let task = tokio::spawn(accept(listener, Arc::new(shared), stopped));
+        self.open().insert(id, Open { address, tls, stop, closing, wind, task });
+        Ok(address)
+    }
+
+    /// Other certificates for handshakes from now on.
+    pub fn set_tls(&self, id: ListenerId, tls: Option<Arc<Termination>>) {
+        if let Some(open) = self.open().get(&id) {
+            open.tls.store(tls);
+        }
+    }
+
+    /// Closes the socket; connections get to finish: `Connection: close` or GOAWAY with the next answer, those that rest are
+    /// closed soon, all of them after `limit`.
+    pub fn remove(&self, id: ListenerId, limit: Duration) {
+        let Some(open) = self.open().remove(&id) else { return };
+        let _ = open.stop.send(true);
+        let _ = open.closing.send(true);
+        tokio::spawn(async move {
+            let _ = open.task.await;
+            sleep(PATIENCE.min(limit)).await;
+            let _ = open.wind.send(Wind::Idle);
+            sleep(limit.saturating_sub(PATIENCE)).await;
+            let _ = open.wind.send(Wind::All);
+        });
+    }
+
+    pub fn remove_all(&self, limit: Duration) {
+        let ids: Vec<ListenerId> = self.open().keys().copied().collect();
+        ids.into_iter().for_each(|id| self.remove(id, limit));
+    }
+}
+
+/// `accept` errors that mean "no room", where trying again at once would only burn CPU.
+fn is_starved(e: &io::Error) -> bool {
+    let errno = e.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+async fn accept<A: ServerApp + Send + Sync + 'static>(listener: TcpListener, shared: Arc<Shared<A>>, mut stop: Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, peer)) => match shared.connections.enter() {
+                Some(guard) => drop(tokio::spawn(serve(tcp, peer, guard, shared.clone()))),
+                None => shared.refuser.refuse(tcp, shared.tls.load().is_some()),
+            },
+            Err(e) if is_starved(&e) => {
+                log::error!("no room for another connection: {e}");
+                sleep(STARVED).await;
+            }
+            // Whoever was there has gone again.
+            Err(_) => {}
+        }
+    }
+}
+
+/// One connection, from its first byte to its close.
+async fn serve<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, peer: SocketAddr, guard: Guard, shared: Arc<Shared<A>>) {
+    let connection = Arc::new(Connection::new(shared.id, peer, shared.closing.clone()));
+    let times = *shared.times.read().unwrap_or_else(PoisonError::into_inner);
+    let Ok(stream) = ClientStream::new(tcp, connection.clone(), times.stream, guard) else { return };
+    let mut wind = shared.wind.clone();
+    let run = async {
+        // Boxed, so that its room is free again while the connection lives.
+        if let Some(stream) = Box::pin(greet(stream, &connection, &shared, &times)).await {
+            shared.app.process_new(stream, &shared.closing).await;
+        }
+    };
+    tokio::pin!(run);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut run => return,
+            changed = wind.changed() => {
+                let wind = *wind.borrow();
+                if changed.is_err() || wind == Wind::All || (wind == Wind::Idle && connection.is_idle()) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// TLS, or a look for HTTP/2; `None` when there is nobody to talk to.
+async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Shared<A>, times: &Times) -> Option<Stream> {
+    let peer = connection.peer;
+    if let Some(tls) = shared.tls.load_full() {
+        return match timeout(times.handshake, handshake(&tls.acceptor, stream)).await {
+            Ok(Ok(stream)) => {
+                connection.deadline.enter(Phase::Idle, None);
+                Some(Box::new(stream))
+            }
+            Ok(Err(e)) => {
+                log::debug!("{peer}: TLS handshake: {e}");
+                None
+            }
+            Err(_) => {
+                log::debug!("{peer}: TLS handshake took too long");
+                None
+            }
+        };
+    }
+    connection.deadline.enter(Phase::Idle, Some(times.keepalive));
+    watch::over(&connection.deadline, stream.look_for_h2c()).await?.ok()?;
+    if stream.is_h2c() {
+        connection.deadline.enter(Phase::Busy, None);
+    }
+    Some(Box::new(stream))
+}

@@ -1,0 +1,186 @@
+//! The process: listeners, signals, reloads and the end. Nothing here knows what a request is.
+
+mod accept;
+mod guard;
+mod loading;
+mod refuse;
+mod reload;
+mod requests;
+mod sockets;
+mod stream;
+mod watch;
+
+pub use loading::{Failure, Origin, check};
+
+use crate::admin::Admin;
+use crate::observe::{Metrics, error_log};
+use crate::proxy::Gateway;
+use crate::snapshot::{Snapshot, State};
+use crate::types::ListenerId;
+use accept::Listeners;
+use arc_swap::ArcSwap;
+use guard::Counter;
+use loading::Loaded;
+use pingora::apps::HttpServerOptions;
+use pingora::connectors::TransportConnector;
+use pingora::proxy::HttpProxy;
+use pingora::server::configuration::ServerConf;
+use reload::Status;
+use requests::Requests;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{sleep, timeout};
+
+/// Tries that Pingora allows in all: how many there are is decided by `upstream::retry`.
+const RETRIES_MAX: usize = 16;
+/// The admin listener's number among its own.
+const ADMIN: ListenerId = ListenerId(0);
+/// Connections of the admin listener.
+const ADMIN_CONNECTIONS_MAX: usize = 1_000;
+
+/// A running gateway.
+struct Server {
+    origin: Origin,
+    state: Arc<State>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    requests: Arc<Requests<HttpProxy<Gateway>>>,
+    connections: Arc<Counter>,
+    listeners: Listeners<Requests<HttpProxy<Gateway>>>,
+    admin_listeners: Listeners<Admin>,
+    status: Arc<Status>,
+}
+
+/// Runs a gateway until it is told to end.
+///
+/// # Errors
+/// Says why it could not start, ready to be printed.
+pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
+    let metrics = Metrics::new().map_err(|e| Failure::Other(format!("metrics: {e}")))?;
+    let state = Arc::new(State::new(metrics));
+    let loaded = loading::load(&origin, &state, 1)?;
+    error_log::install(&loaded.raw.log).map_err(|e| Failure::Other(format!("log {}: {e}", loaded.raw.log.path.0)))?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = loaded.raw.server.threads.map_or(cores, |threads| threads.usize());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::Other(format!("threads: {e}")))?;
+    let code = runtime.block_on(async {
+        let server = Server::start(origin, state.clone(), loaded, threads)?;
+        Ok(server.serve().await)
+    });
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    state.logs.finish();
+    code
+}
+
+impl Server {
+    /// Binds everything and begins to accept.
+    fn start(origin: Origin, state: Arc<State>, loaded: Loaded, threads: usize) -> Result<Server, Failure> {
+        let bound = loading::bind(&loaded, |_| false)?;
+        let (raw, snapshot) = (&loaded.raw, Arc::new(ArcSwap::new(loaded.snapshot.clone())));
+        let kept = raw.services.0.iter().map(|(_, service)| service.keepalive.connections.usize() * service.endpoints.len());
+        let conf = Arc::new(ServerConf {
+            threads,
+            upstream_keepalive_pool_size: kept.sum::<usize>().max(128),
+            max_retries: RETRIES_MAX,
+            ..Default::default()
+        });
+        let gateway = Gateway { snapshot: snapshot.clone(), metrics: state.metrics.clone(), tunnels: TransportConnector::new(None) };
+        let mut proxy = HttpProxy::new(gateway, conf);
+        proxy.handle_init_modules();
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
+        proxy.server_options = Some(options);
+        let requests = Arc::new(Requests::new(Arc::new(proxy)));
+        let connections = Counter::new(raw.server.max_connections.usize(), Some(state.metrics.clone()));
+        let times = reload::times(raw);
+        let status = Arc::new(Status::default());
+        let admin = Arc::new(Admin::new(snapshot.clone(), state.metrics.clone(), status.clone()));
+        let server = Server {
+            origin,
+            listeners: Listeners::new(requests.clone(), connections.clone(), times),
+            admin_listeners: Listeners::new(admin, Counter::new(ADMIN_CONNECTIONS_MAX, None), times),
+            state,
+            snapshot,
+            requests,
+            connections,
+            status,
+        };
+        server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;
+        Ok(server)
+    }
+
+    /// Waits for signals, and does what they say.
+    async fn serve(self) -> ExitCode {
+        let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt(), SignalKind::user_defined1()];
+        let mut signals = match signals.map(signal) {
+            [Ok(hangup), Ok(terminate), Ok(interrupt), Ok(reopen)] => Signals { hangup, terminate, interrupt, reopen },
+            _ => {
+                log::error!("signals can't be received");
+                return ExitCode::FAILURE;
+            }
+        };
+        self.status.set_ready(true);
+        log::info!("ready: {} routes, {} services", self.snapshot.load().routes.len(), self.snapshot.load().services.len());
+        loop {
+            match signals.next().await {
+                Asked::Reload => self.reload().await,
+                Asked::Reopen => self.state.logs.reopen(),
+                Asked::Stop => return ExitCode::SUCCESS,
+                Asked::Drain => break,
+            }
+        }
+        tokio::select! {
+            () = self.drain() => {}
+            () = signals.stop() => log::info!("stopping at once"),
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// Lets what is in flight finish, and ends as soon as nothing is.
+    async fn drain(&self) {
+        let (delay, limit) = self.status.drain_times();
+        log::info!("draining: {} connections", self.connections.live());
+        self.status.set_ready(false);
+        sleep(delay).await;
+        self.listeners.remove_all(limit);
+        if timeout(limit, self.connections.drained()).await.is_err() {
+            log::warn!("{} connections were still open after {limit:?}", self.connections.live());
+        }
+        log::info!("done");
+    }
+}
+
+enum Asked {
+    Reload,
+    Reopen,
+    Drain,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Asked::Drain,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.reopen.recv() => Asked::Reopen,
+        }
+    }
+
+    /// While draining, a second signal to end is meant.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Connections above the cap: on plaintext they are told so, on TLS closed.
+
+use crate::proxy::respond;
+use crate::types::Refusal;
+use bytes::Bytes;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+static BUSY: LazyLock<Bytes> = LazyLock::new(|| respond::bare(&Refusal::Overloaded));
+
+/// Refusals that may be under way at once; above that, connections are closed without a word.
+const AT_ONCE_MAX: usize = 256;
+/// How long a client may take to hear of it.
+const LINGER: Duration = Duration::from_secs(1);
+
+pub struct Refuser(Arc<Semaphore>);
+
+impl Default for Refuser {
+    fn default() -> Self {
+        Refuser(Arc::new(Semaphore::new(AT_ONCE_MAX)))
+    }
+}
+
+impl Refuser {
+    pub fn refuse(&self, mut tcp: TcpStream, is_tls: bool) {
+        if is_tls {
+            return;
+        }
+        let Ok(permit) = self.0.clone().try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            let _permit = permit;
+            let _ = timeout(LINGER, async {
+                tcp.write_all(&BUSY).await?;
+                tcp.shutdown().await?;
+                // Closing before the request was read would reset the connection, and take the answer with it.
+                let mut sink = [0; 1024];
+                while tcp.read(&mut sink).await? > 0 {}
+                std::io::Result::Ok(())
+            })
+            .await;
+        });
+    }
+}

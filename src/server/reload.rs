@@ -1,0 +1,164 @@
+//! Reloads: another snapshot in place of the one that runs, all of it or nothing.
+
+use super::accept::Times;
+use super::loading::{self, Failure, Loaded, Sockets};
+use super::stream::Limits;
+use super::{ADMIN, Server};
+use crate::admin;
+use crate::config::raw::Config;
+use crate::types::ListenerId;
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What the operator is shown of the process.
+#[derive(Debug, Default)]
+pub struct Status {
+    is_ready: AtomicBool,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    last_error: Option<String>,
+    admin: Option<(crate::config::scalar::Bind, SocketAddr)>,
+    token: Option<String>,
+    listeners: Vec<(ListenerId, SocketAddr)>,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+    threads: Option<u64>,
+}
+
+impl Status {
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub fn set_ready(&self, is_ready: bool) {
+        self.is_ready.store(is_ready, Relaxed);
+    }
+    /// The delay before accepting stops, and the limit after it.
+    pub fn drain_times(&self) -> (Duration, Duration) {
+        let shown = self.shown();
+        (shown.drain_delay, shown.drain_timeout)
+    }
+}
+
+impl admin::Process for Status {
+    fn is_ready(&self) -> bool {
+        self.is_ready.load(Relaxed)
+    }
+    fn token(&self) -> Option<String> {
+        self.shown().token.clone()
+    }
+    fn last_error(&self) -> Option<String> {
+        self.shown().last_error.clone()
+    }
+    fn address(&self, listener: ListenerId) -> Option<SocketAddr> {
+        self.shown().listeners.iter().find(|(id, _)| *id == listener).map(|(_, address)| *address)
+    }
+}
+
+/// The times of connections that are accepted from now on.
+pub fn times(raw: &Config) -> Times {
+    let timeouts = &raw.server.timeouts;
+    Times {
+        stream: Limits { request_header: timeouts.request_header, client_write: timeouts.client_write },
+        handshake: timeouts.tls_handshake,
+        keepalive: timeouts.keepalive,
+    }
+}
+
+impl Server {
+    /// Reads the configuration again. What is wrong with it is said, and the one that runs goes on.
+    pub async fn reload(&self) {
+        let failure = match self.try_reload().await {
+            Ok(()) => {
+                self.state.metrics.reloaded("ok");
+                self.status.shown().last_error = None;
+                return log::info!("reloaded: version {}", self.snapshot.load().meta.version);
+            }
+            Err(failure) => failure,
+        };
+        self.state.metrics.reloaded("failed");
+        log::error!("not reloaded, the configuration that runs goes on:\n{failure}");
+        self.status.shown().last_error = Some(failure.to_string());
+    }
+
+    async fn try_reload(&self) -> Result<(), Failure> {
+        let (origin, state) = (self.origin.clone(), self.state.clone());
+        let version = self.snapshot.load().meta.version + 1;
+        // Names may have to be resolved, and certificates to be read.
+        let loading = tokio::task::spawn_blocking(move || loading::load(&origin, &state, version));
+        let loaded = loading.await.map_err(|e| Failure::Other(format!("loading: {e}")))??;
+        let admin_is_open = {
+            let shown = self.status.shown();
+            let wanted = loaded.raw.admin.as_ref().map(|admin| &admin.bind);
+            shown.admin.as_ref().map(|(bind, _)| bind) == wanted
+        };
+        let sockets = loading::bind(&loaded, |id| id.map_or(admin_is_open, |id| self.listeners.is_open(id)))?;
+        self.apply(loaded, sockets).map_err(|e| Failure::Other(format!("can't listen: {e}")))
+    }
+
+    /// Puts a configuration in place. All that can fail in practice has been done by now.
+    pub(super) fn apply(&self, loaded: Loaded, sockets: Sockets) -> io::Result<()> {
+        let Loaded { raw, snapshot, source, warnings } = loaded;
+        for warning in &warnings {
+            log::warn!("{}", warning.render(&source));
+        }
+        self.listeners.set_times(times(&raw));
+        self.admin_listeners.set_times(times(&raw));
+        self.requests.set_http2(raw.server.http2.max_concurrent_streams.usize());
+        self.requests.set_keepalive(raw.server.timeouts.keepalive);
+        self.connections.set_max(raw.server.max_connections.usize());
+        let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
+        self.snapshot.store(snapshot.clone());
+        for (id, bound) in sockets.listeners {
+            let listener = snapshot.listeners.iter().find(|listener| listener.id == id);
+            let address = self.listeners.add(id, bound, listener.and_then(|listener| listener.tls.clone()))?;
+            let name = listener.and_then(|listener| listener.name.as_deref()).unwrap_or("unnamed");
+            log::info!("listening on {address} ({name})");
+        }
+        let new: HashSet<ListenerId> = snapshot.listeners.iter().map(|listener| listener.id).collect();
+        for listener in snapshot.listeners.iter().filter(|listener| old.contains(&listener.id)) {
+            self.listeners.set_tls(listener.id, listener.tls.clone());
+        }
+        old.difference(&new).for_each(|id| self.listeners.remove(*id, raw.server.drain_timeout));
+        self.apply_admin(&raw, sockets.admin)?;
+        self.show(&raw);
+        let metrics = &self.state.metrics;
+        metrics.snapshot(snapshot.meta.version, &snapshot.meta.hash);
+        let expiries = snapshot.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.expiries);
+        metrics.certificates(expiries.map(|(name, at)| (name.as_str(), *at)));
+        Ok(())
+    }
+
+    fn apply_admin(&self, raw: &Config, bound: Option<super::accept::Bound>) -> io::Result<()> {
+        let wanted = raw.admin.as_ref().map(|admin| &admin.bind);
+        let is_kept = self.status.shown().admin.as_ref().map(|(bind, _)| bind) == wanted;
+        if !is_kept {
+            self.admin_listeners.remove(ADMIN, Duration::ZERO);
+            self.status.shown().admin = None;
+        }
+        if let (Some(bind), Some(bound)) = (wanted, bound) {
+            let address = self.admin_listeners.add(ADMIN, bound, None)?;
+            log::info!("admin on {address}");
+            self.status.shown().admin = Some((bind.clone(), address));
+        }
+        Ok(())
+    }
+
+    fn show(&self, raw: &Config) {
+        let mut shown = self.status.shown();
+        shown.listeners = self.listeners.addresses().into_iter().collect();
+        shown.token = raw.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.0.clone());
+        (shown.drain_delay, shown.drain_timeout) = (raw.server.drain_delay, raw.server.drain_timeout);
+        let threads = raw.server.threads.map(|threads| threads.0);
+        if shown.threads.is_some() && shown.threads != threads {
+            log::warn!("`threads` takes effect at the next start");
+        }
+        shown.threads = threads;
+    }
+}
