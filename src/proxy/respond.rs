@@ -6,7 +6,7 @@ use super::forward;
 use crate::shape::answer::{Redirect, Respond};
 use crate::types::Refusal;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -120,8 +120,9 @@ async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHead
     if !matches!(head.status.as_u16(), 204 | 304) {
         head.insert_header(CONTENT_LENGTH, body.len())?;
     }
-    if exchange.connection().is_none_or(|connection| connection.is_closing()) || !is_soon_drained(session) {
-        session.set_keepalive(None);
+    match is_soon_drained(session) && exchange.connection().is_some_and(|connection| !connection.is_closing()) {
+        true => session.set_close_on_response_before_downstream_finish(false),
+        false => session.set_keepalive(None),
     }
     let ends = body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(head), ends).await?;
@@ -131,8 +132,10 @@ async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHead
     Ok(())
 }
 
-/// What the client has still to send is little enough to be read and thrown away.
+/// What the client has still to send is little enough to be read and thrown away. One that asked whether it may send its body
+/// will not, and must not be waited for.
 fn is_soon_drained(session: &mut Session) -> bool {
     let length = session.get_header(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    session.is_body_done() || length.is_some_and(|length| length <= DRAIN_BYTES_MAX)
+    let asked = session.get_header(EXPECT).is_some();
+    session.is_body_done() || (!asked && length.is_some_and(|length| length <= DRAIN_BYTES_MAX))
 }

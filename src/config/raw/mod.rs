@@ -1,0 +1,209 @@
+//! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
+
+mod route;
+mod service;
+mod words;
+
+pub use route::{HeaderChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, To};
+pub use service::{Balance, Endpoint, Keepalive, Protocol, Service, ServiceTls, Timeouts};
+pub use words::{FilePath, Method, Name, Network, Secret, is_free};
+
+use super::scalar::Bind;
+use super::shape::{Named, Number, Share, Size, choice, record};
+use std::time::Duration;
+
+record! {
+    /// The whole file.
+    pub struct Config {
+        /// Where requests come in.
+        listeners: Vec<Listener>,
+        /// Where the operator asks: health, status, metrics. Off when absent.
+        admin: Option<Admin> = None,
+        /// What concerns the process as a whole.
+        server: Server = Server::default(),
+        /// The error log.
+        log: Log = Log::default(),
+        /// One line for each request. Off when absent.
+        access_log: Option<AccessLog> = None,
+        /// What routes point at, by name.
+        services: Named<Service> = Named::default(),
+        /// Which request goes where.
+        routes: Vec<Route>,
+    }
+    later ["redis", "defaults", "auth", "rate_limits", "caches", "cache_store", "include", "tests"];
+}
+
+record! {
+    /// A socket that accepts requests.
+    pub struct Listener {
+        /// What routes call it.
+        name: Option<Name> = None,
+        /// Its address.
+        bind: Bind,
+        /// TLS with ALPN; plaintext when absent.
+        tls: Option<ListenerTls> = None,
+    }
+    later ["proxy_protocol"];
+}
+
+record! {
+    pub struct ListenerTls {
+        /// Chosen by SNI; the first is the default.
+        certificates: Vec<CertificatePair>,
+        /// The lowest version that is spoken.
+        min_version: TlsVersion = TlsVersion::V12,
+    }
+    later ["client_auth"];
+}
+
+record! {
+    pub struct CertificatePair {
+        /// A PEM file with the chain, the leaf first.
+        cert: FilePath,
+        /// A PEM file with the private key.
+        key: FilePath,
+    }
+}
+
+choice! {
+    pub enum TlsVersion { "1.2" => V12, "1.3" => V13, }
+}
+
+record! {
+    pub struct Admin {
+        bind: Bind,
+        /// Asked for as `Authorization: Bearer`; needed on any address but loopback.
+        token: Option<Secret> = None,
+    }
+}
+
+record! {
+    pub struct Server {
+        /// Worker threads; one a core when absent.
+        threads: Option<Number<1, 1024>> = None,
+        /// Peers whose X-Forwarded-*, Forwarded and X-Request-Id are believed.
+        trusted_proxies: Vec<Network> = Vec::new(),
+        /// Readiness fails this long before accepting stops.
+        drain_delay: Duration = Duration::ZERO,
+        /// How long requests in flight may take once accepting has stopped.
+        drain_timeout: Duration = Duration::from_secs(30),
+        max_connections: Number<1, 10_000_000> = Number(20_000),
+        timeouts: ServerTimeouts = ServerTimeouts::default(),
+        limits: ServerLimits = ServerLimits::default(),
+        http2: Http2 = Http2::default(),
+    }
+    later ["secret", "upgrade_socket", "buffers", "flood", "overload", "limit_keys_max"];
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            threads: None,
+            trusted_proxies: Vec::new(),
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(30),
+            max_connections: Number(20_000),
+            timeouts: ServerTimeouts::default(),
+            limits: ServerLimits::default(),
+            http2: Http2::default(),
+        }
+    }
+}
+
+record! {
+    /// How long a client may take.
+    pub struct ServerTimeouts {
+        /// For a whole request head, from its first byte.
+        request_header: Duration = ServerTimeouts::default().request_header,
+        /// Silence within a request body.
+        request_body: Duration = ServerTimeouts::default().request_body,
+        /// Rest between requests.
+        keepalive: Duration = ServerTimeouts::default().keepalive,
+        /// Without taking what we send.
+        client_write: Duration = ServerTimeouts::default().client_write,
+        tls_handshake: Duration = ServerTimeouts::default().tls_handshake,
+    }
+}
+
+impl Default for ServerTimeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        ServerTimeouts {
+            request_header: seconds(10),
+            request_body: seconds(30),
+            keepalive: seconds(60),
+            client_write: seconds(30),
+            tls_handshake: seconds(10),
+        }
+    }
+}
+
+record! {
+    /// How large a request may be.
+    pub struct ServerLimits {
+        header_bytes: Size = ServerLimits::default().header_bytes,
+        header_count: Number<1, 256> = ServerLimits::default().header_count,
+        uri_bytes: Size = ServerLimits::default().uri_bytes,
+        /// 0 is no limit.
+        body_bytes: Size = ServerLimits::default().body_bytes,
+    }
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        ServerLimits { header_bytes: Size(32 << 10), header_count: Number(100), uri_bytes: Size(8 << 10), body_bytes: Size(16 << 20) }
+    }
+}
+
+record! {
+    pub struct Http2 {
+        max_concurrent_streams: Number<1, 1_000_000> = Http2::default().max_concurrent_streams,
+        idle_timeout: Duration = Http2::default().idle_timeout,
+    }
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Http2 { max_concurrent_streams: Number(100), idle_timeout: Duration::from_secs(60) }
+    }
+}
+
+record! {
+    /// The error log. `RUST_LOG` wins over `level`.
+    pub struct Log {
+        level: LogLevel = LogLevel::Info,
+        /// `stderr`, or a file.
+        path: FilePath = FilePath("stderr".into()),
+        format: LogFormat = LogFormat::Text,
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: LogLevel::Info, path: FilePath("stderr".into()), format: LogFormat::Text }
+    }
+}
+
+choice! {
+    pub enum LogLevel { "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace, }
+}
+choice! {
+    pub enum LogFormat { "text" => Text, "json" => Json, }
+}
+
+record! {
+    pub struct AccessLog {
+        /// `stdout`, or a file.
+        path: FilePath,
+        format: AccessFormat = AccessFormat::Json,
+        /// The share of requests that is written down.
+        sample: Share = Share(1.0),
+        /// Query parameters whose values are masked.
+        redact: Vec<String> = Vec::new(),
+    }
+}
+
+choice! {
+    pub enum AccessFormat { "json" => Json, }
+    later ["combined", "common"];
+}

@@ -1,0 +1,102 @@
+//! `services`.
+
+use super::FilePath;
+use crate::config::scalar::HostPort;
+use crate::config::shape::{Node, Number, Shape, choice, record};
+use serde_yaml::Value;
+use std::time::Duration;
+
+record! {
+    pub struct Service {
+        endpoints: Vec<Endpoint>,
+        protocol: Protocol = Protocol::Http1,
+        /// What Host becomes; the client's Host is kept when absent.
+        host: Option<String> = None,
+        /// TLS towards the service; plaintext when absent.
+        tls: Option<ServiceTls> = None,
+        balance: Balance = Balance::LeastRequest,
+        timeouts: Timeouts = Timeouts::default(),
+        keepalive: Keepalive = Keepalive::default(),
+    }
+    later ["dns", "srv", "sticky", "health_check", "ejection", "breaker", "slow_start", "max_in_flight", "queue", "retries", "fallback",
+        "endpoints_file", "zone"];
+}
+
+choice! {
+    pub enum Protocol { "http1" => Http1, "h2" => H2, "h2c" => H2c, }
+}
+
+/// `host:port`, or a map with more.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub address: HostPort,
+    pub weight: u32,
+}
+
+impl Shape for Endpoint {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        if !matches!(node.value, Value::Mapping(_)) {
+            return HostPort::read(node).map(|address| Endpoint { address, weight: 1 });
+        }
+        let map = node.map()?;
+        let address = map.required("address");
+        let weight = map.read::<Number<1, 1_000>>("weight").unwrap_or(Some(Number(1)));
+        map.finish(&["zone"])?;
+        Some(Endpoint { address: address?, weight: u32::try_from(weight?.0).ok()? })
+    }
+}
+
+record! {
+    pub struct ServiceTls {
+        /// A PEM file with the authorities that are trusted; the system's when absent.
+        ca: Option<FilePath> = None,
+        /// The name that is asked for and verified; the endpoint's host when absent.
+        sni: Option<String> = None,
+        /// A client certificate, a PEM file.
+        cert: Option<FilePath> = None,
+        /// Its key, a PEM file.
+        key: Option<FilePath> = None,
+        verify: bool = true,
+    }
+}
+
+choice! {
+    pub enum Balance {
+        "round_robin" => RoundRobin,
+        "least_request" => LeastRequest,
+    }
+    later ["random"];
+}
+
+record! {
+    /// How long a service, or a route's part of it, may take.
+    pub struct Timeouts {
+        connect: Option<Duration> = None,
+        /// Silence of the service while we wait for it.
+        read: Option<Duration> = None,
+        /// Without taking what we send.
+        write: Option<Duration> = None,
+        /// From the request's head to the answer's, attempts and backoff included.
+        total: Option<Duration> = None,
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { connect: None, read: None, write: None, total: None }
+    }
+}
+
+record! {
+    /// Connections to the service that are kept for the next request.
+    pub struct Keepalive {
+        idle: Duration = Keepalive::default().idle,
+        connections: Number<0, 1_000_000> = Keepalive::default().connections,
+    }
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Keepalive { idle: Duration::from_secs(60), connections: Number(128) }
+    }
+}

@@ -1,0 +1,94 @@
+//! Single values with a meaning of their own.
+
+use crate::config::scalar::{Bind, HostPort};
+use crate::config::shape::{Node, Shape};
+
+/// A name that others refer to: small letters, digits, `-` and `_`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name(pub String);
+
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+    match text.len() {
+        1..=64 if text.bytes().all(legal) => Ok(text.to_string()),
+        _ => Err(format!("`{text}` is not a name")),
+    }
+}
+
+impl Shape for Name {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("a name of small letters, digits, `-` and `_`", "orders", name).map(Name)
+    }
+}
+
+/// A path of the file system, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FilePath(pub String);
+impl Shape for FilePath {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let path = node.text("a file's path", "tls/api.pem")?;
+        match path.is_empty() {
+            true => node.problem("an empty path", "it names no file", "write the file's path"),
+            false => Some(FilePath(path)),
+        }
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+impl Shape for Secret {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = node.text("a text", "${TOKEN}")?;
+        match text.is_empty() {
+            true => node.problem("an empty secret", "everybody would know it", "write a long random text"),
+            false => Some(Secret(text)),
+        }
+    }
+}
+
+/// A network in CIDR form, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub ipnet::IpNet);
+impl Shape for Network {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("a network in CIDR form", "10.0.0.0/8", |text| {
+            let one = text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
+            text.parse().or(one).map(Network).map_err(|_| format!("`{text}` is not a network"))
+        })
+    }
+}
+
+/// A method, in capitals.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Method(pub http::Method);
+impl Shape for Method {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("a method in capitals", "GET", |text| {
+            let capitals = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+            let method = http::Method::from_bytes(text.as_bytes()).ok().filter(|_| capitals);
+            method.map(Method).ok_or_else(|| format!("`{text}` is not a method"))
+        })
+    }
+}
+
+impl Shape for Bind {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("an address with a port", "0.0.0.0:8080", str::parse)
+    }
+}
+impl Shape for HostPort {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("an endpoint's host and port", "10.0.0.11:8000", str::parse)
+    }
+}
+
+/// Top-level keys that begin with `x-` hold anchors and are nobody's.
+pub fn is_free(key: &str) -> bool {
+    key.starts_with("x-")
+}

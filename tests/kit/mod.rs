@@ -1,0 +1,76 @@
+//! What tests are written with.
+//!
+//! ```ignore
+//! let origin = Origin::echo();
+//! let gateway = Gateway::start(&format!("
+//! listeners: [{{ bind: 127.0.0.1:0 }}]
+//! routes: [{{ path: /*, to: http://{origin} }}]
+//! "));
+//! let answer = gateway.get("/x");
+//! assert_eq!((answer.status, answer.json()["target"].as_str()), (200, Some("/x")));
+//! ```
+//!
+//! Nothing here sleeps for a fixed time: [`eventually`] waits for the thing itself.
+#![allow(dead_code, unused_imports)] // each test uses its part
+
+mod client;
+mod gateway;
+mod origin;
+
+pub use client::{Answer, Client, head};
+pub use gateway::{Gateway, run_to_end};
+pub use origin::{Origin, Request, Stream, answer, read_head, read_request};
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a loaded machine: reaching it is a failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` is some value.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(started.elapsed() < PATIENCE, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The program under test.
+pub fn frontdesk() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_frontdesk"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Runs curl, which must succeed, and answers what it printed.
+#[track_caller]
+pub fn curl(arguments: &[&str]) -> String {
+    let output = run(Command::new("curl").args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*"]).args(arguments));
+    assert!(output.status.success(), "curl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+pub fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+}
+
+/// A self-signed certificate for these names, as `cert.pem` and `key.pem` in a folder.
+pub fn certificate(folder: &Path, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("a certificate");
+    let (cert, key) = (folder.join(format!("{file}.pem")), folder.join(format!("{file}.key")));
+    std::fs::write(&cert, made.cert.pem()).expect("the certificate");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("the key");
+    (cert, key)
+}
+
+/// An address that nobody listens on: it was bound a moment ago, and is let go of.
+pub fn dead_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("an address")
+}

@@ -1,0 +1,111 @@
+//! The commands, their exit codes and what they print.
+
+use crate::kit::{Client, Gateway, Origin, dead_address, eventually, frontdesk, run};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+fn check(yaml: &str) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("f.yaml");
+    std::fs::write(&path, yaml).expect("a file");
+    let output = run(frontdesk().args(["check", "-c"]).arg(&path));
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).replace(&format!("{}/", folder.path().display()), "");
+    (output.status.code(), text)
+}
+
+#[test]
+fn check_says_everything_that_is_wrong_with_its_place_cause_and_remedy() {
+    let (code, text) = check(
+        "listeners: [{ bind: 127.0.0.1:80, nmae: x }]\nservices:\n  orders: { endpoints: [] }\nroutes:\n  - path: /x\n    to: ordres\n",
+    );
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        text,
+        "f.yaml:1:35: unknown key `nmae`
+   |
+ 1 | listeners: [{ bind: 127.0.0.1:80, nmae: x }]
+   |                                   ^^^^
+  why: a key that is not understood would have no effect
+  fix: did you mean `name`?
+
+1 problem in f.yaml
+"
+    );
+}
+
+#[test]
+fn check_says_all_problems_of_meaning() {
+    let (code, text) = check("listeners: [{ bind: 127.0.0.1:80 }]\nservices:\n  orders: { endpoints: [] }\nroutes:\n  - path: /x\n    to: ordres\n");
+    assert_eq!(code, Some(1));
+    for part in ["f.yaml:3:24: a service without endpoints", "f.yaml:6:9: no service is named `ordres`", "did you mean `orders`?", "2 problems in f.yaml"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
+#[test]
+fn check_accepts_what_is_good() {
+    let (code, text) = check("listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, respond: {} }]\n");
+    assert_eq!((code, &*text), (Some(0), "f.yaml: ok\n"));
+}
+
+#[test]
+fn keys_of_later_versions_are_refused_rather_than_ignored() {
+    let (code, text) = check("listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, respond: {}, auth: [customers] }]\n");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("f.yaml:2:35: `auth` is not supported by this version yet"), "{text}");
+}
+
+#[test]
+fn version_and_wrong_use() {
+    let output = run(frontdesk().arg("version"));
+    assert_eq!((output.status.code(), output.stdout), (Some(0), format!("frontdesk {}\n", env!("CARGO_PKG_VERSION")).into_bytes()));
+    for wrong in [&["nonsense"][..], &[], &["run", "--bind", "127.0.0.1:0"], &["run", "--nope"]] {
+        assert_eq!(run(frontdesk().args(wrong)).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn run_without_a_file() {
+    let origin = Origin::fixed("hello");
+    let to = format!("http://{origin}");
+    let mut child = frontdesk()
+        .args(["run", "--to", &to, "--bind", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the gateway");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    let address = lines.find_map(|line| line.split_once("listening on ")?.1.split_once(' ')?.0.parse().ok()).expect("an address");
+    assert_eq!(Client::connect(address).get("/x").text(), "hello");
+    let line = BufReader::new(child.stdout.take().expect("a pipe")).lines().next().expect("a line").expect("a line");
+    assert!(line.contains("\"path\":\"/x\""), "{line}");
+    child.kill().expect("the end");
+    child.wait().expect("the end");
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_with_its_place() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("f.yaml");
+    std::fs::write(&path, format!("listeners:\n  - bind: {address}\nroutes: [{{ path: /*, respond: {{}} }}]\n")).expect("a file");
+    let output = run(frontdesk().args(["run", "-c"]).arg(&path));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains(&format!("f.yaml:2:11: can't listen on {address}")) && text.contains("ss -ltnp"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_said() {
+    let output = run(frontdesk().args(["run", "-c", "/no/such/file.yaml"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("/no/such/file.yaml: No such file"));
+}
+
+#[test]
+fn the_kit_shows_what_a_gateway_said() {
+    let gateway = Gateway::start(&format!("listeners: [{{ bind: 127.0.0.1:0 }}]\nroutes: [{{ path: /*, to: http://{} }}]", dead_address()));
+    assert_eq!(gateway.get("/").code(), "upstream_connect");
+    eventually("the warning", || gateway.log().iter().any(|line| line.contains("WARN")).then_some(()));
+}

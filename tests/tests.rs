@@ -1,0 +1,12 @@
+//! Black-box tests: a YAML in, requests in, answers out. One program, so that it is linked once.
+//!
+//! `kit` starts gateways and origins on ports that the system chooses, and speaks to them; each file of `suite` holds one
+//! feature.
+
+mod kit;
+
+mod suite {
+    mod cli;
+    mod house;
+    mod routing;
+}
