@@ -6,7 +6,19 @@
 mod kit;
 
 mod suite {
+    mod admin;
+    mod bodies;
     mod cli;
+    mod deadlines;
+    mod drain;
+    mod forwarding;
+    mod http2;
     mod house;
+    mod log;
+    mod pools;
+    mod reload;
     mod routing;
+    mod tls;
+    mod vanish;
+    mod websocket;
 }

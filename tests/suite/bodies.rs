@@ -1,0 +1,1 @@
+//! Bodies both ways: framing, sizes, limits, interim answers, trailers.

@@ -1,0 +1,1 @@
+//! Clients and services that take too long.

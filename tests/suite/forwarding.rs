@@ -1,0 +1,1 @@
+//! Heads on their way to services and back.

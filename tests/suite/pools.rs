@@ -1,0 +1,1 @@
+//! Which endpoint, and what happens when one fails.
