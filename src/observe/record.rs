@@ -1,15 +1,14 @@
 //! One line of the access log.
 
 use percent_encoding::percent_decode_str;
-use serde::{Serialize, Serializer};
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 /// What is written down of a request. Empty texts stand for what it did not have.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Record<'a> {
-    #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
     pub request_id: &'a str,
     pub trace_id: &'a str,
@@ -32,11 +31,8 @@ pub struct Record<'a> {
     pub attempts: usize,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
-    #[serde(rename = "upstream_ms", serialize_with = "milliseconds")]
     pub upstream: Duration,
-    #[serde(rename = "gateway_ms", serialize_with = "milliseconds")]
     pub gateway: Duration,
     pub protocol: &'a str,
     /// The version, or nothing on plaintext.
@@ -46,20 +42,62 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// Appends the record as one JSON object.
+    /// Appends the record as one JSON object. It is written once a request, so its shape is fixed here and not found out by
+    /// a serialiser each time; writing to memory can't fail.
     pub fn json(&self, out: &mut Vec<u8>) {
-        // Writing to memory can't fail, and no field can.
-        let _ = serde_json::to_writer(out, self);
+        let _ = write!(out, "{{\"time\":\"{}\"", humantime::format_rfc3339_millis(self.time));
+        text(out, "request_id", self.request_id);
+        text(out, "trace_id", self.trace_id);
+        let _ = write!(out, ",\"client_ip\":\"{}\"", self.client_ip);
+        text(out, "method", self.method);
+        text(out, "host", self.host);
+        text(out, "path", &self.path);
+        text(out, "route", self.route);
+        text(out, "service", self.service);
+        text(out, "endpoint", self.endpoint);
+        number(out, "status", self.status);
+        text(out, "code", self.code);
+        text(out, "identity", self.identity);
+        text(out, "auth", self.auth);
+        text(out, "limit", self.limit);
+        text(out, "cache", self.cache);
+        number(out, "attempts", self.attempts);
+        number(out, "bytes_in", self.bytes_in);
+        number(out, "bytes_out", self.bytes_out);
+        milliseconds(out, "duration_ms", self.duration);
+        milliseconds(out, "upstream_ms", self.upstream);
+        milliseconds(out, "gateway_ms", self.gateway);
+        text(out, "protocol", self.protocol);
+        text(out, "tls", self.tls);
+        text(out, "user_agent", &self.user_agent);
+        text(out, "referer", &self.referer);
+        out.push(b'}');
     }
 }
 
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+fn key(out: &mut Vec<u8>, key: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
-/// Milliseconds to the microsecond.
-fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_micros() as f64 / 1000.0)
+fn text(out: &mut Vec<u8>, name: &str, value: &str) {
+    key(out, name);
+    let _ = serde_json::to_writer(out, value);
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: impl itoa::Integer) {
+    key(out, name);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Milliseconds to the microsecond: `1.234`.
+fn milliseconds(out: &mut Vec<u8>, name: &str, value: Duration) {
+    let micros = value.as_micros();
+    number(out, name, micros / 1000);
+    let rest = (micros % 1000) as u32;
+    let digit = |n: u32| b'0' + (n % 10) as u8;
+    out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
 }
 
 /// The path and query with the values of the parameters in `names` replaced by `***`.

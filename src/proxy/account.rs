@@ -28,7 +28,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     };
     log.write(&Record {
         time: SystemTime::now(),
-        request_id: exchange.id.as_str(),
+        request_id: exchange.id(),
         trace_id: exchange.trace.trace_id(),
         client_ip: exchange.origin.client_ip,
         method: head.method.as_str(),

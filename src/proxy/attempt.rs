@@ -3,7 +3,7 @@
 use super::deadline::{self, Phase};
 use super::exchange::Exchange;
 use crate::snapshot::ServiceEntry;
-use crate::upstream::Timeouts;
+use crate::upstream::{Picked, Timeouts};
 use crate::upstream::retry::{self, Failure};
 use pingora::prelude::*;
 use std::sync::Arc;
@@ -18,8 +18,9 @@ impl Exchange {
             1 => attempt.total_due = timeouts.total.map_or(0, |total| deadline::now() + ms(total)),
             _ => entry.metrics.retries.inc(),
         }
+        // Only a second attempt has something to avoid.
+        attempt.tried.extend(attempt.picked.as_ref().map(|picked| picked.endpoint().address));
         let picked = entry.service.pool.pick(&attempt.tried);
-        attempt.tried.push(picked.endpoint().address);
         (attempt.started, attempt.is_answered, attempt.interim) = (Some(Instant::now()), false, 0);
         let mut timeouts = *timeouts;
         if attempt.total_due > 0 {
@@ -38,9 +39,7 @@ impl Exchange {
 
     /// Its place in the pool.
     pub fn endpoint_index(&self) -> usize {
-        let address = self.attempt.picked.as_ref().map(|picked| picked.endpoint().address);
-        let endpoints = self.service().map(|(entry, _)| entry.service.pool.endpoints()).unwrap_or_default();
-        endpoints.iter().position(|endpoint| Some(endpoint.address) == address).unwrap_or(usize::MAX)
+        self.attempt.picked.as_ref().map_or(usize::MAX, Picked::index)
     }
 
     /// Waits for whoever owes us something next: the client its body, else the service its answer.

@@ -4,13 +4,17 @@
 //! HTTP/1 and HTTP/2, plaintext and TLS.
 
 use super::deadline::{Deadline, Phase};
+use super::watch::{self, Timer};
+use crate::shape::forward::unmap;
 use crate::types::ListenerId;
+use http::HeaderValue;
 use pingora::protocols::Digest;
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
+use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug)]
 pub struct Connection {
@@ -21,15 +25,33 @@ pub struct Connection {
     /// The listener's, so that a request that is in flight already can say "close" too.
     closing: ShutdownWatch,
     requests: AtomicUsize,
+    /// Left by one request to the next.
+    timer: Mutex<Timer>,
+    /// The peer's address as the fields of a head have it.
+    peer_text: HeaderValue,
 }
 
 impl Connection {
     pub fn new(listener: ListenerId, peer: SocketAddr, closing: ShutdownWatch) -> Connection {
-        Connection { listener, peer, deadline: Arc::default(), closing, requests: AtomicUsize::new(0) }
+        let peer_text = HeaderValue::try_from(unmap(peer.ip()).to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Connection { listener, peer, deadline: Arc::default(), closing, requests: AtomicUsize::new(0), timer: Mutex::default(), peer_text }
     }
 
     pub fn of(digest: &Digest) -> Option<&Arc<Connection>> {
         digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
+    }
+
+    /// Serves `work` under the connection's own deadline.
+    pub async fn watch<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let slot = || self.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut timer = std::mem::take(&mut *slot());
+        let done = watch::over(&self.deadline, &mut timer, work).await;
+        *slot() = timer;
+        done
+    }
+
+    pub fn peer_text(&self) -> &HeaderValue {
+        &self.peer_text
     }
 
     pub fn is_closing(&self) -> bool {

@@ -4,11 +4,13 @@ use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::tunnel::Carried;
 use crate::observe::RouteMetrics;
-use crate::shape::forward::{Id, Origin, Trace};
+use crate::route::Captures;
+use crate::shape::forward::{NO_ID, Origin, Trace};
 use crate::shape::template::{Value, Values, Variable};
 use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
 use crate::types::{Refusal, RouteId};
 use crate::upstream::{Picked, Timeouts};
+use http::HeaderValue;
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,14 +24,14 @@ pub struct Exchange {
     pub in_flight: Option<InFlight>,
     pub deadline: Arc<Deadline>,
     pub origin: Origin,
-    pub id: Id,
+    pub id: HeaderValue,
     pub trace: Trace,
     pub is_tls: bool,
     /// The client speaks HTTP/2.
     pub is_h2: bool,
     pub route: Option<RouteId>,
     /// Byte ranges of the normalised path.
-    pub captures: Vec<(usize, usize)>,
+    pub captures: Captures,
     pub refusal: Option<Refusal>,
     /// gRPC, an event stream or a tunnel: either side may be silent for long.
     pub is_long_lived: bool,
@@ -71,12 +73,12 @@ impl Exchange {
             in_flight: None,
             deadline: Arc::default(),
             origin: Origin { client_ip: nobody, peer_ip: nobody, is_trusted: false },
-            id: Id::random(),
-            trace: Trace::next(&http::HeaderMap::new()),
+            id: NO_ID,
+            trace: Trace::NONE,
             is_tls: false,
             is_h2: false,
             route: None,
-            captures: Vec::new(),
+            captures: Captures::new(),
             refusal: None,
             is_long_lived: false,
             body: Body::default(),
@@ -99,6 +101,11 @@ impl Exchange {
             Action::Forward(entry, timeouts) => Some((entry, timeouts)),
             Action::Redirect(_) | Action::Respond(_) => None,
         }
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
     }
 
     /// The route's metrics, or those of requests without one.
@@ -127,7 +134,7 @@ impl Values for Seen<'_> {
         match variable {
             Variable::Route => plain(self.exchange.route().map_or("", |route| &route.name)),
             Variable::ClientIp => plain(&self.exchange.origin.client_ip.to_string()),
-            Variable::RequestId => plain(self.exchange.id.as_str()),
+            Variable::RequestId => plain(self.exchange.id()),
             Variable::Host => plain(authority(self.head)),
             Variable::Path => Value::Path(path.into()),
             Variable::Rest => Value::Path(captured(self.exchange.captures.len().saturating_sub(1)).into()),

@@ -1,12 +1,13 @@
 //! Heads on their way through: what is added, what is taken away.
 
-use super::exchange::{Exchange, Seen, authority};
-use crate::shape::forward::{CLAIMS, Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID};
+use super::exchange::{Exchange, Seen};
+use crate::shape::forward::{Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_rewritten};
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
-use http::header::{CONNECTION, FORWARDED, HOST, VIA};
+use http::header::{FORWARDED, HOST, VIA};
 use http::{HeaderName, HeaderValue, Version};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 use pingora::prelude::*;
+use std::borrow::Cow;
 
 /// A head that can be edited: Pingora keeps the case of the names beside them, so its own methods have to be used.
 pub trait Head {
@@ -50,21 +51,21 @@ pub fn apply(head: &mut impl Head, edits: &HeaderEdits, seen: &Seen<'_>) -> Resu
 
 /// What the service is told of the client and of us. `request` is the client's own head.
 pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: &Exchange, host: Option<&HeaderValue>) -> Result<()> {
-    for name in &CLAIMS {
-        if head.headers.contains_key(name) && !(exchange.origin.is_trusted && keeps(name)) {
-            head.remove_header(name);
+    drop_claims(head, exchange.origin.is_trusted);
+    if let Some(connection) = exchange.connection() {
+        let named = host_value(request);
+        let forwarded = Forwarded::new(&exchange.origin, connection.peer_text(), exchange.is_tls, named.as_deref(), &request.headers);
+        if let Some(forwarded) = forwarded {
+            head.insert_header(X_FORWARDED_FOR, forwarded.x_forwarded_for)?;
+            head.insert_header(X_FORWARDED_PROTO, forwarded.x_forwarded_proto)?;
+            if let Some(host) = forwarded.x_forwarded_host {
+                head.insert_header(X_FORWARDED_HOST, host)?;
+            }
+            head.insert_header(FORWARDED, forwarded.forwarded)?;
         }
-    }
-    if let Some(forwarded) = Forwarded::new(&exchange.origin, exchange.is_tls, authority(request), &request.headers) {
-        head.insert_header(X_FORWARDED_FOR, forwarded.x_forwarded_for)?;
-        head.insert_header(X_FORWARDED_PROTO, forwarded.x_forwarded_proto)?;
-        if let Some(host) = forwarded.x_forwarded_host {
-            head.insert_header(X_FORWARDED_HOST, host)?;
-        }
-        head.insert_header(FORWARDED, forwarded.forwarded)?;
     }
     head.append_header(VIA, via(request.version))?;
-    head.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
+    head.insert_header(X_REQUEST_ID, exchange.id.clone())?;
     head.insert_header(TRACEPARENT, exchange.trace.header())?;
     if let Some(host) = host {
         head.insert_header(HOST, host.clone())?;
@@ -76,9 +77,22 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     Ok(())
 }
 
-/// Claims that pass from a trusted peer as they are; the others are appended to or set anew.
-fn keeps(name: &HeaderName) -> bool {
-    !matches!(name.as_str(), "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded")
+/// Takes away what an untrusted client claims of itself. Most requests claim nothing.
+fn drop_claims(head: &mut RequestHeader, is_trusted: bool) {
+    let is_dropped = |name: &&HeaderName| is_claim(name) && !(is_trusted && !is_rewritten(name));
+    if !head.headers.keys().any(|name| is_dropped(&name)) {
+        return;
+    }
+    let dropped: Vec<HeaderName> = head.headers.keys().filter(is_dropped).cloned().collect();
+    dropped.iter().for_each(|name| drop(head.remove_header(name)));
+}
+
+/// The host as a field's value: the Host field's own, which is shared and not copied.
+fn host_value(request: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
+    match request.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok().map(Cow::Owned),
+        None => request.headers.get(HOST).map(Cow::Borrowed),
+    }
 }
 
 /// Over HTTP/2 the host stands in the URI.
@@ -95,20 +109,19 @@ fn set_authority(head: &mut RequestHeader, host: &HeaderValue) -> Result<()> {
 
 /// What every answer has, and what ends at this hop.
 pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &Exchange) -> Result<()> {
-    if head.headers.contains_key(CONNECTION) {
-        for name in nominated(&head.headers) {
-            head.remove_header(&name);
-        }
-        head.remove_header(&CONNECTION);
-    }
-    for name in ["keep-alive", "proxy-connection", "upgrade", "http2-settings"] {
-        if head.headers.contains_key(name) {
-            head.remove_header(name);
-        }
+    if head.headers.keys().any(ends_here) {
+        let nominated = nominated(&head.headers);
+        let own: Vec<HeaderName> = head.headers.keys().filter(|name| ends_here(name)).cloned().collect();
+        nominated.iter().chain(&own).for_each(|name| drop(head.remove_header(name)));
     }
     head.append_header(VIA, via(request.version))?;
-    head.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
+    head.insert_header(X_REQUEST_ID, exchange.id.clone())?;
     Ok(())
+}
+
+/// Fields of an answer that are about the connection it came on. Transfer-Encoding stays: Pingora frames by it.
+fn ends_here(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "connection" | "keep-alive" | "proxy-connection" | "upgrade" | "http2-settings")
 }
 
 /// RFC 9110, 7.6.3: the version that was received, and our pseudonym.

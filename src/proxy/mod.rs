@@ -10,6 +10,7 @@ mod forward;
 pub mod respond;
 mod strict;
 mod tunnel;
+pub mod watch;
 
 pub use exchange::Exchange;
 
@@ -17,7 +18,7 @@ use crate::observe::Metrics;
 use crate::route::host;
 use crate::route::{Outcome, Query, normalize};
 use crate::shape::forward::{Origin, Trace, request_id};
-use crate::snapshot::{Action, Snapshot};
+use crate::snapshot::{Action, Route, Snapshot};
 use crate::types::{ListenerId, Refusal};
 use crate::upstream::retry::{self, Failure};
 use arc_swap::ArcSwap;
@@ -76,36 +77,28 @@ impl ProxyHttp for Gateway {
         }
         exchange.is_long_lived = respond::is_grpc(session);
         exchange.is_h2 = session.is_http2();
-        let raw_bytes = session.as_http1().map(|h1| h1.get_headers_raw_bytes().len());
-        match strict::within_limits(session.req_header(), raw_bytes, &snapshot.server.limits) {
+        match strict::within_limits(session.req_header(), &snapshot.server.limits) {
             Ok(()) => Ok(()),
             Err(refusal) => refuse(exchange, refusal),
         }
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        // What answers here is boxed, or every request would move the room that it needs.
         if let Err(refusal) = self.route(session, exchange) {
-            respond::refusal(session, exchange, &refusal).await?;
-            exchange.refusal = Some(refusal);
-            return Ok(true);
+            return Box::pin(decline(session, exchange, refusal)).await;
         }
-        let snapshot = exchange.snapshot.clone();
-        let Some(route) = exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize)) else { return Ok(false) };
-        match &route.action {
-            Action::Respond(answer) => respond::fixed(session, exchange, answer).await.map(|()| true),
-            Action::Redirect(redirect) => respond::redirect(session, exchange, redirect).await.map(|()| true),
-            Action::Forward(..) if !fits(session, route.body_bytes_max) => refuse(exchange, Refusal::BodyTooLarge),
-            Action::Forward(entry, timeouts) if tunnel::is_wanted(session) => {
-                exchange.is_long_lived = true;
-                // Boxed, or every request would move the room that a tunnel needs.
-                let tunnel = Box::pin(tunnel::serve(&self.tunnels, entry, timeouts, session, exchange));
-                if let Err(refusal) = tunnel.await {
-                    respond::refusal(session, exchange, &refusal).await?;
-                    exchange.refusal = Some(refusal);
+        match exchange.route() {
+            Some(Route { action: Action::Forward(..), body_bytes_max, .. }) => {
+                if !fits(session, *body_bytes_max) {
+                    return refuse(exchange, Refusal::BodyTooLarge);
                 }
-                Ok(true)
+                match tunnel::is_wanted(session) {
+                    true => Box::pin(self.tunnel(session, exchange)).await,
+                    false => Ok(false),
+                }
             }
-            Action::Forward(..) => Ok(false),
+            _ => Box::pin(answer(session, exchange)).await,
         }
     }
 
@@ -239,7 +232,7 @@ impl ProxyHttp for Gateway {
 
     fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {
         if retry::is_upstream(e) {
-            log::warn!("{}: {e}", exchange.id.as_str());
+            log::warn!("{}: {e}", exchange.id());
         }
         true
     }
@@ -266,6 +259,16 @@ impl Gateway {
         exchange.trace = Trace::next(&head.headers);
     }
 
+    /// Carries a WebSocket.
+    async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
+        exchange.is_long_lived = true;
+        match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
+            Ok(()) => Ok(true),
+            Err(refusal) => decline(session, exchange, refusal).await,
+        }
+    }
+
     /// Normalises the path and finds the route.
     fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
         let head = session.req_header();
@@ -290,6 +293,23 @@ impl Gateway {
             Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
             Outcome::Nothing => Err(Refusal::NoRoute),
         }
+    }
+}
+
+/// Refuses here and now: the connection goes on.
+async fn decline(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> Result<bool> {
+    respond::refusal(session, exchange, &refusal).await?;
+    exchange.refusal = Some(refusal);
+    Ok(true)
+}
+
+/// Answers as the route says by itself.
+async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    let snapshot = exchange.snapshot.clone();
+    match exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize)).map(|route| &route.action) {
+        Some(Action::Respond(fixed)) => respond::fixed(session, exchange, fixed).await.map(|()| true),
+        Some(Action::Redirect(redirect)) => respond::redirect(session, exchange, redirect).await.map(|()| true),
+        Some(Action::Forward(..)) | None => Ok(false),
     }
 }
 

@@ -33,7 +33,7 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
     if let Refusal::MethodNotAllowed(allow) = refusal {
         head.insert_header(ALLOW, &**allow)?;
     }
-    send(session, exchange, head, problem(refusal, Some(exchange.id.as_str()))).await
+    send(session, exchange, head, problem(refusal, Some(exchange.id()))).await
 }
 
 /// What a browser or a program reads: never an endpoint, a file or a secret.

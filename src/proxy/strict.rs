@@ -9,13 +9,13 @@ use pingora::prelude::*;
 /// Interim answers (1xx) that a service may send before its answer.
 pub const INTERIM_MAX: u32 = 100;
 
-/// Holds a request's head against the limits. `raw_bytes` is its size on the wire, where that is known.
-pub fn within_limits(head: &RequestHeader, raw_bytes: Option<usize>, limits: &ServerLimits) -> Result<(), Refusal> {
+/// Holds a request's head against the limits. A field counts with its colon, space and line end.
+pub fn within_limits(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal> {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target as u64 > limits.uri_bytes.0 {
         return Err(Refusal::UriTooLong);
     }
-    let bytes = raw_bytes.unwrap_or_else(|| head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum());
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if bytes as u64 > limits.header_bytes.0 || head.headers.len() > limits.header_count.usize() {
         return Err(Refusal::HeaderTooLarge);
     }

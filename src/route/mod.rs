@@ -8,4 +8,4 @@ pub mod normalize;
 pub mod pattern;
 pub mod table;
 
-pub use table::{Found, Outcome, Query, Rule, Table};
+pub use table::{Captures, Found, Outcome, Query, Rule, Table};

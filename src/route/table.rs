@@ -8,6 +8,7 @@ use super::host::HostPattern;
 use super::pattern::{Pattern, Segment};
 use crate::types::{ListenerId, RouteId};
 use http::Method;
+use smallvec::SmallVec;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -43,11 +44,14 @@ pub enum Outcome {
     Nothing,
 }
 
+/// Byte ranges of a path.
+pub type Captures = SmallVec<[(usize, usize); 3]>;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub id: RouteId,
     /// Byte ranges of the path: the captures in their order, then what `*` took, without a leading slash.
-    pub captures: Vec<(usize, usize)>,
+    pub captures: Captures,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +101,7 @@ impl Table {
 
     /// The route that wins.
     pub fn find(&self, query: &Query<'_>) -> Outcome {
-        let mut walk = Walk { query, captures: Vec::new(), allowed: BTreeSet::new() };
+        let mut walk = Walk { query, captures: Captures::new(), allowed: BTreeSet::new() };
         match self.trees(query.host).find_map(|tree| walk.descend(tree, Some(1))) {
             Some(id) => Outcome::Found(Found { id, captures: walk.captures }),
             None if walk.allowed.is_empty() => Outcome::Nothing,
@@ -141,7 +145,7 @@ impl Tree {
 
 struct Walk<'q> {
     query: &'q Query<'q>,
-    captures: Vec<(usize, usize)>,
+    captures: Captures,
     allowed: BTreeSet<String>,
 }
 

@@ -4,7 +4,6 @@ use super::guard::{Counter, Guard};
 use super::refuse::Refuser;
 use super::sockets;
 use super::stream::{ClientStream, Limits};
-use super::watch;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
 use crate::tls::Termination;
@@ -235,7 +234,7 @@ async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Sh
         };
     }
     connection.deadline.enter(Phase::Idle, Some(times.keepalive));
-    watch::over(&connection.deadline, stream.look_for_h2c()).await?.ok()?;
+    connection.watch(stream.look_for_h2c()).await?.ok()?;
     if stream.is_h2c() {
         connection.deadline.enter(Phase::Busy, None);
     }

@@ -8,7 +8,6 @@ mod reload;
 mod requests;
 mod sockets;
 mod stream;
-mod watch;
 
 pub use loading::{Failure, Origin, check};
 

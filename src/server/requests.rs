@@ -1,8 +1,8 @@
 //! Between Pingora's connections and its requests: each request runs under its deadline.
 
-use super::watch;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::{Deadline, Phase, within};
+use crate::proxy::watch::{self, Timer};
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
@@ -49,13 +49,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
             let deadline = Arc::<Deadline>::default();
             deadline.enter(Phase::Busy, None);
             let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
-            return watch::over(&deadline, request).await.flatten();
+            return watch::over(&deadline, &mut Timer::default(), request).await.flatten();
         }
         // The first bytes of a head may be here already, read while looking for HTTP/2.
         if connection.deadline.phase() != Phase::Head {
             connection.deadline.enter(Phase::Idle, Some(Duration::from_millis(self.keepalive_ms.load(Relaxed))));
         }
-        watch::over(&connection.deadline, self.app.process_new_http(session, shutdown)).await.flatten()
+        connection.watch(self.app.process_new_http(session, shutdown)).await.flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -3,7 +3,6 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -12,17 +11,16 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Claims about the client that only a trusted peer may make, and that are set anew for all others.
-pub const CLAIMS: [HeaderName; 8] = [
-    X_FORWARDED_FOR,
-    X_FORWARDED_PROTO,
-    X_FORWARDED_HOST,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-real-ip"),
-    http::header::FORWARDED,
-];
+/// Whether a field is a claim about the client that only a trusted peer may make.
+pub fn is_claim(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+}
+
+/// Whether a claim is appended to or set anew in any case; the others pass from a trusted peer as they are.
+pub fn is_rewritten(name: &HeaderName) -> bool {
+    [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &http::header::FORWARDED].contains(&name)
+}
 
 /// Who is at the other end of the connection, and whether it is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +46,7 @@ fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
 }
 
 /// `::ffff:192.0.2.1` is 192.0.2.1: a dual-stack socket shows IPv4 clients that way.
-fn unmap(ip: IpAddr) -> IpAddr {
+pub fn unmap(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
         IpAddr::V4(_) => ip,
@@ -89,30 +87,34 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    /// Appends to what a trusted peer said, or begins anew.
-    pub fn new(origin: &Origin, is_tls: bool, host: &str, headers: &HeaderMap) -> Option<Forwarded> {
+    /// Appends to what a trusted peer said, or begins anew. `peer` is the peer's address as a text, `host` the Host as the
+    /// client sent it.
+    pub fn new(origin: &Origin, peer: &HeaderValue, is_tls: bool, host: Option<&HeaderValue>, headers: &HeaderMap) -> Option<Forwarded> {
         let before = |name: &HeaderName| origin.is_trusted.then(|| joined(headers, name)).flatten();
-        let ip = origin.peer_ip;
-        let x_forwarded_for = match before(&X_FORWARDED_FOR) {
-            Some(chain) => format!("{chain}, {ip}"),
-            None => ip.to_string(),
-        };
-        let scheme = if is_tls { "https" } else { "http" };
-        let mut forwarded = before(&http::header::FORWARDED).map(|chain| chain + ", ").unwrap_or_default();
-        let _ = match ip {
-            IpAddr::V4(v4) => write!(forwarded, "for={v4}"),
-            IpAddr::V6(v6) => write!(forwarded, "for=\"[{v6}]\""),
-        };
-        // A host with a port or brackets is not a token, so it is quoted; what would break the quotes is left out.
-        if !host.is_empty() && !host.contains(['"', '\\']) {
-            let _ = write!(forwarded, ";host=\"{host}\"");
-        }
-        let _ = write!(forwarded, ";proto={scheme}");
         let trusted = |name: &HeaderName| origin.is_trusted.then(|| headers.get(name).cloned()).flatten();
+        let scheme = if is_tls { "https" } else { "http" };
+        let x_forwarded_for = match before(&X_FORWARDED_FOR) {
+            Some(chain) => HeaderValue::try_from(format!("{chain}, {}", origin.peer_ip)).ok()?,
+            None => peer.clone(),
+        };
+        let ip = peer.to_str().ok()?;
+        let text = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let mut forwarded = String::with_capacity(64 + ip.len() + text.len());
+        if let Some(chain) = before(&http::header::FORWARDED) {
+            forwarded.push_str(&chain);
+            forwarded.push_str(", ");
+        }
+        let (open, close) = if origin.peer_ip.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
+        [open, ip, close].iter().for_each(|part| forwarded.push_str(part));
+        // A host with a port or brackets is not a token, so it is quoted; what would break the quotes is left out.
+        if !text.is_empty() && !text.contains(['"', '\\']) {
+            [";host=\"", text, "\""].iter().for_each(|part| forwarded.push_str(part));
+        }
+        [";proto=", scheme].iter().for_each(|part| forwarded.push_str(part));
         Some(Forwarded {
-            x_forwarded_for: HeaderValue::try_from(x_forwarded_for).ok()?,
+            x_forwarded_for,
             x_forwarded_proto: trusted(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(scheme)),
-            x_forwarded_host: trusted(&X_FORWARDED_HOST).or_else(|| HeaderValue::from_str(host).ok()).filter(|v| !v.is_empty()),
+            x_forwarded_host: trusted(&X_FORWARDED_HOST).or_else(|| host.cloned()).filter(|host| !host.is_empty()),
             forwarded: HeaderValue::try_from(forwarded).ok()?,
         })
     }
@@ -125,41 +127,17 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 }
 
 /// The request's id: a trusted peer's when it is short and plain, else 32 random hexadecimal digits.
-pub fn request_id(origin: &Origin, headers: &HeaderMap) -> Id {
-    let plain = |value: &HeaderValue| {
-        let bytes = value.as_bytes();
+pub fn request_id(origin: &Origin, headers: &HeaderMap) -> HeaderValue {
+    let is_plain = |value: &&HeaderValue| {
         let legal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=');
-        let text = std::str::from_utf8(bytes).ok()?;
-        (!bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(legal)).then(|| Id::from(text))
+        (1..=128).contains(&value.len()) && value.as_bytes().iter().all(legal)
     };
-    let theirs = origin.is_trusted.then(|| headers.get(X_REQUEST_ID)).flatten().and_then(plain);
-    theirs.unwrap_or_else(Id::random)
+    let theirs = origin.is_trusted.then(|| headers.get(X_REQUEST_ID)).flatten().filter(is_plain);
+    theirs.cloned().unwrap_or_else(|| HeaderValue::from_bytes(&hex(fastrand::u128(1..))).unwrap_or(NO_ID))
 }
 
-/// A short text without an allocation of its own for the usual 32 digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Id {
-    Random([u8; 32]),
-    Given(Box<str>),
-}
-
-impl Id {
-    pub fn random() -> Id {
-        Id::Random(hex(fastrand::u128(1..)))
-    }
-    pub fn as_str(&self) -> &str {
-        match self {
-            Id::Random(digits) => std::str::from_utf8(digits).unwrap_or_default(),
-            Id::Given(text) => text,
-        }
-    }
-}
-
-impl From<&str> for Id {
-    fn from(text: &str) -> Id {
-        Id::Given(text.into())
-    }
-}
+/// Stands for an id that was not made yet.
+pub const NO_ID: HeaderValue = HeaderValue::from_static("-");
 
 fn hex(number: u128) -> [u8; 32] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -180,10 +158,13 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Stands for a trace that was not begun yet.
+    pub const NONE: Trace = Trace { trace_id: [b'0'; 32], parent_id: [b'0'; 16], flags: *b"00" };
+
     /// Goes on with the client's trace, under a parent of ours; begins one where there is none or it is malformed.
     pub fn next(headers: &HeaderMap) -> Trace {
         let mut parent_id = [0; 16];
-        parent_id.copy_from_slice(&hex(fastrand::u128(1..))[16..]);
+        parent_id.copy_from_slice(&hex(u128::from(fastrand::u64(1..)))[16..]);
         let theirs = headers.get(TRACEPARENT).and_then(|value| Trace::parse(value.as_bytes()));
         match theirs {
             Some(trace) => Trace { parent_id, ..trace },
@@ -236,6 +217,11 @@ mod tests {
         Origin::of(peer.parse().expect("an address"), &trusted, &headers(pairs))
     }
 
+    fn forwarded(peer: &str, is_tls: bool, host: &str, pairs: &[(&str, &str)]) -> Option<Forwarded> {
+        let (peer_text, host) = (peer.parse().expect("a value"), host.parse().expect("a value"));
+        Forwarded::new(&origin(peer, pairs), &peer_text, is_tls, Some(&host), &headers(pairs))
+    }
+
     #[test]
     fn the_client_is_the_rightmost_untrusted_address() {
         for (peer, chain, client) in [
@@ -256,10 +242,10 @@ mod tests {
     #[test]
     fn claims_are_appended_to_or_begun_anew() {
         let pairs = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1")];
-        let trusted = Forwarded::new(&origin("10.0.0.1", &pairs), false, "a:80", &headers(&pairs)).expect("values");
+        let trusted = forwarded("10.0.0.1", false, "a:80", &pairs).expect("values");
         assert_eq!((trusted.x_forwarded_for, trusted.x_forwarded_proto), ("1.1.1.1, 10.0.0.1".parse().expect("v"), "https".parse().expect("v")));
         assert_eq!(trusted.forwarded, "for=1.1.1.1, for=10.0.0.1;host=\"a:80\";proto=http");
-        let anew = Forwarded::new(&origin("2001:db8::9", &pairs), true, "a", &headers(&pairs)).expect("values");
+        let anew = forwarded("2001:db8::9", true, "a", &pairs).expect("values");
         assert_eq!((anew.x_forwarded_for, anew.x_forwarded_proto), ("2001:db8::9".parse().expect("v"), "https".parse().expect("v")));
         assert_eq!(anew.forwarded, "for=\"[2001:db8::9]\";host=\"a\";proto=https");
     }
@@ -267,9 +253,9 @@ mod tests {
     #[test]
     fn request_ids_are_believed_from_trusted_peers_when_they_are_plain() {
         let id = |peer, value| request_id(&origin(peer, &[]), &headers(&[("x-request-id", value)]));
-        assert_eq!(id("10.0.0.1", "abc-1"), Id::from("abc-1"));
-        assert!(matches!(id("10.0.0.1", "a b"), Id::Random(_)));
-        assert!(matches!(id("192.0.2.1", "abc-1"), Id::Random(_)));
+        assert_eq!(id("10.0.0.1", "abc-1"), "abc-1");
+        let is_random = |id: HeaderValue| id.len() == 32 && id.as_bytes().iter().all(u8::is_ascii_hexdigit);
+        assert!(is_random(id("10.0.0.1", "a b")) && is_random(id("192.0.2.1", "abc-1")));
     }
 
     #[test]
@@ -289,8 +275,7 @@ mod tests {
         #[test]
         fn any_claim_gives_some_client_and_well_formed_fields(chain in "[ -~]{0,60}") {
             let pairs = [("x-forwarded-for", &*chain), ("forwarded", &*chain), ("traceparent", &*chain)];
-            let origin = origin("10.0.0.1", &pairs);
-            prop_assert!(Forwarded::new(&origin, true, "h", &headers(&pairs)).is_some());
+            prop_assert!(forwarded("10.0.0.1", true, "h", &pairs).is_some());
             prop_assert_eq!(Trace::next(&headers(&pairs)).header().len(), 55);
         }
     }

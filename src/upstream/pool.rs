@@ -106,7 +106,7 @@ impl Pool {
         let index = self.balancer.pick(&self.endpoints, |endpoint| !tried.contains(&endpoint.address));
         let endpoint = self.endpoints[index].clone();
         endpoint.state.in_flight.fetch_add(1, Relaxed);
-        Picked(endpoint)
+        Picked { endpoint, index }
     }
 }
 
@@ -133,17 +133,25 @@ fn resolve(address: &HostPort, at: &At<'_>, problems: &Problems) -> Option<Vec<S
 
 /// An endpoint that one attempt uses.
 #[derive(Debug)]
-pub struct Picked(Arc<Endpoint>);
+pub struct Picked {
+    endpoint: Arc<Endpoint>,
+    index: usize,
+}
 
 impl Picked {
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// Its place in the pool.
+    pub fn index(&self) -> usize {
+        self.index
     }
 }
 
 impl Drop for Picked {
     fn drop(&mut self) {
-        self.0.state.in_flight.fetch_sub(1, Relaxed);
+        self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
