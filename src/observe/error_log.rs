@@ -2,7 +2,7 @@
 
 use crate::config::raw::{Log as Settings, LogFormat, LogLevel};
 use log::{LevelFilter, Log, Metadata, Record};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,8 +23,7 @@ pub fn install(settings: &Settings) -> io::Result<()> {
     builder.filter_module("pingora_proxy", LevelFilter::Error).filter_module("pingora_core", LevelFilter::Error);
     builder.parse_default_env();
     if settings.path.0 != "stderr" {
-        let file = OpenOptions::new().create(true).append(true).open(&settings.path.0)?;
-        builder.target(env_logger::Target::Pipe(Box::new(file)));
+        builder.target(env_logger::Target::Pipe(Box::new(LogFile::open(&settings.path.0)?)));
     }
     if settings.format == LogFormat::Json {
         builder.format(|out, record| {
@@ -38,6 +37,42 @@ pub fn install(settings: &Settings) -> io::Result<()> {
     // A second installation, as in tests of one process, keeps the first.
     let _ = log::set_boxed_logger(Box::new(Limited { inner, slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }));
     Ok(())
+}
+
+/// Opens the log's file anew with the next line, for logrotate.
+pub fn reopen() {
+    GENERATION.fetch_add(1, Relaxed);
+}
+
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+struct LogFile {
+    path: String,
+    file: File,
+    generation: u64,
+}
+
+impl LogFile {
+    fn open(path: &str) -> io::Result<LogFile> {
+        let generation = GENERATION.load(Relaxed);
+        Ok(LogFile { path: path.to_string(), file: OpenOptions::new().create(true).append(true).open(path)?, generation })
+    }
+}
+
+impl io::Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.generation != GENERATION.load(Relaxed) {
+            self.generation = GENERATION.load(Relaxed);
+            // A file that can't be opened anew goes on as it was.
+            if let Ok(new) = LogFile::open(&self.path) {
+                *self = new;
+            }
+        }
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 fn level(level: LogLevel) -> LevelFilter {

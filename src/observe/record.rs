@@ -2,9 +2,13 @@
 
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
+
+/// Room for most lines.
+const LINE_BYTES: usize = 640;
 
 /// What is written down of a request. Empty texts stand for what it did not have.
 #[derive(Debug)]
@@ -13,6 +17,8 @@ pub struct Record<'a> {
     pub request_id: &'a str,
     pub trace_id: &'a str,
     pub client_ip: IpAddr,
+    /// The same as a text, when it is at hand.
+    pub client_ip_text: Option<&'a str>,
     pub method: &'a str,
     pub host: &'a str,
     /// With its query, in which values may be masked.
@@ -45,10 +51,16 @@ impl Record<'_> {
     /// Appends the record as one JSON object. It is written once a request, so its shape is fixed here and not found out by
     /// a serialiser each time; writing to memory can't fail.
     pub fn json(&self, out: &mut Vec<u8>) {
-        let _ = write!(out, "{{\"time\":\"{}\"", humantime::format_rfc3339_millis(self.time));
+        out.reserve(LINE_BYTES);
+        out.extend_from_slice(b"{\"time\":\"");
+        time(out, self.time);
+        out.push(b'"');
         text(out, "request_id", self.request_id);
         text(out, "trace_id", self.trace_id);
-        let _ = write!(out, ",\"client_ip\":\"{}\"", self.client_ip);
+        match self.client_ip_text {
+            Some(text) => self::text(out, "client_ip", text),
+            None => drop(write!(out, ",\"client_ip\":\"{}\"", self.client_ip)),
+        }
         text(out, "method", self.method);
         text(out, "host", self.host);
         text(out, "path", &self.path);
@@ -83,7 +95,35 @@ fn key(out: &mut Vec<u8>, key: &str) {
 
 fn text(out: &mut Vec<u8>, name: &str, value: &str) {
     key(out, name);
-    let _ = serde_json::to_writer(out, value);
+    // Most texts have nothing to escape.
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    } else {
+        let _ = serde_json::to_writer(out, value);
+    }
+}
+
+/// RFC 3339 with milliseconds. The part down to the seconds is the same for all lines of a second.
+fn time(out: &mut Vec<u8>, time: SystemTime) {
+    thread_local!(static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) });
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != since.as_secs() {
+            let whole = humantime::format_rfc3339_seconds(time).to_string();
+            (*second, *text) = (since.as_secs(), whole.trim_end_matches('Z').to_string());
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
+    out.push(b'.');
+    three_digits(out, since.subsec_millis());
+    out.push(b'Z');
+}
+
+fn three_digits(out: &mut Vec<u8>, n: u32) {
+    let digit = |n: u32| b'0' + (n % 10) as u8;
+    out.extend_from_slice(&[digit(n / 100), digit(n / 10), digit(n)]);
 }
 
 fn number(out: &mut Vec<u8>, name: &str, value: impl itoa::Integer) {
@@ -95,9 +135,8 @@ fn number(out: &mut Vec<u8>, name: &str, value: impl itoa::Integer) {
 fn milliseconds(out: &mut Vec<u8>, name: &str, value: Duration) {
     let micros = value.as_micros();
     number(out, name, micros / 1000);
-    let rest = (micros % 1000) as u32;
-    let digit = |n: u32| b'0' + (n % 10) as u8;
-    out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+    out.push(b'.');
+    three_digits(out, (micros % 1000) as u32);
 }
 
 /// The path and query with the values of the parameters in `names` replaced by `***`.
@@ -145,6 +184,7 @@ mod tests {
             request_id: "id",
             trace_id: "",
             client_ip: IpAddr::from([127, 0, 0, 1]),
+            client_ip_text: None,
             method: "GET",
             host: "h",
             path: "/a\n\"".into(),

@@ -26,11 +26,13 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         Some(carried) => (carried.bytes_in, carried.bytes_out),
         None => (session.body_bytes_read() as u64, session.body_bytes_sent() as u64),
     };
+    let peer = exchange.connection().and_then(|connection| connection.peer_text().to_str().ok());
     log.write(&Record {
         time: SystemTime::now(),
         request_id: exchange.id(),
         trace_id: exchange.trace.trace_id(),
         client_ip: exchange.origin.client_ip,
+        client_ip_text: peer.filter(|_| exchange.origin.client_ip == exchange.origin.peer_ip),
         method: head.method.as_str(),
         host: authority(head),
         path: mask(target, log.redact()),
@@ -50,7 +52,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         upstream,
         gateway,
         protocol: protocol(head.version),
-        tls: session.digest().and_then(|digest| digest.ssl_digest.as_ref()).map_or("", |tls| version(&tls.version)),
+        tls: exchange.tls,
         user_agent: field(USER_AGENT),
         referer: field(REFERER),
     });
@@ -61,14 +63,5 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
-    }
-}
-
-/// rustls has its own way to write versions.
-fn version(text: &str) -> &str {
-    match text {
-        "TLSv1_3" => "TLSv1.3",
-        "TLSv1_2" => "TLSv1.2",
-        other => other,
     }
 }

@@ -13,8 +13,11 @@ use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// A TLS alert with its record.
+const FAREWELL_BYTES_MAX: usize = 64;
 
 #[derive(Debug)]
 pub struct Connection {
@@ -25,6 +28,11 @@ pub struct Connection {
     /// The listener's, so that a request that is in flight already can say "close" too.
     closing: ShutdownWatch,
     requests: AtomicUsize,
+    /// Bytes of the current request, as far as they were read.
+    read: AtomicU64,
+    /// Bytes of its head, when it has no body.
+    head: AtomicU64,
+    was_answered: AtomicBool,
     /// Left by one request to the next.
     timer: Mutex<Timer>,
     /// The peer's address as the fields of a head have it.
@@ -34,7 +42,7 @@ pub struct Connection {
 impl Connection {
     pub fn new(listener: ListenerId, peer: SocketAddr, closing: ShutdownWatch) -> Connection {
         let peer_text = HeaderValue::try_from(unmap(peer.ip()).to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Connection { listener, peer, deadline: Arc::default(), closing, requests: AtomicUsize::new(0), timer: Mutex::default(), peer_text }
+        Connection { listener, peer, deadline: Arc::default(), closing, requests: AtomicUsize::new(0), read: AtomicU64::new(0), head: AtomicU64::new(0), was_answered: AtomicBool::new(false), timer: Mutex::default(), peer_text }
     }
 
     pub fn of(digest: &Digest) -> Option<&Arc<Connection>> {
@@ -48,6 +56,35 @@ impl Connection {
         let done = watch::over(&self.deadline, &mut timer, work).await;
         *slot() = timer;
         done
+    }
+
+    /// The stream has read so many bytes.
+    pub fn has_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The stream has so many bytes to write. An answer in the middle of a head is Pingora's, to a head that it can't read;
+    /// it takes no hook. A farewell within TLS is shorter.
+    pub fn writes(&self, bytes: usize) {
+        if bytes > FAREWELL_BYTES_MAX && self.deadline.phase() == Phase::Head {
+            self.was_answered.store(true, Relaxed);
+        }
+    }
+
+    /// A head was answered before it became a request.
+    pub fn was_answered(&self) -> bool {
+        self.was_answered.load(Relaxed)
+    }
+
+    /// A request has begun; `head_bytes` is its size when there is no body behind it.
+    pub fn has_begun(&self, head_bytes: Option<usize>) {
+        self.head.store(head_bytes.unwrap_or(0) as u64, Relaxed);
+    }
+
+    /// The next request is about to be waited for: says whether nothing of it can have been read yet.
+    pub fn rests(&self) -> bool {
+        let read = self.read.swap(0, Relaxed);
+        read > 0 && read == self.head.swap(0, Relaxed)
     }
 
     pub fn peer_text(&self) -> &HeaderValue {

@@ -27,6 +27,8 @@ pub struct Exchange {
     pub id: HeaderValue,
     pub trace: Trace,
     pub is_tls: bool,
+    /// The version of TLS; empty on plaintext.
+    pub tls: &'static str,
     /// The client speaks HTTP/2.
     pub is_h2: bool,
     pub route: Option<RouteId>,
@@ -76,6 +78,7 @@ impl Exchange {
             id: NO_ID,
             trace: Trace::NONE,
             is_tls: false,
+            tls: "",
             is_h2: false,
             route: None,
             captures: Captures::new(),

@@ -27,8 +27,8 @@ use bytes::Bytes;
 use connection::{Connection, InFlight};
 use deadline::Phase;
 use exchange::{Seen, authority};
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Method};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Version};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -138,7 +138,7 @@ impl ProxyHttp for Gateway {
             forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
         }
         // A service that answers HEAD with a body would leave it to the next request on the connection.
-        if head.method == Method::HEAD && service.is_some_and(|entry| !entry.service.is_h2) {
+        if service.is_some_and(|entry| !entry.service.is_h2 && (head.method == Method::HEAD || !entry.service.is_kept_alive)) {
             head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
         }
         Ok(())
@@ -197,7 +197,9 @@ impl ProxyHttp for Gateway {
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }
-        if exchange.connection().is_some_and(|connection| connection.is_closing()) {
+        // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
+        let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
+        if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
             session.set_keepalive(None);
         }
         Ok(())
@@ -247,13 +249,22 @@ impl Gateway {
     fn meet(&self, session: &Session, exchange: &mut Exchange) {
         let head = session.req_header();
         let digest = session.digest();
-        exchange.is_tls = digest.is_some_and(|digest| digest.ssl_digest.is_some());
+        if let Some(tls) = digest.and_then(|digest| digest.ssl_digest.as_ref()) {
+            // Pingora has its own way to write versions.
+            exchange.tls = if tls.version.ends_with('3') { "TLSv1.3" } else { "TLSv1.2" };
+            exchange.is_tls = true;
+        }
         if let Some(connection) = digest.and_then(Connection::of) {
             exchange.deadline = deadline::of_task().unwrap_or_else(|| connection.deadline.clone());
             exchange.origin = Origin::of(connection.peer.ip(), &exchange.snapshot.server.trusted_proxies, &head.headers);
             exchange.in_flight = Some(InFlight::new(connection.clone(), self.metrics.in_flight.clone()));
         }
         exchange.deadline.forget();
+        if let (Some(h1), Some(connection)) = (session.as_http1(), exchange.connection()) {
+            // Only HTTP/1 waits for one request after another.
+            let is_whole = !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING);
+            connection.has_begun(is_whole.then(|| h1.get_headers_raw_bytes().len()));
+        }
         exchange.deadline.enter(Phase::Busy, None);
         exchange.id = request_id(&exchange.origin, &head.headers);
         exchange.trace = Trace::next(&head.headers);

@@ -6,7 +6,7 @@ use super::forward;
 use crate::shape::answer::{Redirect, Respond};
 use crate::types::Refusal;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -110,7 +110,7 @@ pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Red
     let mut head = ResponseHeader::build(redirect.status, Some(8))?;
     let request = session.req_header();
     let location = redirect.location(&Seen { exchange, head: request }, request.uri.query());
-    head.insert_header(LOCATION, location)?;
+    head.insert_header("Location", location)?;
     send(session, exchange, head, Bytes::new()).await
 }
 
@@ -126,8 +126,11 @@ async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHead
     }
     let ends = body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(head), ends).await?;
-    if !ends {
-        session.write_response_body(Some(body), true).await?;
+    match ends {
+        false => session.write_response_body(Some(body), true).await?,
+        // Over HTTP/2 Pingora writes the head without ending the stream.
+        true if session.is_http2() => session.write_response_body(Some(Bytes::new()), true).await?,
+        true => {}
     }
     Ok(())
 }

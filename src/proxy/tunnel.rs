@@ -14,6 +14,8 @@ use crate::upstream::retry::{self, Failure};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Version};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
@@ -22,6 +24,7 @@ use pingora::protocols::http::v1::client::HttpSession as Upstream;
 use pingora::protocols::http::{HttpTask, ServerSession};
 use std::future::Future;
 use std::io::Cursor;
+use std::os::fd::RawFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,6 +34,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 /// Of one direction.
 const BUFFER_BYTES: usize = 8 << 10;
+
+/// How often it is seen whether a client still waits for its handshake.
+const GONE_CHECK: Duration = Duration::from_millis(200);
 
 /// What a tunnel carried, for the log.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,7 +71,15 @@ pub async fn serve(
         upstream.write_request_header(Box::new(head)).await?;
         answer(&mut upstream).await
     });
-    let (head, ends) = match answered.await {
+    let client = session.downstream_session.as_http1().map(|client| client.stream().id());
+    let answered = tokio::select! {
+        answered = answered => answered,
+        () = gone(client) => {
+            session.set_keepalive(None);
+            return Ok(());
+        }
+    };
+    let (head, ends) = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(e)) => return Err(failed(exchange, entry, Failure::of(&e))),
         Err(_) => return Err(failed(exchange, entry, Failure::Timeout)),
@@ -129,6 +143,18 @@ fn handshake(request: &RequestHeader, exchange: &Exchange, entry: &ServiceEntry)
     head.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"))?;
     head.insert_header(UPGRADE, HeaderValue::from_static("websocket"))?;
     Ok(head)
+}
+
+/// Resolves when the client has gone. Its bytes are left where they are: they may be the tunnel's first.
+async fn gone(client: Option<RawFd>) {
+    let Some(socket) = client else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(GONE_CHECK).await;
+        let peeked = recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        if !matches!(peeked, Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR)) {
+            return;
+        }
+    }
 }
 
 /// The final head, and whether nothing follows it.

@@ -218,9 +218,11 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, peer: Socke
 async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Shared<A>, times: &Times) -> Option<Stream> {
     let peer = connection.peer;
     if let Some(tls) = shared.tls.load_full() {
+        stream.begin_tls();
         return match timeout(times.handshake, handshake(&tls.acceptor, stream)).await {
             Ok(Ok(stream)) => {
-                connection.deadline.enter(Phase::Idle, None);
+                // The begin of a head may have come along with the handshake, unseen.
+                connection.deadline.enter(Phase::Idle, Some(times.stream.request_header));
                 Some(Box::new(stream))
             }
             Ok(Err(e)) => {

@@ -91,7 +91,7 @@ impl Server {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         proxy.server_options = Some(options);
-        let requests = Arc::new(Requests::new(Arc::new(proxy)));
+        let requests = Arc::new(Requests::new(Arc::new(proxy), state.metrics.route("")));
         let connections = Counter::new(raw.server.max_connections.usize(), Some(state.metrics.clone()));
         let times = reload::times(raw);
         let status = Arc::new(Status::default());
@@ -125,7 +125,11 @@ impl Server {
         loop {
             match signals.next().await {
                 Asked::Reload => self.reload().await,
-                Asked::Reopen => self.state.logs.reopen(),
+                Asked::Reopen => {
+                    self.state.logs.reopen();
+                    error_log::reopen();
+                    log::info!("logs reopened");
+                }
                 Asked::Stop => return ExitCode::SUCCESS,
                 Asked::Drain => break,
             }

@@ -1,8 +1,11 @@
 //! Between Pingora's connections and its requests: each request runs under its deadline.
 
+use super::stream::ClientStream;
+use crate::observe::RouteMetrics;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::{Deadline, Phase, within};
 use crate::proxy::watch::{self, Timer};
+use crate::types::Refusal;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
@@ -19,14 +22,26 @@ const SMALL_FRAMES_BYTES: usize = 1 << 20;
 /// Wraps an application, which is Pingora's proxy.
 pub struct Requests<A> {
     app: Arc<A>,
+    no_route: RouteMetrics,
     /// Milliseconds that a connection may rest between requests; a reload changes them.
     keepalive_ms: AtomicU64,
     streams_max: AtomicU32,
 }
 
 impl<A> Requests<A> {
-    pub fn new(app: Arc<A>) -> Requests<A> {
-        Requests { app, keepalive_ms: AtomicU64::new(60_000), streams_max: AtomicU32::new(100) }
+    pub fn new(app: Arc<A>, no_route: RouteMetrics) -> Requests<A> {
+        Requests { app, no_route, keepalive_ms: AtomicU64::new(60_000), streams_max: AtomicU32::new(100) }
+    }
+
+    /// What never became a request is counted and written down here.
+    fn account(&self, connection: &Connection) {
+        let refusal = match connection.deadline.phase() {
+            _ if connection.deadline.head_was_late() => Refusal::RequestTimeout,
+            Phase::Head if connection.was_answered() => Refusal::BadRequest("The request can't be read."),
+            _ => return,
+        };
+        self.no_route.refused(&refusal);
+        log::info!("{}: {}", connection.peer, refusal.code());
     }
 
     /// Streams at once of one HTTP/2 connection.
@@ -37,6 +52,11 @@ impl<A> Requests<A> {
     pub fn set_keepalive(&self, keepalive: Duration) {
         self.keepalive_ms.store(u64::try_from(keepalive.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
+}
+
+/// The client's stream itself. Under TLS, what was read may lie there already, deciphered.
+fn plain(session: &ServerSession) -> Option<&ClientStream> {
+    session.as_http1()?.stream().as_any().downcast_ref()
 }
 
 #[async_trait]
@@ -51,11 +71,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
             let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
             return watch::over(&deadline, &mut Timer::default(), request).await.flatten();
         }
-        // The first bytes of a head may be here already, read while looking for HTTP/2.
-        if connection.deadline.phase() != Phase::Head {
+        // Of the first request bytes may be here already, and its deadline is set.
+        if !matches!(connection.deadline.phase(), Phase::Head | Phase::Idle) {
             connection.deadline.enter(Phase::Idle, Some(Duration::from_millis(self.keepalive_ms.load(Relaxed))));
+            // What serves a request takes some 20 KiB: a connection that rests is spared them.
+            if let Some(stream) = plain(&session).filter(|_| connection.rests()) {
+                connection.watch(stream.readable()).await?;
+            }
         }
-        connection.watch(self.app.process_new_http(session, shutdown)).await.flatten()
+        let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
+        self.account(&connection);
+        served
     }
 
     fn h2_options(&self) -> Option<H2Options> {

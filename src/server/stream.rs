@@ -55,6 +55,7 @@ pub struct ClientStream {
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     is_h2c: bool,
+    is_tls: bool,
     _guard: Guard,
 }
 
@@ -84,6 +85,7 @@ impl ClientStream {
             limits,
             stalled: None,
             is_h2c: false,
+            is_tls: false,
             _guard: guard,
         })
     }
@@ -99,14 +101,32 @@ impl ClientStream {
                 self.is_h2c = have.starts_with(PREFACE);
                 return Ok(());
             }
-            if poll_fn(|cx| self.poll_fill(cx, None)).await? == 0 {
+            if poll_fn(|cx| self.poll_more(cx)).await? == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         }
     }
 
+    /// Resolves when the client has sent something, or has gone.
+    pub async fn readable(&self) {
+        // An error is found again by whoever reads.
+        let _ = self.tcp.readable().await;
+    }
+
     pub fn is_h2c(&self) -> bool {
         self.is_h2c
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self.connection.deadline.head_was_late() {
+            true => Poll::Ready(Err(self.refuse_late_head(cx))),
+            false => self.poll_fill(cx, None),
+        }
+    }
+
+    /// What is read and written from now on is enciphered.
+    pub fn begin_tls(&mut self) {
+        self.is_tls = true;
     }
 
     /// Reads into room on the stack, so that a connection that waits holds no buffer; what `out` has no room for (or all of
@@ -115,9 +135,7 @@ impl ClientStream {
         let mut room = [std::mem::MaybeUninit::<u8>::uninit(); READ_BYTES];
         let mut got = ReadBuf::uninit(&mut room);
         ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut got))?;
-        if !got.filled().is_empty() {
-            self.has_read();
-        }
+        self.has_read(got.filled().len());
         let (now, later) = match out {
             Some(out) => {
                 let (now, later) = got.filled().split_at(got.filled().len().min(out.remaining()));
@@ -131,16 +149,21 @@ impl ClientStream {
     }
 
     /// The first byte behind a rest begins a head.
-    fn has_read(&self) {
+    fn has_read(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.connection.has_read(bytes);
         let deadline = &self.connection.deadline;
         if deadline.phase() == Phase::Idle {
             deadline.enter(Phase::Head, Some(self.limits.request_header));
         }
     }
 
-    /// A head that was not whole in time is answered as far as that goes: the connection is closed in any case.
+    /// A head that was not whole in time is answered as far as that goes: the connection is closed in any case. Within TLS
+    /// nothing can be said from here.
     fn refuse_late_head(&mut self, cx: &mut Context<'_>) -> io::Error {
-        if !self.is_h2c {
+        if !self.is_h2c && !self.is_tls {
             let _ = Pin::new(&mut self.tcp).poll_write(cx, &LATE_HEAD);
         }
         io::Error::new(ErrorKind::TimedOut, "request head")
@@ -176,6 +199,7 @@ impl ClientStream {
     /// Small writes are gathered; a large one goes straight to the socket behind them.
     fn poll_put(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        self.connection.writes(total);
         if total < WRITE_BYTES {
             if self.written.len() + total > WRITE_BYTES {
                 ready!(self.poll_drain(cx))?;
@@ -208,15 +232,23 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Err(me.refuse_late_head(cx)));
         }
         if me.read_at == me.read.len() {
-            if buf.remaining() < READ_BYTES {
-                return me.poll_fill(cx, Some(buf)).map_ok(drop);
-            }
             let before = buf.filled().len();
-            ready!(Pin::new(&mut me.tcp).poll_read(cx, buf))?;
-            if buf.filled().len() > before {
-                me.has_read();
+            let is_small = buf.remaining() < READ_BYTES;
+            let read = match is_small {
+                true => me.poll_fill(cx, Some(buf)).map_ok(drop),
+                false => Pin::new(&mut me.tcp).poll_read(cx, buf),
+            };
+            if read.is_pending() {
+                // Who waits for the client has no more to say for now: what was gathered must not wait along.
+                if let Poll::Ready(Err(e)) = me.poll_drain(cx) {
+                    return Poll::Ready(Err(e));
+                }
+                return Poll::Pending;
             }
-            return Poll::Ready(Ok(()));
+            if !is_small {
+                me.has_read(buf.filled().len() - before);
+            }
+            return read;
         }
         let n = buf.remaining().min(me.read.len() - me.read_at);
         buf.put_slice(&me.read[me.read_at..me.read_at + n]);

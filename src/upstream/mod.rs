@@ -28,6 +28,8 @@ pub struct Service {
     pub host: Option<HeaderValue>,
     pub timeouts: Timeouts,
     pub is_h2: bool,
+    /// Connections are kept for the next request.
+    pub is_kept_alive: bool,
     pub pool: Pool,
     template: peer::Template,
 }
@@ -72,6 +74,7 @@ impl Service {
             host: host?,
             timeouts: Timeouts::DEFAULT.or(&raw.timeouts),
             is_h2: raw.protocol != raw::Protocol::Http1,
+            is_kept_alive: raw.keepalive.connections.0 > 0,
             pool: pool?,
             template: template?,
         })

@@ -12,7 +12,6 @@ use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPol
 use pingora::utils::tls::CertKey;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Streams that one HTTP/2 connection to a service may carry at once.
 const STREAMS_MAX: usize = 100;
@@ -58,7 +57,7 @@ impl Template {
         let mut options = PeerOptions::new();
         options.alpn = if raw.protocol == Protocol::Http1 { ALPN::H1 } else { ALPN::H2 };
         options.max_h2_streams = STREAMS_MAX;
-        options.idle_timeout = Some(if raw.keepalive.connections.0 == 0 { Duration::ZERO } else { raw.keepalive.idle });
+        options.idle_timeout = Some(raw.keepalive.idle);
         options.verify_cert = raw.tls.as_ref().is_none_or(|tls| tls.verify);
         options.verify_hostname = options.verify_cert;
         options.ca = authorities;

@@ -29,7 +29,7 @@ impl Failure {
             ConnectError | ConnectNoRoute | ConnectProxyFailure | ConnectRefused | SocketError | TLSHandshakeFailure
             | ErrorType::InvalidCert => Failure::Connect,
             ConnectTimedout | TLSHandshakeTimedout | ReadTimedout | WriteTimedout => Failure::Timeout,
-            ConnectionClosed | ReadError | WriteError => Failure::Reset,
+            ConnectionClosed | ReadError | WriteError | ErrorType::H2Error => Failure::Reset,
             _ => Failure::Protocol,
         }
     }

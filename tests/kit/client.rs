@@ -154,6 +154,26 @@ impl Client {
         }
     }
 
+    /// Reads so many bytes.
+    #[track_caller]
+    pub fn read(&mut self, bytes: usize) -> Vec<u8> {
+        let mut buffer = vec![0; bytes];
+        self.stream.read_exact(&mut buffer).expect("to read");
+        buffer
+    }
+
+    /// What comes from the other side, as it is.
+    pub fn reader(&mut self) -> &mut BufReader<TcpStream> {
+        &mut self.stream
+    }
+
+    /// The bare socket; nothing may have been read ahead.
+    #[track_caller]
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.stream.buffer().is_empty(), "bytes were read ahead");
+        self.stream.into_inner()
+    }
+
     /// Reads until the other side ends; a reset counts as an end.
     pub fn read_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

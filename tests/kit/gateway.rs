@@ -27,10 +27,17 @@ impl Gateway {
     /// The same in a folder that has files already, such as certificates.
     #[track_caller]
     pub fn start_in(folder: tempfile::TempDir, yaml: &str) -> Gateway {
+        Gateway::start_with(folder, yaml, &[])
+    }
+
+    /// The same with variables in its environment.
+    #[track_caller]
+    pub fn start_with(folder: tempfile::TempDir, yaml: &str, variables: &[(&str, &str)]) -> Gateway {
         std::fs::write(folder.path().join("frontdesk.yaml"), complete(yaml, folder.path())).expect("the configuration");
         let mut child = frontdesk()
             .args(["run", "-c"])
             .arg(folder.path().join("frontdesk.yaml"))
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -186,8 +193,17 @@ impl Gateway {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    pub fn peak_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, kind: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let line = status.lines().find_map(|line| line.strip_prefix(kind)).expect("its memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 }

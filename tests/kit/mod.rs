@@ -15,11 +15,23 @@
 
 mod client;
 mod gateway;
+mod h2;
+mod large;
 mod origin;
+mod pace;
+mod secure;
+mod tls_origin;
+mod websocket;
 
 pub use client::{Answer, Client, head};
 pub use gateway::{Gateway, run_to_end};
+pub use h2::{H2Client, H2Origin, all, h2_head, piece, run_async, whole};
+pub use large::{LARGE, drink, pour};
 pub use origin::{Origin, Request, Stream, answer, read_head, read_request};
+pub use pace::{Gate, rest, steadily, until_gone};
+pub use secure::{Secure, secure, secure_and_send, shown};
+pub use tls_origin::TlsOrigin;
+pub use websocket::{ACCEPTED, HANDSHAKE, echoes, websocket};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -70,7 +82,11 @@ pub fn certificate(folder: &Path, file: &str, names: &[&str]) -> (PathBuf, PathB
     (cert, key)
 }
 
-/// An address that nobody listens on: it was bound a moment ago, and is let go of.
+/// An address that nobody listens on: it stays bound, so that nobody else gets it, and refuses connections.
 pub fn dead_address() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("an address")
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    let address = socket.local_addr().expect("an address").as_socket().expect("an address");
+    std::mem::forget(socket);
+    address
 }

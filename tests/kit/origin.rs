@@ -146,7 +146,7 @@ pub fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a request with its body; `None` when the client has ended.
-pub fn read_request(stream: &mut Stream) -> io::Result<Option<Request>> {
+pub fn read_request<S: Read + Write>(stream: &mut BufReader<S>) -> io::Result<Option<Request>> {
     let Some(mut request) = read_head(stream)? else { return Ok(None) };
     if request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
         stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
@@ -172,7 +172,7 @@ pub fn read_request(stream: &mut Stream) -> io::Result<Option<Request>> {
 }
 
 /// Reads a request's head and leaves the body where it is.
-pub fn read_head(stream: &mut Stream) -> io::Result<Option<Request>> {
+pub fn read_head(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
     if stream.fill_buf()?.is_empty() {
         return Ok(None);
     }
@@ -190,7 +190,7 @@ pub fn read_head(stream: &mut Stream) -> io::Result<Option<Request>> {
     }
 }
 
-fn line(stream: &mut Stream) -> io::Result<String> {
+fn line(stream: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());

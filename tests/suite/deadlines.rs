@@ -1,1 +1,350 @@
-//! Clients and services that take too long.
+//! How long clients and services may take.
+
+use crate::kit::{Client, Gateway, H2Client, Origin};
+use crate::kit::{answer, certificate, eventually, head, rest, run_async, secure, secure_and_send, steadily, until_gone, whole};
+use http::Method;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A gateway with a route to the service and one that needs none.
+fn with(server: &str, service: &str, origin: &Origin) -> Gateway {
+    Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ {server} }}
+services: {{ s: {{ endpoints: [{origin}], {service} }} }}
+routes: [{{ path: /*, to: s }}, {{ path: /fixed, respond: {{ body: fixed }} }}]
+"
+    ))
+}
+
+fn refuses_late_head(client: &mut Client, started: Instant) {
+    let answer = client.answer();
+    assert!(started.elapsed() >= 250 * MS, "after {:?}", started.elapsed());
+    assert_eq!((answer.status, answer.code(), answer.header("connection")), (408, "request_timeout".to_string(), Some("close")));
+    client.wait_for_close();
+}
+
+#[test]
+fn a_head_that_is_not_whole_in_time_is_refused() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { request_header: 300ms }", "", &origin);
+    for part in ["G", "GET /x HTTP/1.1\r\n", "GET /x HTTP/1.1\r\nHost: test\r\n"] {
+        let mut client = gateway.connect();
+        let started = Instant::now();
+        client.send(part);
+        refuses_late_head(&mut client, started);
+    }
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn a_late_head_is_counted_and_written_down_with_its_peer() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { request_header: 300ms }", "", &origin);
+    let mut client = gateway.connect();
+    client.send("GET /x HTTP/1.1\r\n");
+    assert_eq!(client.answer().status, 408);
+    eventually("the count", || (gateway.metric("frontdesk_refusals_total{code=\"request_timeout\",route=\"\"}") == 1.0).then_some(()));
+    gateway.wait_for_log(&client.stream().local_addr().expect("an address").to_string());
+}
+
+#[test]
+fn a_head_that_could_become_a_preface_is_refused_too() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { request_header: 300ms, keepalive: 300ms }", "", &origin);
+    for part in ["P", "PRI * HTTP/2.0\r\n\r\nSM"] {
+        let mut client = gateway.connect();
+        let started = Instant::now();
+        client.send(part);
+        refuses_late_head(&mut client, started);
+    }
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn the_second_head_of_a_connection_too() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { request_header: 300ms }", "", &origin);
+    for first in ["/fixed", "/service"] {
+        let mut client = gateway.connect();
+        assert_eq!(client.get(first).status, 200);
+        let started = Instant::now();
+        client.send("GET /second HTTP/1.1\r\nHost: te");
+        refuses_late_head(&mut client, started);
+    }
+}
+
+#[test]
+fn a_head_that_comes_byte_by_byte_too() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { request_header: 300ms }", "", &origin);
+    let mut client = gateway.connect();
+    let mut dripping = client.stream().try_clone().expect("a stream");
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        // It ends with the connection.
+        scope.spawn(move || {
+            while dripping.write_all(b"x").is_ok() {
+                std::thread::sleep(20 * MS)
+            }
+        });
+        let answer = client.answer();
+        assert!(started.elapsed() >= 250 * MS);
+        assert_eq!((answer.status, answer.code()), (408, "request_timeout".to_string()));
+        client.read_to_end();
+    });
+}
+
+#[test]
+fn a_connection_that_rests_is_closed() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { keepalive: 300ms }", "", &origin);
+    for requests in [&[][..], &["/fixed"], &["/service", "/service"]] {
+        let mut client = gateway.connect();
+        requests.iter().for_each(|target| assert_eq!(client.get(target).status, 200));
+        let started = Instant::now();
+        client.wait_for_close();
+        assert!(started.elapsed() >= 250 * MS, "{requests:?}: {:?}", started.elapsed());
+    }
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn one_that_is_used_is_not() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { keepalive: 1s }", "", &origin);
+    let mut client = gateway.connect();
+    steadily(15, 100 * MS, |_| assert_eq!(client.get("/fixed").status, 200));
+}
+
+#[test]
+fn over_tls_a_handshake_and_a_rest_are_bounded() {
+    let gateway = with_tls("timeouts: { tls_handshake: 300ms, keepalive: 300ms }");
+    // Nothing, and the begin of a ClientHello.
+    for begin in [&[][..], &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00]] {
+        let mut client = gateway.connect();
+        let started = Instant::now();
+        client.send(begin);
+        client.wait_for_close();
+        assert!(started.elapsed() >= 250 * MS, "{begin:?}: {:?}", started.elapsed());
+    }
+    // A handshake without a request.
+    let mut client = secure(gateway.address(), "a.example", &["http/1.1"]).expect("a handshake");
+    let started = Instant::now();
+    assert!(!client.read(&mut [0]).is_ok_and(|n| n > 0));
+    assert!(started.elapsed() >= 250 * MS);
+    gateway.wait_until_idle();
+}
+
+fn with_tls(server: &str) -> Gateway {
+    let folder = tempfile::tempdir().expect("a folder");
+    certificate(folder.path(), "a", &["a.example"]);
+    let yaml = format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0, tls: {{ certificates: [{{ cert: DIR/a.pem, key: DIR/a.key }}] }} }}]
+server: {{ {server} }}
+routes: [{{ path: /*, respond: {{}} }}]
+"
+    );
+    Gateway::start_in(folder, &yaml)
+}
+
+#[test]
+fn over_tls_a_late_head_is_ended_without_a_word_in_plaintext() {
+    let gateway = with_tls("timeouts: { request_header: 300ms }");
+    let mut client = secure_and_send(gateway.address(), "a.example", &[], head("GET", "/", &[], 0).as_bytes()).expect("a handshake");
+    let mut begin = [0; 12];
+    client.read_exact(&mut begin).expect("an answer");
+    client.write_all(b"GET / HT").expect("to send");
+    let mut text = Vec::new();
+    let end = client.read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    assert!(!text.contains("408") && !end.is_err_and(|e| e.kind() == ErrorKind::WouldBlock || e.to_string().contains("corrupt")), "{text:?}");
+}
+
+#[test]
+fn a_late_head_right_behind_a_tls_handshake_is_ended_too() {
+    let gateway = with_tls("timeouts: { request_header: 300ms }");
+    let mut client = secure_and_send(gateway.address(), "a.example", &[], b"GET / HT").expect("a handshake");
+    let end = client.read_to_end(&mut Vec::new());
+    assert!(!end.is_err_and(|e| e.kind() == ErrorKind::WouldBlock), "still open");
+}
+
+#[test]
+fn a_client_that_goes_silent_within_its_body_is_refused_and_the_service_not_blamed() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { request_body: 600ms }", "timeouts: { read: 200ms }", &origin);
+    for part in [head("POST", "/x", &[], 10) + "abc", head("POST", "/x", &[("Transfer-Encoding", "chunked")], 0) + "3\r\nabc\r\n"] {
+        let mut client = gateway.connect();
+        let started = Instant::now();
+        client.send(&part);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code()), (408, "request_timeout".to_string()));
+        assert!(started.elapsed() >= 550 * MS, "{:?}", started.elapsed());
+        client.wait_for_close();
+    }
+    let failed = |outcome: &str| {
+        gateway.metric(&format!("frontdesk_upstream_requests_total{{endpoint=\"{origin}\",outcome=\"{outcome}\",service=\"s\"}}"))
+    };
+    assert_eq!(["timeout", "reset", "protocol", "connect"].map(failed), [0.0; 4]);
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn a_client_that_sends_slowly_is_not_cut_off_by_the_patience_with_the_service() {
+    let origin = Origin::echo();
+    let gateway = with("", "timeouts: { read: 300ms }", &origin);
+    let mut client = gateway.connect();
+    client.send(head("POST", "/x", &[], 15));
+    steadily(15, 60 * MS, |_| client.send("."));
+    let answer = client.answer();
+    assert_eq!((answer.status, &answer.json()["body"]), (200, &"...............".into()));
+}
+
+#[test]
+fn a_service_that_is_silent_is_given_up() {
+    let origin = Origin::scripted(|_, stream| until_gone(stream).map(|()| false));
+    let gateway = with("", "timeouts: { read: 300ms }", &origin);
+    let started = Instant::now();
+    let answer = gateway.get("/x");
+    assert_eq!((answer.status, answer.code()), (504, "upstream_timeout".to_string()));
+    assert!(started.elapsed() >= 250 * MS);
+    eventually("the end at the service", || (origin.open() == 0).then_some(()));
+}
+
+#[test]
+fn an_answer_that_stops_halfway_is_broken_off() {
+    let origin = Origin::scripted(|_, stream| {
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")?;
+        until_gone(stream).map(|()| false)
+    });
+    let gateway = with("", "timeouts: { read: 300ms }", &origin);
+    let mut client = gateway.connect();
+    client.send(head("GET", "/x", &[], 0));
+    assert!(client.try_answer("GET").is_err());
+    eventually("the end at the service", || (origin.open() == 0).then_some(()));
+}
+
+#[test]
+fn the_total_bounds_a_service_that_drips_its_head() {
+    let origin = Origin::scripted(|_, stream| {
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nX: ")?;
+        while stream.get_mut().write_all(b"x").is_ok() {
+            rest(stream, 20 * MS)?;
+        }
+        Ok(false)
+    });
+    let gateway = with("", "timeouts: { total: 400ms }", &origin);
+    let started = Instant::now();
+    let answer = gateway.get("/x");
+    assert_eq!((answer.status, answer.code()), (504, "upstream_timeout".to_string()));
+    assert!(started.elapsed() >= 350 * MS);
+}
+
+#[test]
+fn a_route_replaces_the_timeouts_of_its_service_field_by_field() {
+    let origin = Origin::scripted(|_, stream| until_gone(stream).map(|()| false));
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ s: {{ endpoints: [{origin}], timeouts: {{ read: 1h, total: 1h }} }} }}
+routes: [{{ path: /read, to: s, timeouts: {{ read: 200ms }} }}, {{ path: /total, to: s, timeouts: {{ total: 200ms }} }}]
+"
+    ));
+    assert_eq!(["/read", "/total"].map(|target| gateway.get(target).code()), ["upstream_timeout"; 2]);
+}
+
+#[test]
+fn events_and_grpc_may_rest_longer_than_the_patience_with_the_service() {
+    for kind in ["text/event-stream", "text/event-stream; charset=utf-8", "application/grpc"] {
+        let origin = Origin::scripted(move |_, stream| {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
+            stream.get_mut().write_all(head.as_bytes())?;
+            rest(stream, 900 * MS)?;
+            stream.get_mut().write_all(b"3\r\ntwo\r\n0\r\n\r\n").map(|()| true)
+        });
+        let gateway = with("", "timeouts: { read: 300ms }", &origin);
+        let answer = gateway.connect().request("GET", "/x", &[("Content-Type", kind)], b"");
+        assert_eq!((answer.status, answer.text()), (200, "onetwo".to_string()), "{kind}");
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_off_and_its_service_let_go() {
+    let origin = Origin::scripted(|_, stream| {
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")?;
+        let part = vec![b'x'; 1 << 20];
+        while stream.get_mut().write_all(&part).is_ok() {}
+        Ok(false)
+    });
+    let gateway = with("timeouts: { client_write: 300ms }", "", &origin);
+    let mut client = gateway.connect();
+    client.send(head("GET", "/x", &[], 0));
+    origin.wait_for(1);
+    eventually("the end at the service", || (origin.open() == 0).then_some(()));
+    gateway.wait_until_idle();
+    assert!(client.read_to_end().len() < 100_000_000);
+}
+
+#[test]
+fn a_client_that_takes_slowly_is_not() {
+    const PART: usize = 512 << 10;
+    let origin = Origin::new(|_| answer(200, &[], &[b'x'; 30 * PART]));
+    let gateway = with("timeouts: { client_write: 800ms }", "", &origin);
+    let mut client = gateway.connect();
+    socket2::SockRef::from(client.stream()).set_recv_buffer_size(64 << 10).expect("a small window");
+    client.send(head("GET", "/x", &[("Connection", "close")], 0));
+    // The gateway waits for most of it, longer than it would wait for one part.
+    steadily(30, 60 * MS, |_| drop(client.read(PART)));
+    assert!(!client.read_to_end().is_empty(), "as many bytes more as the head has");
+}
+
+#[test]
+fn connections_above_the_cap_are_told_so() {
+    let origin = Origin::echo();
+    let gateway = with("max_connections: 2", "", &origin);
+    let mut kept: Vec<Client> = (0..2).map(|_| gateway.connect()).collect();
+    kept.iter_mut().for_each(|client| assert_eq!(client.get("/fixed").status, 200));
+    for sent in ["", "GET /fixed HTTP/1.1\r\nHost: test\r\n\r\n"] {
+        let mut client = gateway.connect();
+        client.send(sent);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code(), answer.header("retry-after")), (503, "overloaded".to_string(), Some("1")));
+        client.wait_for_close();
+    }
+    assert_eq!(gateway.metric("frontdesk_connections_refused_total"), 2.0);
+    kept.iter_mut().for_each(|client| assert_eq!(client.get("/fixed").status, 200));
+    kept.pop();
+    eventually("room for another", || (gateway.get("/fixed").status == 200).then_some(()));
+}
+
+#[test]
+fn connections_above_the_cap_are_closed_on_tls() {
+    let gateway = with_tls("max_connections: 1");
+    let kept = secure(gateway.address(), "a.example", &[]).expect("a handshake");
+    assert!(secure(gateway.address(), "a.example", &[]).is_err());
+    drop(kept);
+    eventually("room for another", || secure(gateway.address(), "a.example", &[]).ok());
+}
+
+#[test]
+fn over_http2_a_body_that_goes_silent_ends_its_stream_and_no_other() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { request_body: 400ms }", "timeouts: { read: 100ms }", &origin);
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        let started = Instant::now();
+        let (answer, mut body) = client.begin(Method::POST, "/silent", &[], false).await;
+        body.send_data("abc".into(), false).expect("to send");
+        assert_eq!(client.get("/other").await.status, 200);
+        // Told so or reset, but not before it was due, and the connection goes on.
+        let ended = whole(answer).await;
+        assert!(ended.as_ref().is_ok_and(|answer| answer.status == 408) || ended.as_ref().is_err_and(h2::Error::is_reset), "{ended:?}");
+        assert!(started.elapsed() >= 350 * MS, "{:?}", started.elapsed());
+        assert_eq!(client.get("/other").await.status, 200);
+    });
+    gateway.wait_until_idle();
+}
