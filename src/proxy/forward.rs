@@ -1,13 +1,19 @@
 //! Heads on their way through: what is added, what is taken away.
 
 use super::exchange::{Exchange, Seen};
-use crate::shape::forward::{Forwarded, is_claim, is_rewritten};
+use crate::shape::forward::{
+    Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_rewritten,
+};
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
-use http::header::{CONNECTION, COOKIE, HOST, TRAILER};
-use http::{HeaderName, HeaderValue, Version};
+use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, VIA};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use std::borrow::Cow;
+
+/// The fields that a service gets in addition, and some room.
+const FIELDS_ADDED: usize = 12;
 
 /// A head that can be edited: Pingora keeps the case of the names beside them, so its own methods have to be used.
 pub trait Head {
@@ -49,56 +55,74 @@ pub fn apply(head: &mut impl Head, edits: &HeaderEdits, seen: &Seen<'_>) -> Resu
     Ok(())
 }
 
-/// What the service is told of the client and of us. `request` is the client's own head. Names are given as texts, which
-/// Pingora keeps without a copy; a `HeaderName` it would write out and parse again.
+/// Takes a head's parts out, for changes that need no name to be written out and parsed again.
+fn parts(head: &mut RequestHeader) -> Parts {
+    let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
+    std::mem::replace(head, nothing).into()
+}
+
+/// Forgets the case of a request's names, which decides nothing (RFC 9110, 5.1): keeping it costs a second map that Pingora
+/// copies and edits beside the first.
+pub fn forget_case(head: &mut RequestHeader) {
+    if head.has_case() {
+        *head = parts(head).into();
+    }
+}
+
+/// What the service is told of the client and of us. `request` is the client's own head.
 pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: &Exchange, host: Option<&HeaderValue>) -> Result<()> {
-    drop_claims(head, exchange.origin.is_trusted);
+    let ends_stream = head.send_end_stream();
+    let mut parts = parts(head);
+    let headers = &mut parts.headers;
+    drop_claims(headers, exchange.origin.is_trusted);
+    headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.connection() {
         let named = host_value(request);
         let forwarded = Forwarded::new(&exchange.origin, connection.peer_text(), exchange.is_tls, named.as_deref(), &request.headers);
         if let Some(forwarded) = forwarded {
-            head.insert_header("X-Forwarded-For", forwarded.x_forwarded_for)?;
-            head.insert_header("X-Forwarded-Proto", forwarded.x_forwarded_proto)?;
+            headers.insert(X_FORWARDED_FOR, forwarded.x_forwarded_for);
+            headers.insert(X_FORWARDED_PROTO, forwarded.x_forwarded_proto);
             if let Some(host) = forwarded.x_forwarded_host {
-                head.insert_header("X-Forwarded-Host", host)?;
+                headers.insert(X_FORWARDED_HOST, host);
             }
-            head.insert_header("Forwarded", forwarded.forwarded)?;
+            headers.insert(FORWARDED, forwarded.forwarded);
         }
     }
-    head.append_header("Via", via(request.version))?;
-    head.insert_header("X-Request-Id", exchange.id.clone())?;
-    head.insert_header("traceparent", exchange.trace.header())?;
+    headers.append(VIA, via(request.version));
+    headers.insert(X_REQUEST_ID, exchange.id.clone());
+    headers.insert(TRACEPARENT, exchange.trace.header());
     if exchange.is_h2 {
-        join_cookies(head)?;
+        join_cookies(headers);
     }
     if let Some(host) = host {
-        head.insert_header(HOST, host.clone())?;
-        if let Some(authority) = head.uri.authority().filter(|authority| authority.as_str().as_bytes() != host.as_bytes()) {
-            log::trace!("host {authority} becomes {host:?}");
-            set_authority(head, host)?;
-        }
+        headers.insert(HOST, host.clone());
+        parts.uri = with_authority(parts.uri, host)?;
     }
+    *head = parts.into();
+    // Over HTTP/2 to the service, whether the head ends the stream is Pingora's to say.
+    head.set_send_end_stream(ends_stream.unwrap_or(true));
     Ok(())
 }
 
 /// Takes away what an untrusted client claims of itself. Most requests claim nothing.
-fn drop_claims(head: &mut RequestHeader, is_trusted: bool) {
+fn drop_claims(headers: &mut HeaderMap, is_trusted: bool) {
     let is_dropped = |name: &&HeaderName| is_claim(name) && !(is_trusted && !is_rewritten(name));
-    if !head.headers.keys().any(|name| is_dropped(&name)) {
+    if !headers.keys().any(|name| is_dropped(&name)) {
         return;
     }
-    let dropped: Vec<HeaderName> = head.headers.keys().filter(is_dropped).cloned().collect();
-    dropped.iter().for_each(|name| drop(head.remove_header(name)));
+    let dropped: Vec<HeaderName> = headers.keys().filter(is_dropped).cloned().collect();
+    dropped.iter().for_each(|name| drop(headers.remove(name)));
 }
 
 /// RFC 9113, 8.2.3: over HTTP/2 a client may send cookies in crumbs, which are joined before they go on.
-fn join_cookies(head: &mut RequestHeader) -> Result<()> {
-    let crumbs: Vec<&[u8]> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() < 2 {
-        return Ok(());
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        // Values that were good apart are good with `; ` between them.
+        if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            headers.insert(COOKIE, joined);
+        }
     }
-    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).or_err(ErrorType::InvalidHTTPHeader, "cookies")?;
-    head.insert_header("Cookie", joined)
 }
 
 /// The host as a field's value: the Host field's own, which is shared and not copied.
@@ -110,15 +134,12 @@ fn host_value(request: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
 }
 
 /// Over HTTP/2 the host stands in the URI.
-fn set_authority(head: &mut RequestHeader, host: &HeaderValue) -> Result<()> {
-    let mut parts = head.uri.clone().into_parts();
-    parts.authority = host.to_str().ok().and_then(|host| host.parse().ok());
-    if parts.authority.is_none() {
-        return Ok(());
+fn with_authority(uri: http::Uri, host: &HeaderValue) -> Result<http::Uri> {
+    let mut parts = uri.into_parts();
+    if parts.authority.is_some() {
+        parts.authority = host.to_str().ok().and_then(|host| host.parse().ok());
     }
-    let uri = http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "the host of a service")?;
-    head.set_uri(uri);
-    Ok(())
+    http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "the host of a service")
 }
 
 /// What every answer has, and what ends at this hop.

@@ -67,6 +67,8 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
         let snapshot = exchange.snapshot.clone();
+        let is_text = session.req_header().raw_path_is_utf8();
+        forward::forget_case(session.req_header_mut());
         self.meet(session, exchange);
         let timeouts = &snapshot.server.timeouts;
         session.set_read_timeout(Some(timeouts.request_body));
@@ -78,7 +80,8 @@ impl ProxyHttp for Gateway {
         exchange.is_long_lived = respond::is_grpc(session);
         exchange.is_h2 = session.is_http2();
         match strict::within_limits(session.req_header(), &snapshot.server.limits) {
-            Ok(()) => Ok(()),
+            Ok(()) if is_text => Ok(()),
+            Ok(()) => refuse(exchange, Refusal::BadRequest("The target is not UTF-8.")),
             Err(refusal) => refuse(exchange, refusal),
         }
     }
