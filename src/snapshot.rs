@@ -157,7 +157,8 @@ fn check_admin(admin: &raw::Admin, at: &At<'_>, problems: &Problems) {
     match &admin.bind {
         Bind::Tcp(address) if !address.ip().is_loopback() && admin.token.is_none() => {
             let fix = "bind it to 127.0.0.1, or set `token:`";
-            let _: Option<()> = problems.at(&at, format!("the admin listener on {address} needs a token"), "anybody could drain the gateway", fix);
+            let _: Option<()> =
+                problems.at(&at, format!("the admin listener on {address} needs a token"), "anybody could drain the gateway", fix);
         }
         bind => check_bind(bind, &at, problems),
     }
@@ -181,7 +182,12 @@ fn listeners(raw: &[raw::Listener], state: &State, at: &At<'_>, problems: &Probl
         let nth = before.iter().filter(|other| other.bind == raw_listener.bind).count();
         let any_port = matches!(raw_listener.bind, Bind::Tcp(address) if address.port() == 0);
         if nth > 0 && !any_port {
-            return problems.at(&at.key("bind"), format!("{} is bound twice", raw_listener.bind), "only one can have it", "remove one of the two");
+            return problems.at(
+                &at.key("bind"),
+                format!("{} is bound twice", raw_listener.bind),
+                "only one can have it",
+                "remove one of the two",
+            );
         }
         if let Some(name) = raw_listener.name.as_ref().filter(|name| before.iter().any(|other| other.name.as_ref() == Some(name))) {
             let what = format!("two listeners are named `{}`", name.0);
@@ -235,7 +241,12 @@ impl Build<'_> {
     fn routes(&self, at: &At<'_>) -> Option<(Table, Vec<Route>, Vec<Arc<ServiceEntry>>)> {
         let raw = &self.raw.routes;
         if raw.is_empty() {
-            return self.problems.at(at, "no route", "every request would be answered 404", "add one, such as `- { path: /*, to: orders }`");
+            return self.problems.at(
+                at,
+                "no route",
+                "every request would be answered 404",
+                "add one, such as `- { path: /*, to: orders }`",
+            );
         }
         let (mut rules, mut routes, mut by_url) = (Vec::new(), Vec::new(), HashMap::new());
         let (mut names, mut seen) = (HashMap::new(), HashMap::new());
@@ -248,12 +259,14 @@ impl Build<'_> {
             if route.name.is_some() {
                 if let Some(first) = names.insert(name.clone(), index) {
                     let what = format!("route {} has this name too", first + 1);
-                    let _: Option<()> = self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
+                    let _: Option<()> =
+                        self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
                 }
             }
             if let Some(first) = seen.insert(identity(&rule), index) {
                 let what = format!("route {} matches the same requests", first + 1);
-                let _: Option<()> = self.problems.at(&at, what, "this one would never be taken", "remove one of the two, or let them differ");
+                let _: Option<()> =
+                    self.problems.at(&at, what, "this one would never be taken", "remove one of the two, or let them differ");
             }
             let names = rule.path.names();
             let names = Names { captures: &names, has_rest: rule.path.has_rest() };
@@ -286,12 +299,15 @@ impl Build<'_> {
     }
 
     fn listener(&self, name: &raw::Name, at: &At<'_>) -> Option<ListenerId> {
-        let names: Vec<&str> = self.raw.listeners.iter().filter_map(|listener| listener.name.as_ref()).map(|name| name.0.as_str()).collect();
+        let names: Vec<&str> =
+            self.raw.listeners.iter().filter_map(|listener| listener.name.as_ref()).map(|name| name.0.as_str()).collect();
         let position = self.raw.listeners.iter().position(|listener| listener.name.as_ref() == Some(name));
         match position {
             // One that could not be built has its own problem.
             Some(position) => self.listeners[position].as_ref().map(|listener| listener.id),
-            None => self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", remedy(&name.0, &names)),
+            None => {
+                self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", remedy(&name.0, &names))
+            }
         }
     }
 
@@ -330,7 +346,12 @@ impl Build<'_> {
                 let fix = "add `to:` with a service or a URL, `redirect:` or `respond:`";
                 self.problems.at(at, "a route that leads nowhere", "there would be no answer to give", fix)
             }
-            _ => self.problems.at(at, "a route that does more than one thing", "only one answer can be given", "keep one of `to`, `redirect` and `respond`"),
+            _ => self.problems.at(
+                at,
+                "a route that does more than one thing",
+                "only one answer can be given",
+                "keep one of `to`, `redirect` and `respond`",
+            ),
         }
     }
 

@@ -12,8 +12,8 @@ mod suite {
     mod deadlines;
     mod drain;
     mod forwarding;
-    mod http2;
     mod house;
+    mod http2;
     mod log;
     mod pools;
     mod reload;

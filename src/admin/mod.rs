@@ -71,9 +71,9 @@ impl Admin {
             return (!is_loopback(host)).then(|| Answer::text(StatusCode::FORBIDDEN, "the Host is not this machine's loopback name\n"));
         };
         let given = session.get_header(AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
-        let is_right = given.split_at_checked(7).is_some_and(|(scheme, given)| {
-            scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.ct_eq(token.as_bytes()))
-        });
+        let is_right = given
+            .split_at_checked(7)
+            .is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.ct_eq(token.as_bytes())));
         (!is_right).then(|| Answer::text(StatusCode::UNAUTHORIZED, "a token is needed\n"))
     }
 }

@@ -35,8 +35,6 @@ pub fn json(snapshot: &Snapshot, metrics: &Metrics, process: &dyn Process) -> Va
 
 fn service(entry: &Arc<ServiceEntry>) -> Value {
     let endpoints = entry.service.pool.endpoints().iter();
-    let endpoint = |endpoint: &Arc<crate::upstream::Endpoint>| {
-        json!({ "address": &*endpoint.label, "weight": endpoint.weight, "in_flight": endpoint.state.in_flight() })
-    };
+    let endpoint = |endpoint: &Arc<crate::upstream::Endpoint>| json!({ "address": &*endpoint.label, "weight": endpoint.weight, "in_flight": endpoint.state.in_flight() });
     json!({ "name": &*entry.service.name, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
 }

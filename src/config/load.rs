@@ -54,7 +54,12 @@ pub fn parse(source: &Source, problems: &Problems) -> Option<Value> {
         }
     };
     if let Err(e) = value.apply_merge() {
-        problems.add(Problem::new(Place::File, format!("`<<` can't be merged: {e}"), "it needs a map or a list of maps", "point it at an anchor of a map"));
+        problems.add(Problem::new(
+            Place::File,
+            format!("`<<` can't be merged: {e}"),
+            "it needs a map or a list of maps",
+            "point it at an anchor of a map",
+        ));
         return None;
     }
     if value.is_null() {

@@ -70,7 +70,9 @@ fn variable(name: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems)
 fn read_file(path: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) -> Option<String> {
     match std::fs::read_to_string(sources.folder.join(path)) {
         Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_string()),
-        Err(e) => problems.at(at, format!("can't read `{path}`: {e}"), "the value is in that file", "correct the path, or let this user read it"),
+        Err(e) => {
+            problems.at(at, format!("can't read `{path}`: {e}"), "the value is in that file", "correct the path, or let this user read it")
+        }
     }
 }
 

@@ -20,7 +20,8 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     let gateway = total - upstream;
     exchange.metrics().answered(&head.method, status, total, gateway);
     let Some(log) = &exchange.snapshot.access_log else { return };
-    let field = |name| head.headers.get(name).map_or(Cow::Borrowed(""), |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()));
+    let field =
+        |name| head.headers.get(name).map_or(Cow::Borrowed(""), |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()));
     let target = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let (bytes_in, bytes_out) = match &exchange.tunnel {
         Some(carried) => (carried.bytes_in, carried.bytes_out),

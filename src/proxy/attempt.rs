@@ -3,8 +3,8 @@
 use super::deadline::{self, Phase};
 use super::exchange::Exchange;
 use crate::snapshot::ServiceEntry;
-use crate::upstream::{Picked, Timeouts};
 use crate::upstream::retry::{self, Failure};
+use crate::upstream::{Picked, Timeouts};
 use pingora::prelude::*;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

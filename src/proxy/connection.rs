@@ -42,7 +42,18 @@ pub struct Connection {
 impl Connection {
     pub fn new(listener: ListenerId, peer: SocketAddr, closing: ShutdownWatch) -> Connection {
         let peer_text = HeaderValue::try_from(unmap(peer.ip()).to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Connection { listener, peer, deadline: Arc::default(), closing, requests: AtomicUsize::new(0), read: AtomicU64::new(0), head: AtomicU64::new(0), was_answered: AtomicBool::new(false), timer: Mutex::default(), peer_text }
+        Connection {
+            listener,
+            peer,
+            deadline: Arc::default(),
+            closing,
+            requests: AtomicUsize::new(0),
+            read: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            was_answered: AtomicBool::new(false),
+            timer: Mutex::default(),
+            peer_text,
+        }
     }
 
     pub fn of(digest: &Digest) -> Option<&Arc<Connection>> {

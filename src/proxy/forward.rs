@@ -144,14 +144,29 @@ fn with_authority(uri: http::Uri, host: &HeaderValue) -> Result<http::Uri> {
 
 /// What every answer has, and what ends at this hop.
 pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &Exchange) -> Result<()> {
-    if head.headers.iter().any(|(name, value)| ends_here(name) && !is_plain(name, value)) {
-        let nominated = nominated(&head.headers);
-        let own: Vec<HeaderName> = head.headers.keys().filter(|name| ends_here(name)).cloned().collect();
-        nominated.iter().chain(&own).for_each(|name| drop(head.remove_header(name)));
+    let reason = custom_reason(head);
+    let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
+    let mut parts: http::response::Parts = std::mem::replace(head, nothing).into();
+    let headers = &mut parts.headers;
+    if headers.iter().any(|(name, value)| ends_here(name) && !is_plain(name, value)) {
+        let nominated = nominated(headers);
+        let own: Vec<HeaderName> = headers.keys().filter(|name| ends_here(name)).cloned().collect();
+        nominated.iter().chain(&own).for_each(|name| drop(headers.remove(name)));
     }
-    head.append_header("Via", via(request.version))?;
-    head.insert_header("X-Request-Id", exchange.id.clone())?;
-    Ok(())
+    headers.reserve(FIELDS_ADDED);
+    headers.append(VIA, via(request.version));
+    headers.insert(X_REQUEST_ID, exchange.id.clone());
+    *head = parts.into();
+    match reason {
+        Some(reason) => head.set_reason_phrase(Some(&reason)),
+        None => Ok(()),
+    }
+}
+
+/// A reason phrase that is not the status's usual one.
+fn custom_reason(head: &ResponseHeader) -> Option<String> {
+    let reason = head.get_reason_phrase().filter(|reason| Some(*reason) != head.status.canonical_reason());
+    reason.map(str::to_string)
 }
 
 /// Fields of an answer that are about the connection it came on. Transfer-Encoding stays: Pingora frames by it.

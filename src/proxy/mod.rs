@@ -66,20 +66,19 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
-        let snapshot = exchange.snapshot.clone();
         let is_text = session.req_header().raw_path_is_utf8();
         forward::forget_case(session.req_header_mut());
         self.meet(session, exchange);
-        let timeouts = &snapshot.server.timeouts;
+        let timeouts = &exchange.snapshot.server.timeouts;
         session.set_read_timeout(Some(timeouts.request_body));
         session.set_total_drain_timeout(Some(timeouts.request_body));
         session.set_pipelining_enabled(true);
-        if session.is_http2() {
+        exchange.is_h2 = session.is_http2();
+        if exchange.is_h2 {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }
         exchange.is_long_lived = respond::is_grpc(session);
-        exchange.is_h2 = session.is_http2();
-        match strict::within_limits(session.req_header(), &snapshot.server.limits) {
+        match strict::within_limits(session.req_header(), &exchange.snapshot.server.limits) {
             Ok(()) if is_text => Ok(()),
             Ok(()) => refuse(exchange, Refusal::BadRequest("The target is not UTF-8.")),
             Err(refusal) => refuse(exchange, refusal),
@@ -106,12 +105,10 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-        let snapshot = exchange.snapshot.clone();
-        let route = exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize));
-        let Some(Action::Forward(entry, timeouts)) = route.map(|route| &route.action) else {
+        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
             return refuse(exchange, Refusal::Internal("a request without a service came to its pool"));
         };
-        let mut peer = exchange.next_peer(entry, timeouts);
+        let mut peer = exchange.next_peer(&entry, &timeouts);
         // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
         peer.options.read_timeout = (entry.service.is_h2 && !exchange.is_long_lived).then_some(timeouts.read);
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
@@ -135,13 +132,13 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
         let request = session.req_header();
-        let service = exchange.service().map(|(entry, _)| entry.clone());
-        forward::to_upstream(head, request, exchange, service.as_ref().and_then(|entry| entry.service.host.as_ref()))?;
+        let service = exchange.service().map(|(entry, _)| &entry.service);
+        forward::to_upstream(head, request, exchange, service.and_then(|service| service.host.as_ref()))?;
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
         }
         // A service that answers HEAD with a body would leave it to the next request on the connection.
-        if service.is_some_and(|entry| !entry.service.is_h2 && (head.method == Method::HEAD || !entry.service.is_kept_alive)) {
+        if service.is_some_and(|service| !service.is_h2 && (head.method == Method::HEAD || !service.is_kept_alive)) {
             head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
         }
         Ok(())

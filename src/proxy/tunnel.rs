@@ -190,7 +190,13 @@ fn to_client(session: &Session, exchange: &Exchange, head: &mut ResponseHeader) 
     }
 }
 
-async fn decline(upstream: &mut Upstream, session: &mut Session, exchange: &Exchange, mut head: Box<ResponseHeader>, mut ends: bool) -> Result<()> {
+async fn decline(
+    upstream: &mut Upstream,
+    session: &mut Session,
+    exchange: &Exchange,
+    mut head: Box<ResponseHeader>,
+    mut ends: bool,
+) -> Result<()> {
     to_client(session, exchange, &mut head)?;
     let is_framed = head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
     if !ends && !is_framed && !matches!(head.status.as_u16(), 204 | 304) {

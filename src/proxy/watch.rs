@@ -37,6 +37,8 @@ pub struct Timer {
     sleep: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     /// When it fires, in `now`'s time.
     fires: u64,
+    /// It knows whom to wake: the connection's task, which is the same for all its requests.
+    is_asked: bool,
 }
 
 impl std::fmt::Debug for Timer {
@@ -54,10 +56,13 @@ impl Timer {
                 return Poll::Pending;
             }
             let sleep = match &mut self.sleep {
+                // It wakes this task by itself: until then there is no need to ask it.
+                Some(_) if due >= self.fires && self.is_asked && now() < self.fires => return Poll::Pending,
                 Some(sleep) if due >= self.fires => sleep,
                 _ => self.set(due),
             };
             if sleep.as_mut().poll(cx).is_pending() {
+                self.is_asked = true;
                 return Poll::Pending;
             }
             self.sleep = None;
@@ -70,7 +75,7 @@ impl Timer {
     fn set(&mut self, due: u64) -> &mut Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         let now = now();
         let ahead = due.saturating_sub(now).clamp(1, AHEAD_MAX);
-        self.fires = now + ahead;
+        (self.fires, self.is_asked) = (now + ahead, false);
         // Pingora's timers are good to 10 ms and cost a tenth of tokio's. The coarse clock may lag behind by a tick.
         self.sleep.insert(Box::pin(pingora_timeout::sleep(Duration::from_millis(ahead + 4))))
     }

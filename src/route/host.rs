@@ -48,7 +48,9 @@ mod tests {
 
     #[test]
     fn hosts_lose_port_and_dot() {
-        for (from, to) in [("a.b", "a.b"), ("a.b:80", "a.b"), ("a.b.", "a.b"), ("a.b.:8", "a.b"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")] {
+        for (from, to) in
+            [("a.b", "a.b"), ("a.b:80", "a.b"), ("a.b.", "a.b"), ("a.b.:8", "a.b"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")]
+        {
             assert_eq!(name(from), to);
         }
     }

@@ -70,7 +70,9 @@ fn segment(part: &str, text: &str) -> Result<Segment, String> {
         return Err(format!("`{part}` in `{text}`: `*` and `{{name}}` stand for whole segments"));
     }
     match super::normalize::path(&format!("/{part}")) {
-        Ok(normal) if normal[1..] == *part && !part.contains(|c: char| c.is_ascii_control() || c == ' ') => Ok(Segment::Literal(part.into())),
+        Ok(normal) if normal[1..] == *part && !part.contains(|c: char| c.is_ascii_control() || c == ' ') => {
+            Ok(Segment::Literal(part.into()))
+        }
         Ok(normal) => Err(format!("no request ever has `{part}`: paths are normalised before they are matched; write `{}`", &normal[1..])),
         Err(what) => Err(format!("`{text}`: {what}")),
     }

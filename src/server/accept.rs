@@ -2,7 +2,6 @@
 
 use super::guard::{Counter, Guard};
 use super::refuse::Refuser;
-use super::sockets;
 use super::stream::{ClientStream, Limits};
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
@@ -55,7 +54,7 @@ struct Open {
 }
 
 /// A socket that is bound, but not listened to yet: a reload binds all before it changes anything.
-pub struct Bound(StdListener);
+pub struct Bound(pub StdListener);
 
 /// All listeners in front of one application.
 pub struct Listeners<A> {
@@ -99,12 +98,6 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     /// The addresses that are listened to, with the ports that were chosen for 0.
     pub fn addresses(&self) -> HashMap<ListenerId, SocketAddr> {
         self.open().iter().map(|(id, open)| (*id, open.address)).collect()
-    }
-
-    /// # Errors
-    /// Those of binding.
-    pub fn bind(address: SocketAddr) -> io::Result<Bound> {
-        sockets::bind(address).map(Bound)
     }
 
     /// Begins to accept on a socket that is bound.

@@ -1,16 +1,14 @@
 //! From a configuration's origin to a snapshot and its sockets, or to everything that is wrong with it.
 
-use super::accept::{Bound, Listeners};
-use super::requests::Requests;
+use super::accept::Bound;
+use super::sockets;
 use crate::config::load;
 use crate::config::place::{At, Source};
 use crate::config::problem::{Problem, Problems};
 use crate::config::raw::Config;
 use crate::config::scalar::Bind;
-use crate::proxy::Gateway;
 use crate::snapshot::{Meta, Snapshot, State};
 use crate::types::ListenerId;
-use pingora::proxy::HttpProxy;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -133,8 +131,7 @@ fn try_bind(address: SocketAddr, at: &At<'_>, problems: &Problems) -> Option<Bou
         io::ErrorKind::AddrNotAvailable => "choose an address of this machine (`ip address` shows them)",
         _ => "choose another address",
     };
-    Listeners::<Requests<HttpProxy<Gateway>>>::bind(address).map_or_else(
-        |e| problems.at(at, format!("can't listen on {address}: {e}"), "nobody could connect", fix(&e)),
-        Some,
-    )
+    sockets::bind(address)
+        .map(Bound)
+        .map_or_else(|e| problems.at(at, format!("can't listen on {address}: {e}"), "nobody could connect", fix(&e)), Some)
 }

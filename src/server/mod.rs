@@ -25,7 +25,7 @@ use pingora::connectors::TransportConnector;
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use reload::Status;
-use requests::Requests;
+use requests::{Connections, Requests};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ struct Server {
     snapshot: Arc<ArcSwap<Snapshot>>,
     requests: Arc<Requests<HttpProxy<Gateway>>>,
     connections: Arc<Counter>,
-    listeners: Listeners<Requests<HttpProxy<Gateway>>>,
+    listeners: Listeners<Connections<HttpProxy<Gateway>>>,
     admin_listeners: Listeners<Admin>,
     status: Arc<Status>,
 }
@@ -98,7 +98,7 @@ impl Server {
         let admin = Arc::new(Admin::new(snapshot.clone(), state.metrics.clone(), status.clone()));
         let server = Server {
             origin,
-            listeners: Listeners::new(requests.clone(), connections.clone(), times),
+            listeners: Listeners::new(Arc::new(Connections(requests.clone())), connections.clone(), times),
             admin_listeners: Listeners::new(admin, Counter::new(ADMIN_CONNECTIONS_MAX, None), times),
             state,
             snapshot,

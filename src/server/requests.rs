@@ -7,9 +7,10 @@ use crate::proxy::deadline::{Deadline, Phase, within};
 use crate::proxy::watch::{self, Timer};
 use crate::types::Refusal;
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -59,29 +60,60 @@ fn plain(session: &ServerSession) -> Option<&ClientStream> {
     session.as_http1()?.stream().as_any().downcast_ref()
 }
 
+/// Each connection, from its first byte to its close. HTTP/1 is served here, one request after another, so that a request
+/// costs no more than Pingora's own future; the streams of HTTP/2 come by way of [`Requests`].
+pub struct Connections<A>(pub Arc<Requests<A>>);
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        match stream.selected_alpn_proto() {
+            Some(ALPN::H2) => self.0.process_new(stream, shutdown).await,
+            _ => self.0.serve_http1(stream, shutdown).await,
+        }
+    }
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
+    /// `None` when the connection has ended, as it always does.
+    async fn serve_http1(&self, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let mut session = ServerSession::new_http1(stream);
+        let connection = session.digest().and_then(Connection::of).cloned()?;
+        loop {
+            self.rest(&session, &connection).await?;
+            let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
+            self.account(&connection);
+            let (stream, settings) = served?.consume();
+            session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+        }
+    }
+
+    /// Waits for the next request; `None` when it took too long.
+    async fn rest(&self, session: &ServerSession, connection: &Connection) -> Option<()> {
+        // Of the first request bytes may be here already, and its deadline is set.
+        if matches!(connection.deadline.phase(), Phase::Head | Phase::Idle) {
+            return Some(());
+        }
+        connection.deadline.enter(Phase::Idle, Some(Duration::from_millis(self.keepalive_ms.load(Relaxed))));
+        // What serves a request takes some 20 KiB: a connection that rests is spared them.
+        match plain(session).filter(|_| connection.rests()) {
+            Some(stream) => connection.watch(stream.readable()).await,
+            None => Some(()),
+        }
+    }
+}
+
+/// The streams of HTTP/2 connections.
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
     async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        let Some(connection) = session.digest().and_then(Connection::of).cloned() else {
-            return self.app.process_new_http(session, shutdown).await;
-        };
-        if session.is_http2() {
-            let deadline = Arc::<Deadline>::default();
-            deadline.enter(Phase::Busy, None);
-            let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
-            return watch::over(&deadline, &mut Timer::default(), request).await.flatten();
-        }
-        // Of the first request bytes may be here already, and its deadline is set.
-        if !matches!(connection.deadline.phase(), Phase::Head | Phase::Idle) {
-            connection.deadline.enter(Phase::Idle, Some(Duration::from_millis(self.keepalive_ms.load(Relaxed))));
-            // What serves a request takes some 20 KiB: a connection that rests is spared them.
-            if let Some(stream) = plain(&session).filter(|_| connection.rests()) {
-                connection.watch(stream.readable()).await?;
-            }
-        }
-        let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
-        self.account(&connection);
-        served
+        let deadline = Arc::<Deadline>::default();
+        deadline.enter(Phase::Busy, None);
+        let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
+        watch::over(&deadline, &mut Timer::default(), request).await.flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -92,9 +124,5 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         self.app.server_options()
-    }
-
-    async fn http_cleanup(&self) {
-        self.app.http_cleanup().await;
     }
 }

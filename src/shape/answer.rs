@@ -77,7 +77,12 @@ impl Redirect {
             || raw.to.starts_with("http://${host}");
         if !is_anchored {
             let fix = "begin it with `/`, `https://host` or `https://${host}`";
-            return problems.at(&at, format!("`{}` is neither a path nor a URL", raw.to), "the client would be sent to a place of its own choice", fix);
+            return problems.at(
+                &at,
+                format!("`{}` is neither a path nor a URL", raw.to),
+                "the client would be sent to a place of its own choice",
+                fix,
+            );
         }
         Some(Redirect { status, has_query: to.text_contains('?'), to })
     }

@@ -71,9 +71,9 @@ fn client_ip(headers: &HeaderMap, trusted: &[IpNet], peer: IpAddr) -> IpAddr {
 /// An address with or without port and brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = |text: &str| text.parse::<IpAddr>().ok();
-    let ip = bare(text).or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip())).or_else(|| {
-        text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
-    })?;
+    let ip = bare(text)
+        .or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6))?;
     Some(unmap(ip))
 }
 
@@ -182,8 +182,11 @@ impl Trace {
         let well_formed = [&version[..], trace_id, parent_id, flags].into_iter().all(is_hex) && *version != *b"ff";
         // A later version may go on behind a dash; version 00 ends here.
         let ends = rest.is_empty() || (*version != *b"00" && rest[0] == b'-');
-        (well_formed && ends && !is_zero(trace_id) && !is_zero(parent_id))
-            .then_some(Trace { trace_id: *trace_id, parent_id: *parent_id, flags: *flags })
+        (well_formed && ends && !is_zero(trace_id) && !is_zero(parent_id)).then_some(Trace {
+            trace_id: *trace_id,
+            parent_id: *parent_id,
+            flags: *flags,
+        })
     }
 
     pub fn header(&self) -> HeaderValue {
@@ -243,7 +246,10 @@ mod tests {
     fn claims_are_appended_to_or_begun_anew() {
         let pairs = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1")];
         let trusted = forwarded("10.0.0.1", false, "a:80", &pairs).expect("values");
-        assert_eq!((trusted.x_forwarded_for, trusted.x_forwarded_proto), ("1.1.1.1, 10.0.0.1".parse().expect("v"), "https".parse().expect("v")));
+        assert_eq!(
+            (trusted.x_forwarded_for, trusted.x_forwarded_proto),
+            ("1.1.1.1, 10.0.0.1".parse().expect("v"), "https".parse().expect("v"))
+        );
         assert_eq!(trusted.forwarded, "for=1.1.1.1, for=10.0.0.1;host=\"a:80\";proto=http");
         let anew = forwarded("2001:db8::9", true, "a", &pairs).expect("values");
         assert_eq!((anew.x_forwarded_for, anew.x_forwarded_proto), ("2001:db8::9".parse().expect("v"), "https".parse().expect("v")));
@@ -265,7 +271,12 @@ mod tests {
         let next = next.to_str().expect("ASCII");
         assert_eq!((&next[..36], &next[52..]), (&theirs[..36], "-01"));
         assert_ne!(next, theirs);
-        for bad in ["", "00-0-0-0", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
+        for bad in [
+            "",
+            "00-0-0-0",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        ] {
             let fresh = Trace::next(&headers(&[("traceparent", bad)]));
             assert!(!bad.contains(fresh.trace_id()));
         }

@@ -71,11 +71,15 @@ fn read(pair: &CertificatePair, at: &At<'_>, problems: &Problems) -> Option<Read
     let chain = match chain {
         Ok(chain) if !chain.is_empty() => Some(chain),
         Ok(_) => problem(&cert_at, format!("`{}` has no certificate", pair.cert.0), "name a PEM file with the chain", problems),
-        Err(e) => problem(&cert_at, format!("can't read certificates from `{}`: {e}", pair.cert.0), "name a PEM file with the chain", problems),
+        Err(e) => {
+            problem(&cert_at, format!("can't read certificates from `{}`: {e}", pair.cert.0), "name a PEM file with the chain", problems)
+        }
     };
     let key = match PrivateKeyDer::from_pem_file(&pair.key.0) {
         Ok(key) => Some(key),
-        Err(e) => problem(&key_at, format!("can't read a private key from `{}`: {e}", pair.key.0), "name a PEM file with the key", problems),
+        Err(e) => {
+            problem(&key_at, format!("can't read a private key from `{}`: {e}", pair.key.0), "name a PEM file with the key", problems)
+        }
     };
     let (chain, key) = (chain?, key?);
     let Some((names, expires)) = describe(&chain[0]) else {

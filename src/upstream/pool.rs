@@ -69,7 +69,12 @@ impl Pool {
         problems: &Problems,
     ) -> Option<Pool> {
         if raw.is_empty() {
-            return problems.at(at, "a service without endpoints", "nothing can be sent to it", "name at least one, such as `10.0.0.11:8000`");
+            return problems.at(
+                at,
+                "a service without endpoints",
+                "nothing can be sent to it",
+                "name at least one, such as `10.0.0.11:8000`",
+            );
         }
         let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
         let mut all_resolved = true;
@@ -81,7 +86,12 @@ impl Pool {
             };
             for address in addresses {
                 if endpoints.iter().any(|known| known.address == address) {
-                    return problems.at(&at, format!("{address} is named twice"), "it would get twice its share", "remove one, or give it a `weight`");
+                    return problems.at(
+                        &at,
+                        format!("{address} is named twice"),
+                        "it would get twice its share",
+                        "remove one, or give it a `weight`",
+                    );
                 }
                 endpoints.push(Arc::new(Endpoint {
                     address,

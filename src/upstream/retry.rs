@@ -26,7 +26,12 @@ impl Failure {
             SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError, WriteTimedout,
         };
         match e.etype() {
-            ConnectError | ConnectNoRoute | ConnectProxyFailure | ConnectRefused | SocketError | TLSHandshakeFailure
+            ConnectError
+            | ConnectNoRoute
+            | ConnectProxyFailure
+            | ConnectRefused
+            | SocketError
+            | TLSHandshakeFailure
             | ErrorType::InvalidCert => Failure::Connect,
             ConnectTimedout | TLSHandshakeTimedout | ReadTimedout | WriteTimedout => Failure::Timeout,
             ConnectionClosed | ReadError | WriteError | ErrorType::H2Error => Failure::Reset,

@@ -35,9 +35,15 @@ fn check_says_everything_that_is_wrong_with_its_place_cause_and_remedy() {
 
 #[test]
 fn check_says_all_problems_of_meaning() {
-    let (code, text) = check("listeners: [{ bind: 127.0.0.1:80 }]\nservices:\n  orders: { endpoints: [] }\nroutes:\n  - path: /x\n    to: ordres\n");
+    let (code, text) =
+        check("listeners: [{ bind: 127.0.0.1:80 }]\nservices:\n  orders: { endpoints: [] }\nroutes:\n  - path: /x\n    to: ordres\n");
     assert_eq!(code, Some(1));
-    for part in ["f.yaml:3:24: a service without endpoints", "f.yaml:6:9: no service is named `ordres`", "did you mean `orders`?", "2 problems in f.yaml"] {
+    for part in [
+        "f.yaml:3:24: a service without endpoints",
+        "f.yaml:6:9: no service is named `ordres`",
+        "did you mean `orders`?",
+        "2 problems in f.yaml",
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
 }

@@ -162,7 +162,10 @@ fn over_tls_a_late_head_is_ended_without_a_word_in_plaintext() {
     let mut text = Vec::new();
     let end = client.read_to_end(&mut text);
     let text = String::from_utf8_lossy(&text);
-    assert!(!text.contains("408") && !end.is_err_and(|e| e.kind() == ErrorKind::WouldBlock || e.to_string().contains("corrupt")), "{text:?}");
+    assert!(
+        !text.contains("408") && !end.is_err_and(|e| e.kind() == ErrorKind::WouldBlock || e.to_string().contains("corrupt")),
+        "{text:?}"
+    );
 }
 
 #[test]

@@ -78,7 +78,12 @@ fn files_and_functions_are_of_a_size_to_be_read() {
         let mut begin = None;
         for (number, line) in body.lines().enumerate() {
             let indent = line.len() - line.trim_start().len();
-            let is_fn = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(super) ").trim_start_matches("async ").starts_with("fn ");
+            let is_fn = line
+                .trim_start()
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(super) ")
+                .trim_start_matches("async ")
+                .starts_with("fn ");
             match begin {
                 None if is_fn && !line.trim_end().ends_with([';', '}']) => begin = Some((number, indent)),
                 Some((from, at)) if indent == at && line.trim() == "}" => {

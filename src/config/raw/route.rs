@@ -84,7 +84,9 @@ impl Shape for To {
             return node.parsed("an upstream's URL", "http://127.0.0.1:3000", str::parse).map(To::Url);
         }
         name(&text).map_or_else(
-            |what| node.problem(what, "`to` needs a service's name or a URL", "write a service such as `orders`, or `http://127.0.0.1:3000`"),
+            |what| {
+                node.problem(what, "`to` needs a service's name or a URL", "write a service such as `orders`, or `http://127.0.0.1:3000`")
+            },
             |name| Some(To::Service(name)),
         )
     }
