@@ -38,6 +38,11 @@ impl State {
         State { metrics, logs, endpoints: States::default(), listeners: Mutex::default() }
     }
 
+    /// For a configuration that is only looked at: nothing is opened or made.
+    pub fn dry(metrics: Arc<Metrics>) -> State {
+        State { logs: Logs::dry(metrics.log_dropped.clone()), ..State::new(metrics) }
+    }
+
     /// The same address keeps its number across reloads, so that a connection knows its listener for as long as it lives.
     fn listener_id(&self, bind: &Bind, nth: usize) -> ListenerId {
         let mut known = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
@@ -256,12 +261,12 @@ impl Build<'_> {
             let rule = self.rule(route, id, &at);
             let Some(rule) = rule else { continue };
             let name = route.name.as_ref().map_or_else(|| describe(route), |name| name.0.clone());
-            if route.name.is_some() {
-                if let Some(first) = names.insert(name.clone(), index) {
-                    let what = format!("route {} has this name too", first + 1);
-                    let _: Option<()> =
-                        self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
-                }
+            if route.name.is_some()
+                && let Some(first) = names.insert(name.clone(), index)
+            {
+                let what = format!("route {} has this name too", first + 1);
+                let _: Option<()> =
+                    self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
             }
             if let Some(first) = seen.insert(identity(&rule), index) {
                 let what = format!("route {} matches the same requests", first + 1);

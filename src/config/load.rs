@@ -96,8 +96,7 @@ mod tests {
     fn problems(text: &str) -> Vec<String> {
         let problems = Problems::default();
         let source = Source::new("f.yaml", text);
-        let config = read(&source, &problems);
-        assert_eq!(config.is_none(), !problems.is_empty());
+        assert!(read(&source, &problems).is_some() || !problems.is_empty());
         problems.into_parts().0.iter().map(|p| p.render(&source).lines().next().unwrap_or_default().to_string()).collect()
     }
 

@@ -125,13 +125,12 @@ impl Map<'_> {
     }
 
     /// Reports the keys that nobody asked for. `later` are keys of the contract that this version doesn't have yet:
-    /// leaving one out silently would open what it was meant to close.
-    pub fn finish(&self, later: &[&str]) -> Option<()> {
+    /// leaving one out silently would open what it was meant to close. The part is read all the same, so that what else is wrong
+    /// comes along.
+    pub fn finish(&self, later: &[&str]) {
         let asked = self.asked.borrow();
-        let mut known = true;
         for key in self.entries.keys() {
             let Some(name) = key.as_str() else {
-                known = false;
                 let what = "a key that is not a text".to_string();
                 self.node.problem::<()>(what, "keys are names", "put the key in quotes");
                 continue;
@@ -139,7 +138,6 @@ impl Map<'_> {
             if asked.contains(&name) {
                 continue;
             }
-            known = false;
             let (what, why, fix) = if later.contains(&name) {
                 (format!("`{name}` is not supported by this version yet"), "it would have no effect", "remove it".to_string())
             } else {
@@ -148,7 +146,6 @@ impl Map<'_> {
             let place = Place::Key(self.node.at.key(name).path());
             self.node.problems.add(Problem::new(place, what, why, fix));
         }
-        known.then_some(())
     }
 }
 
@@ -308,7 +305,7 @@ macro_rules! record {
                 #[allow(unused_mut, unused_assignments)]
                 let mut later: &[&str] = &[];
                 $( later = &$later; )?
-                map.finish(later)?;
+                map.finish(later);
                 Some($name { $( $field: $field?, )* })
             }
         }

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Thread};
@@ -25,11 +26,18 @@ const GATHER: Duration = Duration::from_millis(50);
 pub struct Logs {
     open: Mutex<HashMap<String, Weak<Lines>>>,
     dropped: IntCounter,
+    /// Nothing is opened: a configuration is only looked at.
+    is_dry: bool,
 }
 
 impl Logs {
     pub fn new(dropped: IntCounter) -> Logs {
-        Logs { open: Mutex::default(), dropped }
+        Logs { open: Mutex::default(), dropped, is_dry: false }
+    }
+
+    /// For a configuration that is only looked at: whether a log could be opened, without making a file.
+    pub fn dry(dropped: IntCounter) -> Logs {
+        Logs { is_dry: true, ..Logs::new(dropped) }
     }
 
     /// # Errors
@@ -40,7 +48,7 @@ impl Logs {
         if let Some(lines) = open.get(path).and_then(Weak::upgrade) {
             return Ok(lines);
         }
-        let lines = Arc::new(Lines::open(path, self.dropped.clone())?);
+        let lines = Arc::new(Lines::open(if self.is_dry { dry(path)? } else { path }, self.dropped.clone())?);
         open.insert(path.to_string(), Arc::downgrade(&lines));
         Ok(lines)
     }
@@ -57,6 +65,15 @@ impl Logs {
             lines.shared.reopen.store(true, Ordering::Release);
             lines.shared.wake();
         }
+    }
+}
+
+/// What is opened in place of a log that is only looked at.
+fn dry(path: &str) -> io::Result<&'static str> {
+    let path = Path::new(path);
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) if !path.exists() => folder.metadata().map(|_| "/dev/null"),
+        _ => Ok("/dev/null"),
     }
 }
 

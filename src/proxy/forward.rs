@@ -106,7 +106,7 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
 
 /// Takes away what an untrusted client claims of itself. Most requests claim nothing.
 fn drop_claims(headers: &mut HeaderMap, is_trusted: bool) {
-    let is_dropped = |name: &&HeaderName| is_claim(name) && !(is_trusted && !is_rewritten(name));
+    let is_dropped = |name: &&HeaderName| is_claim(name) && (!is_trusted || is_rewritten(name));
     if !headers.keys().any(|name| is_dropped(&name)) {
         return;
     }

@@ -43,10 +43,12 @@ impl Pattern {
 
     /// The captures' names, in their order.
     pub fn names(&self) -> Vec<&str> {
-        let name = |segment| match segment {
-            &Segment::Capture(ref name) => Some(&**name),
-            _ => None,
-        };
+        fn name(segment: &Segment) -> Option<&str> {
+            match segment {
+                Segment::Capture(name) => Some(name),
+                Segment::Literal(_) | Segment::Rest => None,
+            }
+        }
         self.segments.iter().filter_map(name).collect()
     }
 

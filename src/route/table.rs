@@ -158,10 +158,10 @@ impl Walk<'_> {
         };
         let end = path[begin..].find('/').map_or(path.len(), |slash| begin + slash);
         let next = (end < path.len()).then_some(end + 1);
-        if let Some(child) = tree.literals.get(&path[begin..end]) {
-            if let Some(id) = self.descend(child, next) {
-                return Some(id);
-            }
+        if let Some(child) = tree.literals.get(&path[begin..end])
+            && let Some(id) = self.descend(child, next)
+        {
+            return Some(id);
         }
         if let Some(child) = tree.capture.as_ref().filter(|_| begin < end) {
             self.captures.push((begin, end));

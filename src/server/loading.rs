@@ -90,7 +90,7 @@ pub fn load(origin: &Origin, state: &State, version: u64) -> Result<Loaded, Fail
 /// The problems.
 pub fn check(origin: &Origin) -> Result<Vec<String>, Failure> {
     let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
-    let loaded = load(origin, &State::new(metrics), 1)?;
+    let loaded = load(origin, &State::dry(metrics), 1)?;
     Ok(loaded.warnings.iter().map(|warning| warning.render(&loaded.source)).collect())
 }
 

@@ -157,7 +157,7 @@ pub fn read_request<S: Read + Write>(stream: &mut BufReader<S>) -> io::Result<Op
             let begin = request.body.len();
             request.body.resize(begin + size, 0);
             stream.read_exact(&mut request.body[begin..])?;
-            if line(stream)? != "" {
+            if !line(stream)?.is_empty() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             if size == 0 {

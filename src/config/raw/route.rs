@@ -30,40 +30,28 @@ record! {
 }
 
 record! {
+    #[derive(Default)]
     pub struct RequestChanges {
         headers: HeaderChanges = HeaderChanges::default(),
     }
     later ["path", "query", "body"];
 }
-impl Default for RequestChanges {
-    fn default() -> Self {
-        RequestChanges { headers: HeaderChanges::default() }
-    }
-}
 
 record! {
+    #[derive(Default)]
     pub struct ResponseChanges {
         headers: HeaderChanges = HeaderChanges::default(),
     }
     later ["body"];
 }
-impl Default for ResponseChanges {
-    fn default() -> Self {
-        ResponseChanges { headers: HeaderChanges::default() }
-    }
-}
 
 record! {
     /// Applied in this order: remove, set, add.
+    #[derive(Default)]
     pub struct HeaderChanges {
         set: Named<String> = Named::default(),
         add: Named<String> = Named::default(),
         remove: Vec<String> = Vec::new(),
-    }
-}
-impl Default for HeaderChanges {
-    fn default() -> Self {
-        HeaderChanges { set: Named::default(), add: Named::default(), remove: Vec::new() }
     }
 }
 

@@ -41,7 +41,7 @@ impl Shape for Endpoint {
         let map = node.map()?;
         let address = map.required("address");
         let weight = map.read::<Number<1, 1_000>>("weight").unwrap_or(Some(Number(1)));
-        map.finish(&["zone"])?;
+        map.finish(&["zone"]);
         Some(Endpoint { address: address?, weight: u32::try_from(weight?.0).ok()? })
     }
 }
@@ -70,6 +70,7 @@ choice! {
 
 record! {
     /// How long a service, or a route's part of it, may take.
+    #[derive(Default)]
     pub struct Timeouts {
         connect: Option<Duration> = None,
         /// Silence of the service while we wait for it.
@@ -78,12 +79,6 @@ record! {
         write: Option<Duration> = None,
         /// From the request's head to the answer's, attempts and backoff included.
         total: Option<Duration> = None,
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts { connect: None, read: None, write: None, total: None }
     }
 }
 
