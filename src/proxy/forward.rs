@@ -155,7 +155,10 @@ pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &
     }
     headers.reserve(FIELDS_ADDED);
     headers.append(VIA, via(request.version));
-    headers.insert(X_REQUEST_ID, exchange.id.clone());
+    let mut id = exchange.id.clone();
+    // Over HTTP/2 a value that never comes again is kept out of the table of those that may.
+    id.set_sensitive(exchange.is_h2);
+    headers.insert(X_REQUEST_ID, id);
     *head = parts.into();
     match reason {
         Some(reason) => head.set_reason_phrase(Some(&reason)),

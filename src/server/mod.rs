@@ -16,12 +16,13 @@ use crate::observe::{Metrics, error_log};
 use crate::proxy::Gateway;
 use crate::snapshot::{Snapshot, State};
 use crate::types::ListenerId;
+use crate::upstream::system_authorities;
 use accept::Listeners;
 use arc_swap::ArcSwap;
 use guard::Counter;
 use loading::Loaded;
 use pingora::apps::HttpServerOptions;
-use pingora::connectors::TransportConnector;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use reload::Status;
@@ -83,9 +84,14 @@ impl Server {
             threads,
             upstream_keepalive_pool_size: kept.sum::<usize>().max(128),
             max_retries: RETRIES_MAX,
+            ca_file: system_authorities(),
             ..Default::default()
         });
-        let gateway = Gateway { snapshot: snapshot.clone(), metrics: state.metrics.clone(), tunnels: TransportConnector::new(None) };
+        let gateway = Gateway {
+            snapshot: snapshot.clone(),
+            metrics: state.metrics.clone(),
+            tunnels: TransportConnector::new(Some(ConnectorOptions::from_server_conf(&conf))),
+        };
         let mut proxy = HttpProxy::new(gateway, conf);
         proxy.handle_init_modules();
         let mut options = HttpServerOptions::default();

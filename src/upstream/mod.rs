@@ -9,6 +9,8 @@ mod pool;
 pub mod retry;
 mod trust;
 
+pub use trust::system_authorities;
+
 pub use pool::{Endpoint, EndpointState, Picked, Pool, States};
 
 use crate::config::place::At;

@@ -10,6 +10,19 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// The file that Pingora is to read authorities from: `None` for the system's, and one without any when the system has none
+/// that can be read, since Pingora panics then.
+pub fn system_authorities() -> Option<String> {
+    let mut store = pingora::tls::RootCertStore::empty();
+    match pingora::tls::load_platform_certs_incl_env_into_store(&mut store) {
+        Ok(()) => None,
+        Err(e) => {
+            log::warn!("the system's certificate authorities can't be read, so services with `tls` need `ca`: {e}");
+            Some("/dev/null".to_string())
+        }
+    }
+}
+
 /// The authorities of `tls.ca`; `Some(None)` when the system's are trusted. `None` means that a problem was reported.
 pub fn authorities(tls: &ServiceTls, at: &At<'_>, problems: &Problems) -> Option<Option<Arc<CaType>>> {
     let Some(file) = &tls.ca else { return Some(None) };

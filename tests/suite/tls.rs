@@ -205,3 +205,16 @@ fn a_url_may_be_https() {
     assert_eq!(echo["headers"]["host"][0], format!("localhost:{}", origin.port()));
     assert_eq!(echo["headers"]["x-forwarded-host"][0], "shop.example");
 }
+
+#[test]
+fn a_machine_without_authorities_still_serves() {
+    let origin = Origin::fixed("ok");
+    let yaml = format!("listeners: [{{ bind: 127.0.0.1:0 }}]\nroutes: [{{ path: /*, to: http://{origin} }}]");
+    let gateway = Gateway::start_with(
+        tempfile::tempdir().expect("a folder"),
+        &yaml,
+        &[("SSL_CERT_FILE", "/no/such/file"), ("SSL_CERT_DIR", "/no/such/folder")],
+    );
+    assert_eq!(gateway.get("/").text(), "ok");
+    gateway.wait_for_log("the system's certificate authorities can't be read");
+}
