@@ -33,6 +33,7 @@ pub struct Connection {
     /// Bytes of its head, when it has no body.
     head: AtomicU64,
     was_answered: AtomicBool,
+    is_lingering: AtomicBool,
     /// Left by one request to the next.
     timer: Mutex<Timer>,
     /// The peer's address as the fields of a head have it.
@@ -51,6 +52,7 @@ impl Connection {
             read: AtomicU64::new(0),
             head: AtomicU64::new(0),
             was_answered: AtomicBool::new(false),
+            is_lingering: AtomicBool::new(false),
             timer: Mutex::default(),
             peer_text,
         }
@@ -85,6 +87,16 @@ impl Connection {
     /// A head was answered before it became a request.
     pub fn was_answered(&self) -> bool {
         self.was_answered.load(Relaxed)
+    }
+
+    /// The connection ends before the client has said all: what it still says is to be read, since closing on it would reset the
+    /// connection and take the answer along.
+    pub fn set_lingering(&self) {
+        self.is_lingering.store(true, Relaxed);
+    }
+
+    pub fn is_lingering(&self) -> bool {
+        self.is_lingering.load(Relaxed)
     }
 
     /// A request has begun; `head_bytes` is its size when there is no body behind it.

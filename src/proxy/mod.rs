@@ -8,6 +8,7 @@ pub mod deadline;
 mod exchange;
 mod forward;
 pub mod respond;
+mod steps;
 mod strict;
 mod tunnel;
 pub mod watch;
@@ -15,19 +16,14 @@ pub mod watch;
 pub use exchange::Exchange;
 
 use crate::observe::Metrics;
-use crate::route::host;
-use crate::route::{Outcome, Query, normalize};
-use crate::shape::forward::{Origin, Trace, request_id};
 use crate::snapshot::{Action, Route, Snapshot};
-use crate::types::{ListenerId, Refusal};
-use crate::upstream::retry::{self, Failure};
+use crate::types::Refusal;
+use crate::upstream::retry;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use connection::{Connection, InFlight};
-use deadline::Phase;
-use exchange::{Seen, authority};
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use exchange::Seen;
+use http::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Version};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -35,9 +31,9 @@ use pingora::modules::http::HttpModules;
 use pingora::prelude::*;
 use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
-use std::borrow::Cow;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use steps::{answer, decline, fits, refusal};
 
 /// The gateway as Pingora sees it.
 pub struct Gateway {
@@ -223,6 +219,9 @@ impl ProxyHttp for Gateway {
         }
         // A client that is gone by now is told nothing.
         let _ = respond::refusal(session, exchange, &refusal).await;
+        if exchange.connection().is_some_and(|connection| connection.is_lingering()) {
+            session.downstream_session.shutdown().await; // which waits for the client to end
+        }
         let error_code = refusal.status();
         exchange.refusal = Some(refusal);
         FailToProxy { error_code, can_reuse_downstream: e.esource() == &ErrorSource::Downstream }
@@ -234,112 +233,12 @@ impl ProxyHttp for Gateway {
 
     fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {
         if retry::is_upstream(e) {
-            log::warn!("{}: {e}", exchange.id());
+            log::warn!("{} at {}: {e}", exchange.id(), exchange.endpoint_label());
         }
         true
     }
 
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &Error, _: pingora::proxy::ProxyWarnLogContext) -> bool {
         true
-    }
-}
-
-impl Gateway {
-    /// Who is at the other end, and what the request is called.
-    fn meet(&self, session: &Session, exchange: &mut Exchange) {
-        let head = session.req_header();
-        let digest = session.digest();
-        if let Some(tls) = digest.and_then(|digest| digest.ssl_digest.as_ref()) {
-            // Pingora has its own way to write versions.
-            exchange.tls = if tls.version.ends_with('3') { "TLSv1.3" } else { "TLSv1.2" };
-            exchange.is_tls = true;
-        }
-        if let Some(connection) = digest.and_then(Connection::of) {
-            exchange.deadline = deadline::of_task().unwrap_or_else(|| connection.deadline.clone());
-            exchange.origin = Origin::of(connection.peer.ip(), &exchange.snapshot.server.trusted_proxies, &head.headers);
-            exchange.in_flight = Some(InFlight::new(connection.clone(), self.metrics.in_flight.clone()));
-        }
-        exchange.deadline.forget();
-        if let (Some(h1), Some(connection)) = (session.as_http1(), exchange.connection()) {
-            // Only HTTP/1 waits for one request after another.
-            let is_whole = !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING);
-            connection.has_begun(is_whole.then(|| h1.get_headers_raw_bytes().len()));
-        }
-        exchange.deadline.enter(Phase::Busy, None);
-        exchange.id = request_id(&exchange.origin, &head.headers);
-        exchange.trace = Trace::next(&head.headers);
-    }
-
-    /// Carries a WebSocket.
-    async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
-        exchange.is_long_lived = true;
-        match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
-            Ok(()) => Ok(true),
-            Err(refusal) => decline(session, exchange, refusal).await,
-        }
-    }
-
-    /// Normalises the path and finds the route.
-    fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
-        let head = session.req_header();
-        let normal = match normalize::path(head.uri.path()) {
-            Ok(Cow::Borrowed(_)) => None,
-            Ok(Cow::Owned(path)) => Some(path),
-            Err(_) if head.method == Method::OPTIONS && head.uri.path() == "*" => None,
-            Err(what) => return Err(Refusal::BadRequest(what)),
-        };
-        if let Some(path) = normal {
-            let target = head.uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-            exchange::set_target(session.req_header_mut(), &target).map_err(|_| Refusal::BadRequest("The path can't be read."))?;
-        }
-        let head = session.req_header();
-        let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
-        let query = Query { listener, host: host::name(authority(head)), path: head.uri.path(), method: &head.method };
-        match exchange.snapshot.table.find(&query) {
-            Outcome::Found(found) => {
-                (exchange.route, exchange.captures) = (Some(found.id), found.captures);
-                Ok(())
-            }
-            Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
-            Outcome::Nothing => Err(Refusal::NoRoute),
-        }
-    }
-}
-
-/// Refuses here and now: the connection goes on.
-async fn decline(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> Result<bool> {
-    respond::refusal(session, exchange, &refusal).await?;
-    exchange.refusal = Some(refusal);
-    Ok(true)
-}
-
-/// Answers as the route says by itself.
-async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-    let snapshot = exchange.snapshot.clone();
-    match exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize)).map(|route| &route.action) {
-        Some(Action::Respond(fixed)) => respond::fixed(session, exchange, fixed).await.map(|()| true),
-        Some(Action::Redirect(redirect)) => respond::redirect(session, exchange, redirect).await.map(|()| true),
-        Some(Action::Forward(..)) | None => Ok(false),
-    }
-}
-
-/// Whether the body is announced to be no larger than `max`.
-fn fits(session: &Session, max: Option<u64>) -> bool {
-    let length = session.get_header(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    max.is_none_or(|max| length.is_none_or(|length| length <= max))
-}
-
-/// What the client is told of an error; `None` when it is gone.
-fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
-    match e.esource() {
-        _ if exchange.deadline.upstream_was_late() => Some(Refusal::UpstreamTimeout),
-        ErrorSource::Upstream => Some(Failure::of(e).refusal()),
-        ErrorSource::Downstream => match e.etype() {
-            ErrorType::ReadTimedout => Some(Refusal::RequestTimeout),
-            ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ReadError | ErrorType::ConnectionClosed => None,
-            _ => Some(Refusal::BadRequest("The request can't be read.")),
-        },
-        ErrorSource::Internal | ErrorSource::Unset => Some(Refusal::Internal("an error of the proxy loop")),
     }
 }

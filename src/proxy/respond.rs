@@ -122,7 +122,12 @@ async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHead
     }
     match is_soon_drained(session) && exchange.connection().is_some_and(|connection| !connection.is_closing()) {
         true => session.set_close_on_response_before_downstream_finish(false),
-        false => session.set_keepalive(None),
+        false => {
+            session.set_keepalive(None);
+            if let Some(connection) = exchange.connection().filter(|_| !session.is_body_done()) {
+                connection.set_lingering();
+            }
+        }
     }
     let ends = body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(head), ends).await?;

@@ -96,6 +96,8 @@ pub async fn serve(
         let early = leftover(&mut upstream);
         let Some((client, first)) = take_stream(session).await else { return Ok(()) };
         exchange.tunnel = Some(carry(client, upstream.into_inner(), first, early, timeouts.read).await);
+        // What happens within it is between the two sides.
+        exchange.attempt.upstream = started.map(|at| at.elapsed()).unwrap_or_default();
     }
     Ok(())
 }

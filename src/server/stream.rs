@@ -30,6 +30,8 @@ use tokio::time::{Sleep, sleep};
 const READ_BYTES: usize = 4096;
 /// As Pingora's default: one segment, so that a head and a small body leave in one write.
 const WRITE_BYTES: usize = 1460;
+/// How long a client that was refused in the middle of its body may go on with it.
+const LINGER: Duration = Duration::from_secs(5);
 /// RFC 9113, 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 static LATE_HEAD: LazyLock<Bytes> = LazyLock::new(|| respond::bare(&Refusal::RequestTimeout));
@@ -196,6 +198,21 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads on and throws away, until the client has ended or has had its time.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut sink = [0; READ_BYTES];
+        loop {
+            let mut buffer = ReadBuf::new(&mut sink);
+            let read = Pin::new(&mut self.tcp).poll_read(cx, &mut buffer);
+            let has_ended = read.is_ready() && buffer.filled().is_empty();
+            if has_ended || timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(read)?;
+        }
+    }
+
     /// Small writes are gathered; a large one goes straight to the socket behind them.
     fn poll_put(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
@@ -275,7 +292,11 @@ impl AsyncWrite for ClientStream {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+        match self.connection.is_lingering() {
+            true => self.poll_linger(cx),
+            false => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -372,3 +372,20 @@ fn requests_that_come_at_once_are_answered_in_order() {
     let answers: Vec<_> = (0..4).map(|_| client.answer().json()).map(|echo| (echo["target"].clone(), echo["body"].clone())).collect();
     assert_eq!(answers, [("/1", ""), ("/2", "body"), ("/3", "body"), ("/4", "")].map(|(target, body)| (target.into(), body.into())));
 }
+
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let origin = Origin::fixed("ok");
+    let gateway = gateway(&origin, "body_bytes: 1KiB");
+    let body = vec![b'x'; 4 << 20];
+    for headers in [&[][..], &CHUNKED] {
+        let mut client = gateway.connect();
+        client.send(head("POST", "/", headers, body.len()));
+        client.send("1000000\r\n");
+        // All of it is sent before the answer is read, as many clients do.
+        client.send(&body);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code(), answer.header("connection")), (413, "body_too_large".to_string(), Some("close")));
+    }
+    gateway.wait_until_idle();
+}
