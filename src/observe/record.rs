@@ -65,7 +65,7 @@ impl Record<'_> {
         text(out, "host", self.host);
         text(out, "path", &self.path);
         text(out, "route", self.route);
-        text(out, "service", self.service);
+        word(out, "service", self.service);
         word(out, "endpoint", self.endpoint);
         number(out, "status", self.status);
         word(out, "code", self.code);

@@ -2,8 +2,8 @@
 
 use super::exchange::{Exchange, authority};
 use crate::observe::{Record, mask};
-use http::Version;
 use http::header::{REFERER, USER_AGENT};
+use http::{HeaderValue, Version};
 use pingora::prelude::*;
 use std::borrow::Cow;
 use std::time::SystemTime;
@@ -20,8 +20,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     let gateway = total - upstream;
     exchange.metrics().answered(&head.method, status, total, gateway);
     let Some(log) = &exchange.snapshot.access_log else { return };
-    let field =
-        |name| head.headers.get(name).map_or(Cow::Borrowed(""), |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()));
+    let field = |name| head.headers.get(name).map_or(Cow::Borrowed(""), text);
     let target = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let (bytes_in, bytes_out) = match &exchange.tunnel {
         Some(carried) => (carried.bytes_in, carried.bytes_out),
@@ -65,4 +64,9 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
     }
+}
+
+/// A value as a text; what is not one is shown as far as it goes.
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    value.to_str().map_or_else(|_| String::from_utf8_lossy(value.as_bytes()), Cow::Borrowed)
 }

@@ -28,7 +28,7 @@ pub struct Connection {
     /// The listener's, so that a request that is in flight already can say "close" too.
     closing: ShutdownWatch,
     requests: AtomicUsize,
-    /// Bytes of the current request, as far as they were read.
+    /// Bytes of the current request, as far as they were read. Only the connection's own task writes this and the next.
     read: AtomicU64,
     /// Bytes of its head, when it has no body.
     head: AtomicU64,
@@ -73,7 +73,7 @@ impl Connection {
 
     /// The stream has read so many bytes.
     pub fn has_read(&self, bytes: usize) {
-        self.read.fetch_add(bytes as u64, Relaxed);
+        self.read.store(self.read.load(Relaxed) + bytes as u64, Relaxed);
     }
 
     /// The stream has so many bytes to write. An answer in the middle of a head is Pingora's, to a head that it can't read;
@@ -106,8 +106,10 @@ impl Connection {
 
     /// The next request is about to be waited for: says whether nothing of it can have been read yet.
     pub fn rests(&self) -> bool {
-        let read = self.read.swap(0, Relaxed);
-        read > 0 && read == self.head.swap(0, Relaxed)
+        let (read, head) = (self.read.load(Relaxed), self.head.load(Relaxed));
+        self.read.store(0, Relaxed);
+        self.head.store(0, Relaxed);
+        read > 0 && read == head
     }
 
     pub fn peer_text(&self) -> &HeaderValue {

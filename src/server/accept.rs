@@ -13,9 +13,12 @@ use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::protocols::tls::server::handshake;
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch::{Receiver, Sender, channel};
@@ -192,19 +195,36 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, peer: Socke
             shared.app.process_new(stream, &shared.closing).await;
         }
     };
-    tokio::pin!(run);
+    let mut run = pin!(run);
     loop {
-        tokio::select! {
-            biased;
-            () = &mut run => return,
-            changed = wind.changed() => {
-                let wind = *wind.borrow();
-                if changed.is_err() || wind == Wind::All || (wind == Wind::Idle && connection.is_idle()) {
-                    return;
-                }
-            }
+        if wound(&mut run, &mut wind).await.is_ready() {
+            return;
+        }
+        let wind = *wind.borrow_and_update();
+        if wind == Wind::All || (wind == Wind::Idle && connection.is_idle()) {
+            return;
         }
     }
+}
+
+/// Runs until it is done, or (pending) until the listener is wound down further. Whether that has happened is a look at a
+/// number: a wake-up of the connection costs no more than that.
+async fn wound(run: &mut Pin<&mut impl Future<Output = ()>>, wind: &mut Receiver<Wind>) -> Poll<()> {
+    let seen = wind.clone();
+    let mut changed = pin!(wind.changed());
+    let mut is_asked = false;
+    poll_fn(|cx| {
+        if run.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Poll::Ready(()));
+        }
+        // Asked once, it wakes this task by itself. An error is the end of the listener, which does not come without a change.
+        if is_asked && !seen.has_changed().unwrap_or(true) {
+            return Poll::Pending;
+        }
+        is_asked = true;
+        changed.as_mut().poll(cx).map(|_| Poll::Pending)
+    })
+    .await
 }
 
 /// TLS, or a look for HTTP/2; `None` when there is nobody to talk to.

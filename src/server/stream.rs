@@ -112,7 +112,7 @@ impl ClientStream {
     /// Resolves when the client has sent something, or has gone.
     pub async fn readable(&self) {
         // An error is found again by whoever reads.
-        let _ = self.tcp.readable().await;
+        let _ = poll_fn(|cx| self.tcp.poll_read_ready(cx)).await;
     }
 
     pub fn is_h2c(&self) -> bool {

@@ -139,12 +139,22 @@ pub fn request_id(origin: &Origin, headers: &HeaderMap) -> HeaderValue {
 /// Stands for an id that was not made yet.
 pub const NO_ID: HeaderValue = HeaderValue::from_static("-");
 
-fn hex(number: u128) -> [u8; 32] {
+/// The two digits of each byte.
+const HEX: [[u8; 2]; 256] = {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    table
+};
+
+fn hex(number: u128) -> [u8; 32] {
     let mut out = [0; 32];
-    for (pair, byte) in out.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = HEX[usize::from(byte)];
     }
     out
 }

@@ -48,8 +48,8 @@ impl Client {
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_read_timeout(Some(*PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(*PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");
         Client { stream: BufReader::new(stream) }
     }

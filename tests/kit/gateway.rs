@@ -234,6 +234,6 @@ impl Drop for Gateway {
 pub fn run_to_end(arguments: &[&str]) -> (Option<i32>, String) {
     let started = Instant::now();
     let output = super::run(frontdesk().args(arguments).stdin(Stdio::null()));
-    assert!(started.elapsed() < PATIENCE, "took {:?}", started.elapsed());
+    assert!(started.elapsed() < *PATIENCE, "took {:?}", started.elapsed());
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

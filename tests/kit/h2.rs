@@ -18,7 +18,7 @@ const SMALL_FRAMES_BYTES: usize = 16 << 20;
 #[track_caller]
 pub fn run_async<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await }).expect("the end of the test")
+    runtime.block_on(async { tokio::time::timeout(*PATIENCE, test).await }).expect("the end of the test")
 }
 
 /// A connection of a client. The gateway's host is `test`.

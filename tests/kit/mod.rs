@@ -28,17 +28,23 @@ pub use gateway::{Gateway, run_to_end};
 pub use h2::{H2Client, H2Origin, all, h2_head, piece, run_async, whole};
 pub use large::{LARGE, drink, pour};
 pub use origin::{Origin, Request, Stream, answer, read_head, read_request};
-pub use pace::{Gate, rest, steadily, until_gone};
+pub use pace::{Gate, busy, rest, steadily, until_gone};
 pub use secure::{Secure, secure, secure_and_send, shown};
 pub use tls_origin::TlsOrigin;
 pub use websocket::{ACCEPTED, HANDSHAKE, echoes, websocket};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+/// How much of something: the usual, or much more in a soak (`./dev soak`, which sets FRONTDESK_SOAK).
+pub fn scale(usual: usize, soak: usize) -> usize {
+    if std::env::var_os("FRONTDESK_SOAK").is_some() { soak } else { usual }
+}
+
 /// Longer than anything takes on a loaded machine: reaching it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(scale(20, 120) as u64));
 
 /// Waits until `condition` is some value.
 #[track_caller]
@@ -48,7 +54,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         if let Some(value) = condition() {
             return value;
         }
-        assert!(started.elapsed() < PATIENCE, "never came: {what}");
+        assert!(started.elapsed() < *PATIENCE, "never came: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -65,6 +71,20 @@ pub fn frontdesk() -> Command {
 pub fn curl(arguments: &[&str]) -> String {
     let output = run(Command::new("curl").args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*"]).args(arguments));
     assert!(output.status.success(), "curl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Puts load on a URL with wrk for so many seconds, and answers what it printed. It calls an answer late after its usual 2 s
+/// in a soak only: other tests share the machine with each other.
+#[track_caller]
+pub fn wrk(url: &str, seconds: usize) -> String {
+    let mut command = Command::new("wrk");
+    command.args(["-t2", "-c64"]).arg(format!("-d{seconds}s"));
+    if scale(0, 1) == 0 {
+        command.args(["--timeout", "20s"]);
+    }
+    let output = command.arg(url).output().unwrap_or_else(|e| panic!("wrk can't be run ({e}); ./dev test installs it"));
+    assert!(output.status.success(), "wrk: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

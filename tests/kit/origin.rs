@@ -76,6 +76,8 @@ impl Origin {
     /// Gives `script` each connection.
     pub fn bare(script: impl Fn(&mut Stream, &Mutex<Vec<Request>>) -> io::Result<()> + Send + Sync + 'static) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        // The queue of 128 that it has by itself overflows when hundreds connect at once.
+        socket2::SockRef::from(&listener).listen(4096).expect("a longer queue");
         let address = listener.local_addr().expect("an address");
         let (shared, script) = (Arc::<Shared>::default(), Arc::new(script));
         let theirs = shared.clone();
@@ -119,6 +121,10 @@ impl Origin {
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Acquire)
     }
+    /// Whether a request for this target has come.
+    pub fn has_seen(&self, target: &str) -> bool {
+        self.shared.seen.lock().expect("the requests").iter().any(|request| request.target == target)
+    }
     /// The requests that came, in the order of their heads.
     pub fn seen(&self) -> Vec<Request> {
         self.shared.seen.lock().expect("the requests").clone()
@@ -134,7 +140,7 @@ impl fmt::Display for Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        let _ = TcpStream::connect_timeout(&self.address, PATIENCE);
+        let _ = TcpStream::connect_timeout(&self.address, *PATIENCE);
     }
 }
 

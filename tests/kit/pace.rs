@@ -2,6 +2,7 @@
 
 use super::{Origin, PATIENCE, Stream, eventually};
 use std::io::{self, BufRead};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -23,8 +24,25 @@ impl Gate {
 
     pub fn wait(&self) {
         let closed = self.0.0.lock().expect("the gate");
-        drop(self.0.1.wait_timeout_while(closed, PATIENCE, |open| !*open).expect("the gate"));
+        drop(self.0.1.wait_timeout_while(closed, *PATIENCE, |open| !*open).expect("the gate"));
     }
+}
+
+/// Takes CPU time with so many threads, until the answer is dropped.
+#[must_use]
+pub fn busy(threads: usize) -> impl Drop {
+    struct Busy(Arc<AtomicBool>);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = Arc::<AtomicBool>::default();
+    for _ in 0..threads {
+        let stop = stop.clone();
+        std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {});
+    }
+    Busy(stop)
 }
 
 /// Does something several times with a pause before each: somebody who is slow, but not silent.

@@ -26,8 +26,8 @@ pub fn secure_and_send(address: SocketAddr, name: &str, protocols: &[&str], firs
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     connection.writer().write_all(first)?;
     let mut tcp = TcpStream::connect(address)?;
-    tcp.set_read_timeout(Some(PATIENCE))?;
-    tcp.set_write_timeout(Some(PATIENCE))?;
+    tcp.set_read_timeout(Some(*PATIENCE))?;
+    tcp.set_write_timeout(Some(*PATIENCE))?;
     tcp.set_nodelay(true)?;
     while connection.is_handshaking() {
         connection.complete_io(&mut tcp)?;

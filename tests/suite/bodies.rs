@@ -164,7 +164,7 @@ fn a_service_sees_the_begin_of_a_body_before_its_end() {
     let mut client = gateway.connect();
     client.send(head("POST", "/", &[("Content-Length", "15")], 0) + "begin ");
     client.send("more");
-    assert_eq!(&seen.recv_timeout(PATIENCE).expect("the begin"), b"begin more");
+    assert_eq!(&seen.recv_timeout(*PATIENCE).expect("the begin"), b"begin more");
     client.send(" end.");
     assert_eq!(client.answer().text(), "ok");
 }
@@ -226,7 +226,7 @@ fn a_large_upload_waits_for_a_slow_service_and_takes_no_memory() {
     pour(client.stream(), &stuck).expect("to send all");
     assert_eq!(client.answer().text(), "ok");
     assert!(gateway.peak_kib() < before + GROWTH_KIB_MAX, "{} KiB, then {}", before, gateway.peak_kib());
-    assert_eq!(gateway.access_log(1)[0]["bytes_in"], LARGE);
+    assert_eq!(gateway.access_log(1)[0]["bytes_in"], *LARGE);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_large_download_waits_for_a_slow_client_and_takes_no_memory() {
     let stuck = Gate::default();
     let is_stuck = stuck.clone();
     let origin = Origin::scripted(move |_, stream| {
-        write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n")?;
+        write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", *LARGE)?;
         pour(stream.get_ref(), &is_stuck)?;
         Ok(true)
     });
@@ -252,7 +252,7 @@ fn a_large_download_waits_for_a_slow_client_and_takes_no_memory() {
     }
     drink(&mut stream).expect("the whole body");
     assert!(gateway.peak_kib() < before + GROWTH_KIB_MAX, "{} KiB, then {}", before, gateway.peak_kib());
-    assert_eq!(gateway.access_log(1)[0]["bytes_out"], LARGE);
+    assert_eq!(gateway.access_log(1)[0]["bytes_out"], *LARGE);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Reloads: another configuration in place of the one that runs, all of it or nothing.
 
-use crate::kit::{Client, Gate, Gateway, Origin, answer, certificate, eventually, head, secure, shown};
+use crate::kit::{Client, Gate, Gateway, Origin, answer, certificate, eventually, head, read_head, scale, secure, shown, wrk};
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 fn says(text: &str) -> String {
     format!("listeners: [{{ bind: 127.0.0.1:0 }}]\nroutes: [{{ path: /*, respond: {{ body: {text} }} }}]\n")
@@ -132,7 +134,7 @@ fn a_certificate_is_replaced_for_new_handshakes() {
     let expiry = gateway.metric("frontdesk_certificate_expiry_seconds{name=\"a.example\"}");
     assert!(expiry > std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time").as_secs_f64(), "{expiry}");
     // What was connected goes on.
-    std::io::Write::write_all(&mut old, head("GET", "/", &[], 0).as_bytes()).expect("to send");
+    old.write_all(head("GET", "/", &[], 0).as_bytes()).expect("to send");
     let mut begin = [0; 12];
     std::io::Read::read_exact(&mut old, &mut begin).expect("an answer");
     assert_eq!(&begin, b"HTTP/1.1 200");
@@ -241,4 +243,52 @@ routes: [{{ name: v{n}, path: /*, to: s }}, {{ path: /fixed, respond: {{ body: x
     assert_eq!(gateway.metric("frontdesk_reloads_total{result=\"ok\"}"), RELOADS as f64);
     let statuses = gateway.access_log(served.load(Ordering::Relaxed)).into_iter().filter(|line| line["status"] != 200).count();
     assert_eq!(statuses, 0);
+}
+
+#[test]
+fn reloads_under_constant_load_break_no_connection() {
+    let (seconds, pause) = (scale(3, 60), Duration::from_millis(scale(100, 1000) as u64));
+    // It keeps no requests: there would be too many. Likewise the log.
+    let origin = Origin::bare(|stream, _| {
+        while read_head(stream)?.is_some() {
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")?;
+        }
+        Ok(())
+    });
+    // Two configurations by turns.
+    let version = |reloads: u32| ["even", "odd"][reloads as usize % 2];
+    let yaml = |reloads: u32| {
+        format!(
+            "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ s: {{ endpoints: [{origin}] }} }}
+routes: [{{ path: /*, response: {{ headers: {{ set: {{ X-Version: {} }} }} }}, to: s }}]
+access_log: {{ path: /dev/null }}
+",
+            version(reloads)
+        )
+    };
+    let gateway = Gateway::start(&yaml(0));
+    let url = format!("http://{}/", gateway.address());
+    let mut reloads = 0;
+    let report = std::thread::scope(|scope| {
+        let load = scope.spawn(|| wrk(&url, seconds));
+        let mut next = Instant::now() + pause;
+        while !load.is_finished() {
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            next += pause;
+            assert!(gateway.reload(&yaml(reloads + 1)), "reload {}", reloads + 1);
+            reloads += 1;
+        }
+        load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    println!("{reloads} reloads; {report}");
+    // wrk names errors only if there are some.
+    assert!(!report.contains("Socket errors") && !report.contains("Non-2xx"), "{report}");
+    let requests: usize = report.split(" requests in ").next().and_then(|text| text.split_whitespace().last()?.parse().ok()).unwrap_or(0);
+    assert!(requests > 100 && reloads as usize >= scale(5, 50), "{requests} requests, {reloads} reloads: {report}");
+    assert_eq!(gateway.metric("frontdesk_reloads_total{result=\"ok\"}"), f64::from(reloads));
+    assert_eq!(gateway.metric("frontdesk_reloads_total{result=\"failed\"}"), 0.0);
+    assert_eq!(gateway.get("/").header("x-version"), Some(version(reloads)));
+    gateway.wait_until_idle();
 }

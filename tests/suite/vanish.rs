@@ -1,10 +1,11 @@
 //! Clients that vanish, at each stage of a request, by an end or by a reset: nothing is left of them.
 
-use crate::kit::{Client, Gateway, HANDSHAKE, Origin, answer, certificate, eventually, head, read_head, secure, until_gone};
+use crate::kit::{Client, Gateway, HANDSHAKE, Origin, answer, certificate, eventually, head, read_head, scale, secure, until_gone};
 use std::io::{Read, Write};
+use std::sync::LazyLock;
 
-/// Clients at once, of each kind.
-const CLIENTS: usize = 100;
+/// Clients at once, of each kind: there are 34 kinds.
+static CLIENTS: LazyLock<usize> = LazyLock::new(|| scale(100, 300));
 
 /// Writes each request down at its head, and takes what it is told to by the path.
 fn service() -> Origin {
@@ -46,7 +47,7 @@ fn gateway(origin: &Origin) -> Gateway {
 fn vanish(origin: &Origin, gateway: &Gateway, stage: impl Fn(&mut Client, &str) + Sync) {
     for is_reset in [false, true] {
         std::thread::scope(|scope| {
-            for i in 0..CLIENTS {
+            for i in 0..*CLIENTS {
                 let stage = &stage;
                 scope.spawn(move || {
                     let mut client = gateway.connect();
@@ -68,7 +69,7 @@ fn vanish(origin: &Origin, gateway: &Gateway, stage: impl Fn(&mut Client, &str) 
 
 /// Waits until the service has seen a request.
 fn wait_at(origin: &Origin, target: &str) {
-    eventually("the request at the service", || origin.seen().iter().any(|request| request.target == target).then_some(()));
+    eventually("the request at the service", || origin.has_seen(target).then_some(()));
 }
 
 #[test]
@@ -145,7 +146,7 @@ fn behind_an_answer() {
     let gateway = gateway(&origin);
     for is_reset in [false, true] {
         std::thread::scope(|scope| {
-            for _ in 0..CLIENTS {
+            for _ in 0..*CLIENTS {
                 scope.spawn(|| {
                     let mut client = gateway.connect();
                     assert_eq!(client.get("/served").text(), "served");
@@ -197,7 +198,7 @@ routes: [{{ path: /*, to: http://{origin} }}]
     let gateway = Gateway::start_in(folder, &yaml);
     for is_reset in [false, true] {
         std::thread::scope(|scope| {
-            for begin in [&b""[..], &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00], b"GET / HTTP/1.1\r\n\r\n"].repeat(CLIENTS / 3) {
+            for begin in [&b""[..], &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00], b"GET / HTTP/1.1\r\n\r\n"].repeat(*CLIENTS / 3) {
                 let gateway = &gateway;
                 scope.spawn(move || {
                     let mut client = Client::connect(gateway.address_of("secure"));

@@ -1,0 +1,186 @@
+//! The pure parts that every request, or every reload, passes through: `cargo bench --bench pure [FILTER]`.
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use frontdesk::config::load;
+use frontdesk::config::place::{At, Source};
+use frontdesk::config::problem::Problems;
+use frontdesk::config::raw::{Balance, Endpoint};
+use frontdesk::observe::{Metrics, Record};
+use frontdesk::route::host::HostPattern;
+use frontdesk::route::pattern::Pattern;
+use frontdesk::route::{Query, Rule, Table, normalize};
+use frontdesk::shape::forward::{Forwarded, Origin, TRACEPARENT, Trace, X_FORWARDED_FOR};
+use frontdesk::shape::template::{Names, Target, Template, Value, Values, Variable};
+use frontdesk::snapshot::{Meta, Snapshot, State};
+use frontdesk::types::{ListenerId, RouteId};
+use frontdesk::upstream::{Pool, States};
+use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method};
+use std::fmt::Write;
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+/// Literal, capture and rest by turns, each below a segment of its own.
+fn table(routes: usize) -> Table {
+    let rule = |n: usize| Rule {
+        id: RouteId(n as u32),
+        hosts: vec![HostPattern::Any],
+        path: Pattern::parse(&format!("/api/{n}/{}", ["items", "{id}", "*"][n % 3])).expect("a pattern"),
+        methods: vec![],
+        listeners: vec![],
+    };
+    Table::new((0..routes).map(rule))
+}
+
+fn find(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route::Table::find");
+    for routes in [10, 1_000, 20_000] {
+        let table = table(routes);
+        let middle = routes / 6 * 3;
+        for (kind, path) in [
+            ("literal", format!("/api/{middle}/items")),
+            ("capture", format!("/api/{}/4711", middle + 1)),
+            ("rest", format!("/api/{}/a/b/c", middle + 2)),
+            ("none", format!("/api/{routes}/items")),
+        ] {
+            let query = Query { listener: ListenerId(0), host: "shop.example", path: &path, method: &Method::GET };
+            group.bench_function(BenchmarkId::new(kind, routes), |b| b.iter(|| table.find(black_box(&query))));
+        }
+    }
+}
+
+fn paths(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route::normalize::path");
+    for (kind, path) in [
+        ("clean", "/api/restaurants/4711/menu"),
+        ("escapes", "/api/caf%c3%a9/%7euser/a%2fb"),
+        ("dot segments", "/api/./restaurants/../orders/4711"),
+    ] {
+        group.bench_function(kind, |b| b.iter(|| normalize::path(black_box(path))));
+    }
+}
+
+/// What the templates of one request ask for.
+struct Request;
+
+impl Values for Request {
+    fn value(&self, variable: &Variable) -> Value<'_> {
+        match variable {
+            Variable::Rest | Variable::Path | Variable::Capture(_) => Value::Path("restaurants/4711/menu".into()),
+            Variable::Host => Value::Plain("shop.example".into()),
+            _ => Value::Plain("two words".into()),
+        }
+    }
+}
+
+fn templates(c: &mut Criterion) {
+    let names = Names { captures: &["city"], has_rest: true };
+    let redirect = Template::parse("https://${host}/${city}/${rest}?from=${query.from}", names).expect("a template");
+    c.bench_function("shape::template::Template::render/redirect", |b| b.iter(|| redirect.render(black_box(&Request), Target::Path)));
+}
+
+/// The fields of a common request, and more.
+fn headers(more: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+    let common = [(HOST, "shop.example"), (USER_AGENT, "curl/8.5.0"), (ACCEPT, "*/*")];
+    common.iter().chain(more).map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+}
+
+fn forwarding(c: &mut Criterion) {
+    let trusted = ["10.0.0.0/8".parse().expect("a network"), "fd00::/8".parse().expect("a network")];
+    let proxied = headers(&[
+        (X_FORWARDED_FOR, "203.0.113.7, 10.0.0.3, 10.0.0.2"),
+        (TRACEPARENT, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ]);
+    let mut group = c.benchmark_group("shape::forward");
+    for (kind, peer, headers) in [("direct", "192.0.2.1", headers(&[])), ("proxied", "10.0.0.1", proxied)] {
+        let (ip, text): (IpAddr, _) = (peer.parse().expect("an address"), HeaderValue::from_static(peer));
+        let (origin, host) = (Origin::of(ip, &trusted, &headers), headers.get(HOST));
+        group.bench_function(BenchmarkId::new("Origin::of", kind), |b| b.iter(|| Origin::of(ip, &trusted, black_box(&headers))));
+        group.bench_function(BenchmarkId::new("Forwarded::new", kind), |b| {
+            b.iter(|| Forwarded::new(&origin, &text, true, host, black_box(&headers)));
+        });
+        group.bench_function(BenchmarkId::new("Trace::next", kind), |b| b.iter(|| Trace::next(black_box(&headers))));
+    }
+}
+
+fn record(c: &mut Criterion) {
+    let record = Record {
+        time: SystemTime::now(),
+        request_id: "0af7651916cd43dd8448eb211c80319c",
+        trace_id: "b7ad6b71692033310af7651916cd43dd",
+        client_ip: IpAddr::from([203, 0, 113, 7]),
+        client_ip_text: Some("203.0.113.7"),
+        method: "GET",
+        host: "shop.example",
+        path: "/api/restaurants/4711/menu?lang=en".into(),
+        route: "menu",
+        service: "restaurants",
+        endpoint: "10.0.0.11:8000",
+        status: 200,
+        code: "",
+        identity: "",
+        auth: "",
+        limit: "",
+        cache: "",
+        attempts: 1,
+        bytes_in: 0,
+        bytes_out: 5_120,
+        duration: Duration::from_micros(1_234),
+        upstream: Duration::from_micros(1_100),
+        gateway: Duration::from_micros(134),
+        protocol: "HTTP/1.1",
+        tls: "",
+        user_agent: "curl/8.5.0".into(),
+        referer: "".into(),
+    };
+    let mut line = Vec::new();
+    c.bench_function("observe::Record::json", |b| {
+        b.iter(|| {
+            line.clear();
+            black_box(&record).json(&mut line);
+            line.len()
+        });
+    });
+}
+
+fn picks(c: &mut Criterion) {
+    let mut group = c.benchmark_group("upstream::Pool::pick");
+    for endpoints in [1, 3, 100] {
+        for (kind, balance) in [("round robin", Balance::RoundRobin), ("least request", Balance::LeastRequest)] {
+            let endpoint = |n: usize| Endpoint { address: format!("10.0.0.{n}:80").parse().expect("an address"), weight: 1 };
+            let raw: Vec<Endpoint> = (1..=endpoints).map(endpoint).collect();
+            let pool = Pool::build("s", &raw, balance, &At::root(), &States::default(), &Problems::default()).expect("a pool");
+            group.bench_function(BenchmarkId::new(kind, endpoints), |b| b.iter(|| drop(pool.pick(black_box(&[])))));
+        }
+    }
+}
+
+/// A configuration of so many routes to ten services.
+fn configuration(routes: usize) -> String {
+    let mut text = "listeners: [{ bind: 127.0.0.1:0 }]\nservices:\n".to_string();
+    for n in 0..10 {
+        let _ = writeln!(text, "  s{n}: {{ endpoints: [10.0.{n}.1:80, 10.0.{n}.2:80], timeouts: {{ read: 10s }} }}");
+    }
+    text.push_str("routes:\n");
+    for n in 0..routes {
+        let _ = writeln!(text, "  - {{ name: r{n}, path: \"/api/{n}/{{id}}\", methods: [GET, POST], to: s{} }}", n % 10);
+    }
+    text
+}
+
+fn loading(c: &mut Criterion) {
+    let source = Source::new("frontdesk.yaml", configuration(1_000));
+    let state = State::dry(Metrics::new().expect("metrics"));
+    let problems = Problems::default();
+    let raw = load::read(&source, &problems).expect("a configuration");
+    let build = || Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
+    let mut group = c.benchmark_group("1,000 routes");
+    group.sample_size(20);
+    group.bench_function("config::load::read", |b| b.iter(|| load::read(black_box(&source), &problems)));
+    group.bench_function("snapshot::Snapshot::build", |b| b.iter(build));
+    assert!(problems.is_empty());
+}
+
+criterion_group!(benches, find, paths, templates, forwarding, record, picks, loading);
+criterion_main!(benches);
