@@ -92,6 +92,7 @@ fn syntax(e: &serde_yaml::Error) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn problems(text: &str) -> Vec<String> {
         let problems = Problems::default();
@@ -122,6 +123,22 @@ mod tests {
         assert_eq!(problems("a: 1\na: 2\n"), ["f.yaml:1:1: duplicate entry with key \"a\""]);
         assert_eq!(problems(""), ["f.yaml: the file is empty"]);
         assert_eq!(problems("just a text"), ["f.yaml:1:1: `the file` must be a map, not a text"]);
+    }
+
+    /// Pieces of configurations, and of what goes wrong in them.
+    const PIECES: &str = "listeners:¦routes:¦services: ¦bind:¦to: ¦path: /x¦tls: ¦timeouts: ¦respond: ¦ ¦\n¦\n  ¦\t¦- ¦? ¦: ¦, ¦{ ¦ }¦[¦]¦\
+        \"¦'¦|\n¦#¦&a ¦*a¦<<: ¦!x ¦---\n¦~¦${¦}¦${X}¦${X:-1}¦$${x}¦127.0.0.1:0¦[::1]¦http://¦10s¦1e999¦99999999999999999999¦-1¦64KiB¦\
+        \u{feff}¦\r¦é¦💥¦\0";
+
+    fn pieces() -> impl Strategy<Value = String> {
+        prop::collection::vec(prop::sample::select(PIECES.split('¦').collect::<Vec<_>>()), 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_has_problems_that_can_be_shown(text in prop_oneof![any::<String>(), pieces()]) {
+            problems(&text);
+        }
     }
 
     #[test]

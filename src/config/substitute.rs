@@ -3,7 +3,12 @@
 use super::place::At;
 use super::problem::Problems;
 use serde_yaml::Value;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
+
+/// Above this, a file is not what was meant, such as /dev/zero.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where values come from.
 pub struct Sources<'a> {
@@ -68,8 +73,13 @@ fn variable(name: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems)
 }
 
 fn read_file(path: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) -> Option<String> {
-    match std::fs::read_to_string(sources.folder.join(path)) {
-        Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_string()),
+    let mut text = String::new();
+    let read = File::open(sources.folder.join(path)).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+    match read {
+        Ok(bytes) if bytes as u64 == FILE_BYTES_MAX => {
+            problems.at(at, format!("`{path}` is too large"), "a value is a secret or a name, not a document", "name another file")
+        }
+        Ok(_) => Some(text.trim_end_matches(['\n', '\r']).to_string()),
         Err(e) => {
             problems.at(at, format!("can't read `{path}`: {e}"), "the value is in that file", "correct the path, or let this user read it")
         }
@@ -107,5 +117,6 @@ mod tests {
     fn what_is_missing_is_a_problem() {
         assert_eq!(run("${NOPE}").1, ["the environment variable `NOPE` is not set"]);
         assert!(run("${file:/no/such/file}").1[0].starts_with("can't read `/no/such/file`"));
+        assert_eq!(run("${file:/dev/zero}").1, ["`/dev/zero` is too large"]);
     }
 }
