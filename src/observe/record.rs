@@ -49,71 +49,107 @@ pub struct Record<'a> {
 
 impl Record<'_> {
     /// Appends the record as one JSON object. It is written once a request, so its shape is fixed here and not found out by
-    /// a serialiser each time; writing to memory can't fail.
+    /// a serialiser each time: what stands between two values is one piece. Writing to memory can't fail.
     pub fn json(&self, out: &mut Vec<u8>) {
         out.reserve(LINE_BYTES);
-        out.extend_from_slice(b"{\"time\":\"");
-        time(out, self.time);
-        out.push(b'"');
-        word(out, "request_id", self.request_id);
-        word(out, "trace_id", self.trace_id);
-        match self.client_ip_text {
-            Some(text) => word(out, "client_ip", text),
-            None => drop(write!(out, ",\"client_ip\":\"{}\"", self.client_ip)),
-        }
-        word(out, "method", self.method);
-        text(out, "host", self.host);
-        text(out, "path", &self.path);
-        text(out, "route", self.route);
-        word(out, "service", self.service);
-        word(out, "endpoint", self.endpoint);
-        number(out, "status", self.status);
-        word(out, "code", self.code);
-        text(out, "identity", self.identity);
-        text(out, "auth", self.auth);
-        word(out, "limit", self.limit);
-        word(out, "cache", self.cache);
-        number(out, "attempts", self.attempts);
-        number(out, "bytes_in", self.bytes_in);
-        number(out, "bytes_out", self.bytes_out);
-        milliseconds(out, "duration_ms", self.duration);
-        milliseconds(out, "upstream_ms", self.upstream);
-        milliseconds(out, "gateway_ms", self.gateway);
-        word(out, "protocol", self.protocol);
-        word(out, "tls", self.tls);
-        text(out, "user_agent", &self.user_agent);
-        text(out, "referer", &self.referer);
-        out.push(b'}');
+        self.json_who(out);
+        self.json_what(out);
+        self.json_how(out);
     }
-}
 
-#[inline(always)] // the name is known here, so that the three parts are one copy
-fn key(out: &mut Vec<u8>, key: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":");
-}
+    fn json_who(&self, out: &mut Vec<u8>) {
+        plain(out, "{\"time\":\"");
+        time(out, self.time);
+        plain(out, "\",\"request_id\":\"");
+        plain(out, self.request_id);
+        plain(out, "\",\"trace_id\":\"");
+        plain(out, self.trace_id);
+        plain(out, "\",\"client_ip\":\"");
+        match self.client_ip_text {
+            Some(text) => plain(out, text),
+            None => drop(write!(out, "{}", self.client_ip)),
+        }
+        plain(out, "\",\"method\":\"");
+        plain(out, self.method);
+        plain(out, "\",\"host\":\"");
+        escaped(out, self.host);
+        plain(out, "\",\"path\":\"");
+        escaped(out, &self.path);
+    }
 
-fn text(out: &mut Vec<u8>, name: &str, value: &str) {
-    key(out, name);
-    // Most texts have nothing to escape. Without a way out of the loop, it is done many bytes at a time.
-    let needs_escape = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
-    match value.as_bytes().iter().fold(false, |found, byte| found | needs_escape(byte)) {
-        false => quoted(out, value),
-        true => drop(serde_json::to_writer(out, value)),
+    fn json_what(&self, out: &mut Vec<u8>) {
+        plain(out, "\",\"route\":\"");
+        escaped(out, self.route);
+        plain(out, "\",\"service\":\"");
+        plain(out, self.service);
+        plain(out, "\",\"endpoint\":\"");
+        plain(out, self.endpoint);
+        plain(out, "\",\"status\":");
+        number(out, self.status);
+        plain(out, ",\"code\":\"");
+        plain(out, self.code);
+        plain(out, "\",\"identity\":\"");
+        escaped(out, self.identity);
+        plain(out, "\",\"auth\":\"");
+        escaped(out, self.auth);
+        plain(out, "\",\"limit\":\"");
+        plain(out, self.limit);
+        plain(out, "\",\"cache\":\"");
+        plain(out, self.cache);
+    }
+
+    fn json_how(&self, out: &mut Vec<u8>) {
+        plain(out, "\",\"attempts\":");
+        number(out, self.attempts);
+        plain(out, ",\"bytes_in\":");
+        number(out, self.bytes_in);
+        plain(out, ",\"bytes_out\":");
+        number(out, self.bytes_out);
+        plain(out, ",\"duration_ms\":");
+        milliseconds(out, self.duration);
+        plain(out, ",\"upstream_ms\":");
+        milliseconds(out, self.upstream);
+        plain(out, ",\"gateway_ms\":");
+        milliseconds(out, self.gateway);
+        plain(out, ",\"protocol\":\"");
+        plain(out, self.protocol);
+        plain(out, "\",\"tls\":\"");
+        plain(out, self.tls);
+        plain(out, "\",\"user_agent\":\"");
+        escaped(out, &self.user_agent);
+        plain(out, "\",\"referer\":\"");
+        escaped(out, &self.referer);
+        plain(out, "\"}");
     }
 }
 
 /// A text that has nothing to escape: digits, our own words, names from the configuration.
-fn word(out: &mut Vec<u8>, name: &str, value: &str) {
-    key(out, name);
-    quoted(out, value);
+fn plain(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
 }
 
-fn quoted(out: &mut Vec<u8>, value: &str) {
-    out.push(b'"');
-    out.extend_from_slice(value.as_bytes());
-    out.push(b'"');
+/// A client's text, without the quotes around it.
+fn escaped(out: &mut Vec<u8>, text: &str) {
+    // Most texts have nothing to escape. Without a way out of the loop, it is found out many bytes at a time.
+    let needs_escape = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    if !text.as_bytes().iter().fold(false, |found, byte| found | needs_escape(byte)) {
+        return plain(out, text);
+    }
+    if let Ok(quoted) = serde_json::to_vec(text) {
+        out.extend_from_slice(&quoted[1..quoted.len() - 1]);
+    }
+}
+
+fn number(out: &mut Vec<u8>, value: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Milliseconds to the microsecond: `1.234`.
+fn milliseconds(out: &mut Vec<u8>, value: Duration) {
+    let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+    number(out, micros / 1000);
+    out.push(b'.');
+    three_digits(out, (micros % 1000) as u32);
 }
 
 /// RFC 3339 with milliseconds. The part down to the seconds is the same for all lines of a second.
@@ -135,19 +171,6 @@ fn time(out: &mut Vec<u8>, time: SystemTime) {
 fn three_digits(out: &mut Vec<u8>, n: u32) {
     let digit = |n: u32| b'0' + (n % 10) as u8;
     out.extend_from_slice(&[digit(n / 100), digit(n / 10), digit(n)]);
-}
-
-fn number(out: &mut Vec<u8>, name: &str, value: impl itoa::Integer) {
-    key(out, name);
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-}
-
-/// Milliseconds to the microsecond: `1.234`.
-fn milliseconds(out: &mut Vec<u8>, name: &str, value: Duration) {
-    let micros = value.as_micros();
-    number(out, name, micros / 1000);
-    out.push(b'.');
-    three_digits(out, (micros % 1000) as u32);
 }
 
 /// The path and query with the values of the parameters in `names` replaced by `***`.

@@ -1,6 +1,7 @@
 //! The watch over a request's deadline: one lazy timer, which is set back only when something is due earlier.
 
 use super::deadline::{Deadline, Expired, now};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -39,6 +40,35 @@ pub struct Timer {
     fires: u64,
     /// It knows whom to wake: the connection's task, which is the same for all its requests.
     is_asked: bool,
+}
+
+thread_local!(static SPARE: RefCell<Vec<Timer>> = const { RefCell::new(Vec::new()) });
+/// Timers that a thread keeps.
+const SPARE_MAX: usize = 256;
+
+/// A timer for one request of many at once, which goes on to whoever is next: to set a new one costs ten times more than to
+/// ask one that runs already.
+pub struct Borrowed(pub Timer);
+
+impl Borrowed {
+    pub fn take() -> Borrowed {
+        let spare = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        // It has to be told anew whom to wake.
+        Borrowed(Timer { is_asked: false, ..spare })
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let timer = std::mem::take(&mut self.0);
+        // A thread that ends has none any more.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if timer.sleep.is_some() && spare.len() < SPARE_MAX {
+                spare.push(timer);
+            }
+        });
+    }
 }
 
 impl std::fmt::Debug for Timer {

@@ -4,7 +4,7 @@ use super::stream::ClientStream;
 use crate::observe::RouteMetrics;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::{Deadline, Phase, within};
-use crate::proxy::watch::{self, Timer};
+use crate::proxy::watch::{self, Borrowed};
 use crate::types::Refusal;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -113,7 +113,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
         let deadline = Arc::<Deadline>::default();
         deadline.enter(Phase::Busy, None);
         let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
-        watch::over(&deadline, &mut Timer::default(), request).await.flatten()
+        watch::over(&deadline, &mut Borrowed::take().0, request).await.flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {
