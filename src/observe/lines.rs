@@ -63,7 +63,7 @@ impl Logs {
     pub fn reopen(&self) {
         for lines in lock(&self.open).values().filter_map(Weak::upgrade) {
             lines.shared.reopen.store(true, Ordering::Release);
-            lines.shared.wake();
+            lines.thread.unpark();
         }
     }
 }
@@ -93,15 +93,6 @@ struct Shared {
     awake: AtomicBool,
     reopen: AtomicBool,
     stop: AtomicBool,
-    writer: Mutex<Option<Thread>>,
-}
-
-impl Shared {
-    fn wake(&self) {
-        if let Some(thread) = &*lock(&self.writer) {
-            thread.unpark();
-        }
-    }
 }
 
 /// A panic while a buffer is locked leaves whole lines or none: the data is good either way.
@@ -118,12 +109,10 @@ impl Lines {
             awake: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            writer: Mutex::new(None),
         });
         let theirs = shared.clone();
         let writer = thread::Builder::new().name("access-log".to_string()).spawn(move || run(&theirs, sink))?;
         let thread = writer.thread().clone();
-        *lock(&shared.writer) = Some(thread.clone());
         Ok(Lines { shared, writer: Mutex::new(Some(writer)), thread })
     }
 

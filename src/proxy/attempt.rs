@@ -1,7 +1,8 @@
 //! The attempts at a service: which endpoint, until when, and what became of it.
 
-use super::deadline::{self, Phase};
+use super::deadline::{self, Phase, ms};
 use super::exchange::Exchange;
+use super::respond;
 use crate::snapshot::ServiceEntry;
 use crate::upstream::retry::{self, Failure};
 use crate::upstream::{Picked, Timeouts};
@@ -65,7 +66,7 @@ impl Exchange {
     /// The head of the answer is here.
     pub fn answered(&mut self) {
         self.attempt.is_answered = true;
-        let took = self.attempt.started.map(|at| at.elapsed()).unwrap_or_default();
+        let took = self.attempt.elapsed();
         if let Some((entry, _)) = self.service() {
             entry.metrics.answered(self.endpoint_index(), took);
         }
@@ -75,7 +76,7 @@ impl Exchange {
 
     /// All of the answer is here.
     pub fn upstream_done(&mut self) {
-        self.attempt.upstream = self.attempt.started.map(|at| at.elapsed()).unwrap_or_default();
+        self.attempt.upstream = self.attempt.elapsed();
         self.deadline.set_upstream(None);
         match self.body.is_done {
             true => self.deadline.enter(Phase::Busy, None),
@@ -99,16 +100,11 @@ impl Exchange {
         let method = &session.req_header().method;
         // A connection that the service closed while it rested is no failure of the service.
         let is_stale = is_reused && failure == Failure::Reset && is_replayable && method.is_idempotent();
-        let has_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
         let may = is_stale || retry::may_retry(failure, while_connecting, method, self.attempt.count, is_replayable);
         let in_time = self.attempt.total_due == 0 || deadline::now() < self.attempt.total_due;
-        e.set_retry(may && in_time && !has_begun && !is_late);
-        self.attempt.upstream = self.attempt.started.map(|at| at.elapsed()).unwrap_or_default();
+        e.set_retry(may && in_time && !respond::has_begun(session) && !is_late);
+        self.attempt.upstream = self.attempt.elapsed();
         self.deadline.enter(Phase::Busy, None);
         e
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }

@@ -60,6 +60,11 @@ pub async fn within<T>(deadline: Arc<Deadline>, request: impl Future<Output = T>
     OF_TASK.scope(deadline, request).await
 }
 
+/// A duration in [`now`]'s milliseconds; one without end stays far from overflow.
+pub fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
 /// One deadline, shared between hooks, stream and watch.
 #[derive(Debug)]
 pub struct Deadline {
@@ -87,7 +92,7 @@ impl Default for Deadline {
 impl Deadline {
     /// Waits for something else from now on, for `within` at most; `None` is without end.
     pub fn enter(&self, phase: Phase, within: Option<Duration>) {
-        self.enter_until(phase, within.map_or(0, |within| now() + u64::try_from(within.as_millis()).unwrap_or(u64::MAX / 2)));
+        self.enter_until(phase, within.map_or(0, |within| now() + ms(within)));
     }
 
     /// The same with a point in [`now`]'s time; 0 for never.

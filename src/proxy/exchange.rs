@@ -26,7 +26,6 @@ pub struct Exchange {
     pub origin: Origin,
     pub id: HeaderValue,
     pub trace: Trace,
-    pub is_tls: bool,
     /// The version of TLS; empty on plaintext.
     pub tls: &'static str,
     /// The client speaks HTTP/2.
@@ -66,6 +65,13 @@ pub struct Attempt {
     pub upstream: Duration,
 }
 
+impl Attempt {
+    /// Since this attempt began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.map(|at| at.elapsed()).unwrap_or_default()
+    }
+}
+
 impl Exchange {
     pub fn new(snapshot: Arc<Snapshot>) -> Exchange {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -77,7 +83,6 @@ impl Exchange {
             origin: Origin { client_ip: nobody, peer_ip: nobody, is_trusted: false },
             id: NO_ID,
             trace: Trace::NONE,
-            is_tls: false,
             tls: "",
             is_h2: false,
             route: None,
@@ -104,6 +109,10 @@ impl Exchange {
             Action::Forward(entry, timeouts) => Some((entry, timeouts)),
             Action::Redirect(_) | Action::Respond(_) => None,
         }
+    }
+
+    pub fn is_tls(&self) -> bool {
+        !self.tls.is_empty()
     }
 
     /// The request's id.

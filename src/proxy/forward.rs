@@ -78,7 +78,7 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.connection() {
         let named = host_value(request);
-        let forwarded = Forwarded::new(&exchange.origin, connection.peer_text(), exchange.is_tls, named.as_deref(), &request.headers);
+        let forwarded = Forwarded::new(&exchange.origin, connection.peer_text(), exchange.is_tls(), named.as_deref(), &request.headers);
         if let Some(forwarded) = forwarded {
             headers.insert(X_FORWARDED_FOR, forwarded.x_forwarded_for);
             headers.insert(X_FORWARDED_PROTO, forwarded.x_forwarded_proto);

@@ -160,7 +160,7 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             exchange.attempt.interim += 1;
             if exchange.attempt.interim > strict::INTERIM_MAX {
-                return Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without end").map_err(|e: Box<Error>| e.into_up());
+                return Err(Error::explain(ErrorType::InvalidHTTPHeader, "interim answers without end").into_up());
             }
             return Ok(());
         }

@@ -18,7 +18,7 @@ const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// Answers with a refusal, unless an answer has begun already.
 pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refusal) -> Result<()> {
     exchange.metrics().refused(refusal);
-    if session.response_written().is_some_and(|head| !head.status.is_informational()) {
+    if has_begun(session) {
         return Ok(());
     }
     if is_grpc(session) {
@@ -140,10 +140,19 @@ async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHead
     Ok(())
 }
 
+/// The Content-Length of a request.
+pub fn announced_length(session: &Session) -> Option<u64> {
+    session.get_header(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether a final answer has begun.
+pub fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational())
+}
+
 /// What the client has still to send is little enough to be read and thrown away. One that asked whether it may send its body
 /// will not, and must not be waited for.
 fn is_soon_drained(session: &mut Session) -> bool {
-    let length = session.get_header(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let asked = session.get_header(EXPECT).is_some();
-    session.is_body_done() || (!asked && length.is_some_and(|length| length <= DRAIN_BYTES_MAX))
+    session.is_body_done() || (!asked && announced_length(session).is_some_and(|length| length <= DRAIN_BYTES_MAX))
 }

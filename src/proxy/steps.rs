@@ -22,7 +22,6 @@ impl Gateway {
         if let Some(tls) = digest.and_then(|digest| digest.ssl_digest.as_ref()) {
             // Pingora has its own way to write versions.
             exchange.tls = if tls.version.ends_with('3') { "TLSv1.3" } else { "TLSv1.2" };
-            exchange.is_tls = true;
         }
         if let Some(connection) = digest.and_then(Connection::of) {
             exchange.deadline = deadline::of_task().unwrap_or_else(|| connection.deadline.clone());
@@ -85,9 +84,8 @@ pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refu
 }
 
 /// Answers as the route says by itself.
-pub(super) async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-    let snapshot = exchange.snapshot.clone();
-    match exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize)).map(|route| &route.action) {
+pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> Result<bool> {
+    match exchange.route().map(|route| &route.action) {
         Some(Action::Respond(fixed)) => respond::fixed(session, exchange, fixed).await.map(|()| true),
         Some(Action::Redirect(redirect)) => respond::redirect(session, exchange, redirect).await.map(|()| true),
         Some(Action::Forward(..)) | None => Ok(false),
@@ -96,8 +94,7 @@ pub(super) async fn answer(session: &mut Session, exchange: &mut Exchange) -> Re
 
 /// Whether the body is announced to be no larger than `max`.
 pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
-    let length = session.get_header(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    max.is_none_or(|max| length.is_none_or(|length| length <= max))
+    max.is_none_or(|max| respond::announced_length(session).is_none_or(|length| length <= max))
 }
 
 /// What the client is told of an error; `None` when it is gone.

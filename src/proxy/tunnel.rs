@@ -84,8 +84,7 @@ pub async fn serve(
         Ok(Err(e)) => return Err(failed(exchange, entry, Failure::of(&e))),
         Err(_) => return Err(failed(exchange, entry, Failure::Timeout)),
     };
-    let started = exchange.attempt.started;
-    entry.metrics.answered(exchange.endpoint_index(), started.map(|at| at.elapsed()).unwrap_or_default());
+    entry.metrics.answered(exchange.endpoint_index(), exchange.attempt.elapsed());
     session.set_keepalive(None);
     if !upstream.was_upgraded() {
         // The service does not want to: its answer is passed on, and the connection ends with it. The client may be gone.
@@ -97,7 +96,7 @@ pub async fn serve(
         let Some((client, first)) = take_stream(session).await else { return Ok(()) };
         exchange.tunnel = Some(carry(client, upstream.into_inner(), first, early, timeouts.read).await);
         // What happens within it is between the two sides.
-        exchange.attempt.upstream = started.map(|at| at.elapsed()).unwrap_or_default();
+        exchange.attempt.upstream = exchange.attempt.elapsed();
     }
     Ok(())
 }
@@ -298,9 +297,8 @@ async fn pump(
 
 /// Resolves when nothing has moved for `idle`.
 async fn silent(moved: &AtomicU64, idle: Duration) {
-    let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX / 2);
     loop {
-        let due = moved.load(Relaxed) + idle;
+        let due = moved.load(Relaxed) + deadline::ms(idle);
         let now = deadline::now();
         if now >= due {
             return;

@@ -197,7 +197,7 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, peer: Socke
     };
     let mut run = pin!(run);
     loop {
-        if wound(&mut run, &mut wind).await.is_ready() {
+        if is_done(&mut run, &mut wind).await {
             return;
         }
         let wind = *wind.borrow_and_update();
@@ -207,22 +207,22 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, peer: Socke
     }
 }
 
-/// Runs until it is done, or (pending) until the listener is wound down further. Whether that has happened is a look at a
+/// Runs until it is done, or until the listener is wound down further: then it is not done. Whether that has happened is a look at a
 /// number: a wake-up of the connection costs no more than that.
-async fn wound(run: &mut Pin<&mut impl Future<Output = ()>>, wind: &mut Receiver<Wind>) -> Poll<()> {
+async fn is_done(run: &mut Pin<&mut impl Future<Output = ()>>, wind: &mut Receiver<Wind>) -> bool {
     let seen = wind.clone();
     let mut changed = pin!(wind.changed());
     let mut is_asked = false;
     poll_fn(|cx| {
         if run.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Poll::Ready(()));
+            return Poll::Ready(true);
         }
         // Asked once, it wakes this task by itself. An error is the end of the listener, which does not come without a change.
         if is_asked && !seen.has_changed().unwrap_or(true) {
             return Poll::Pending;
         }
         is_asked = true;
-        changed.as_mut().poll(cx).map(|_| Poll::Pending)
+        changed.as_mut().poll(cx).map(|_| false)
     })
     .await
 }

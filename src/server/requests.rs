@@ -3,7 +3,7 @@
 use super::stream::ClientStream;
 use crate::observe::RouteMetrics;
 use crate::proxy::connection::Connection;
-use crate::proxy::deadline::{Deadline, Phase, within};
+use crate::proxy::deadline::{Deadline, Phase, ms, within};
 use crate::proxy::watch::{self, Borrowed};
 use crate::types::Refusal;
 use async_trait::async_trait;
@@ -51,7 +51,7 @@ impl<A> Requests<A> {
     }
 
     pub fn set_keepalive(&self, keepalive: Duration) {
-        self.keepalive_ms.store(u64::try_from(keepalive.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.keepalive_ms.store(ms(keepalive), Relaxed);
     }
 }
 
