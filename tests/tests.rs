@@ -9,6 +9,7 @@ mod suite {
     mod admin;
     mod bodies;
     mod cli;
+    mod commands;
     mod deadlines;
     mod drain;
     mod forwarding;

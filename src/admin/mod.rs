@@ -1,6 +1,6 @@
-//! What the operator asks of a running gateway: health, status, metrics, configuration.
+//! What the operator asks of a running gateway: health, status, metrics, configuration; and what it is told to do.
 //!
-//! This room reads; what changes the process belongs to `server`, which is asked through [`Process`].
+//! This room reads; what changes the process belongs to `server`, which is told by way of an [`Order`].
 
 mod status;
 
@@ -9,13 +9,15 @@ use crate::snapshot::Snapshot;
 use crate::types::ListenerId;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
+use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
+use tokio::sync::{mpsc, oneshot};
 
 /// What `server` tells of the process.
 pub trait Process: Send + Sync {
@@ -27,22 +29,38 @@ pub trait Process: Send + Sync {
     fn address(&self, listener: ListenerId) -> Option<SocketAddr>;
 }
 
+/// What the process is told to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the configuration again. The answer is the version that runs now, or why the old one goes on.
+    Reload(oneshot::Sender<Result<u64, String>>),
+    /// Stop accepting, let what is in flight finish, end.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
 pub struct Admin {
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
     process: Arc<dyn Process>,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Admin {
-    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>, process: Arc<dyn Process>) -> Admin {
-        Admin { snapshot, metrics, process }
+    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>, process: Arc<dyn Process>, orders: mpsc::Sender<Order>) -> Admin {
+        Admin { snapshot, metrics, process, orders }
     }
 
-    fn answer(&self, session: &ServerSession) -> Answer {
+    async fn answer(&self, session: &ServerSession) -> Answer {
         let head = session.req_header();
         let path = head.uri.path();
-        if head.method != Method::GET && head.method != Method::HEAD {
-            return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n");
+        let Some(allowed) = allowed(path) else {
+            let known = [READ, TOLD].concat().join(" ");
+            return self.refused(session).unwrap_or_else(|| Answer::text(StatusCode::NOT_FOUND, &format!("served here: {known}\n")));
+        };
+        if !allowed.contains(&head.method) {
+            return Answer { allow: Some(allowed), ..Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here\n") };
         }
         match path {
             "/healthz" => return Answer::text(StatusCode::OK, "ok\n"),
@@ -55,19 +73,45 @@ impl Admin {
         }
         match path {
             "/metrics" => Answer::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render()),
-            "/status" => {
-                let status = status::json(&self.snapshot.load(), &self.metrics, &*self.process);
-                Answer::new(StatusCode::OK, "application/json", format!("{status:#}\n"))
-            }
             "/config" => Answer::new(StatusCode::OK, "application/yaml", self.snapshot.load().meta.shown.clone()),
-            _ => Answer::text(StatusCode::NOT_FOUND, "served here: /healthz /readyz /metrics /status /config\n"),
+            "/reload" => self.reload().await,
+            "/drain" => self.tell(Order::Drain, "draining\n").await,
+            "/stop" => self.tell(Order::Stop, "stopping\n").await,
+            _ => Answer::json(StatusCode::OK, &status::json(&self.snapshot.load(), &self.metrics, &*self.process)),
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let (asker, outcome) = oneshot::channel();
+        let told = self.orders.send(Order::Reload(asker)).await.is_ok();
+        match outcome.await {
+            Ok(Ok(version)) => Answer::json(StatusCode::OK, &json!({ "version": version })),
+            Ok(Err(error)) => {
+                Answer::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "version": self.snapshot.load().meta.version, "error": error }))
+            }
+            Err(_) => {
+                Answer::json(StatusCode::CONFLICT, &json!({ "error": if told { "the gateway is draining" } else { "the gateway ends" } }))
+            }
+        }
+    }
+
+    async fn tell(&self, order: Order, said: &str) -> Answer {
+        match self.orders.send(order).await {
+            Ok(()) => Answer::text(StatusCode::ACCEPTED, said),
+            Err(_) => Answer::text(StatusCode::CONFLICT, "the gateway ends\n"),
         }
     }
 
     /// Without a token, a request needs a loopback Host: a web page that points its own name at this machine has not.
     fn refused(&self, session: &ServerSession) -> Option<Answer> {
+        let field = |name| session.get_header(name).and_then(|value| value.to_str().ok());
+        if session.req_header().method == Method::POST
+            && field(ORIGIN).is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != field(HOST))
+        {
+            return Some(Answer::text(StatusCode::FORBIDDEN, "a page of another origin can't do this\n"));
+        }
         let Some(token) = self.process.token() else {
-            let host = session.get_header(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let host = field(HOST).unwrap_or_default();
             return (!is_loopback(host)).then(|| Answer::text(StatusCode::FORBIDDEN, "the Host is not this machine's loopback name\n"));
         };
         let given = session.get_header(AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
@@ -84,15 +128,33 @@ fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// What can be read.
+const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config"];
+/// What can be told.
+const TOLD: &[&str] = &["/reload", "/drain", "/stop"];
+
+fn allowed(path: &str) -> Option<&'static [Method]> {
+    match path {
+        _ if READ.contains(&path) => Some(&[Method::GET, Method::HEAD]),
+        _ if TOLD.contains(&path) => Some(&[Method::POST]),
+        _ => None,
+    }
+}
+
 struct Answer {
     status: StatusCode,
     kind: &'static str,
     body: String,
+    /// The methods that are served.
+    allow: Option<&'static [Method]>,
 }
 
 impl Answer {
     fn new(status: StatusCode, kind: &'static str, body: String) -> Answer {
-        Answer { status, kind, body }
+        Answer { status, kind, body, allow: None }
+    }
+    fn json(status: StatusCode, body: &Value) -> Answer {
+        Answer::new(status, "application/json", format!("{body:#}\n"))
     }
     fn text(status: StatusCode, body: &str) -> Answer {
         Answer::new(status, "text/plain; charset=utf-8", body.to_string())
@@ -102,17 +164,18 @@ impl Answer {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let answer = self.answer(session);
+        let answer = self.answer(session).await;
         let mut response = Response::builder()
             .status(answer.status)
             .header(CONTENT_TYPE, answer.kind)
             .header(CONTENT_LENGTH, answer.body.len())
             .header(CACHE_CONTROL, "no-store");
-        response = match answer.status {
-            StatusCode::METHOD_NOT_ALLOWED => response.header(ALLOW, "GET, HEAD"),
-            StatusCode::UNAUTHORIZED => response.header(WWW_AUTHENTICATE, "Bearer"),
-            _ => response,
-        };
+        if let Some(allow) = answer.allow {
+            response = response.header(ALLOW, allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", "));
+        }
+        if answer.status == StatusCode::UNAUTHORIZED {
+            response = response.header(WWW_AUTHENTICATE, "Bearer");
+        }
         let body = if session.req_header().method == Method::HEAD { Vec::new() } else { answer.body.into_bytes() };
         // Every part above is well-formed, so this can't fail.
         response.body(body).unwrap_or_default()

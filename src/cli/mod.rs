@@ -1,7 +1,11 @@
 //! The commands.
 
+mod remote;
+
 use crate::server::{self, Origin};
 use clap::{Parser, Subcommand};
+use remote::Target;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +38,14 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Makes the running gateway read its configuration again, and waits for the outcome.
+    Reload(Target),
+    /// Makes the running gateway stop accepting, finish what is in flight and end, and waits for that.
+    Drain(Target),
+    /// Ends the running gateway at once.
+    Stop(Target),
+    /// Shows what the running gateway says of itself.
+    Status(Target),
     /// Says which version this is.
     Version,
 }
@@ -50,9 +62,28 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config, to, bind } => run(config, to, &bind),
         Command::Check { config } => check(config),
+        Command::Reload(target) => print(remote::reload(&target)),
+        Command::Drain(target) => print(remote::end(&target, "/drain")),
+        Command::Stop(target) => print(remote::end(&target, "/stop")),
+        Command::Status(target) => print(remote::status(&target)),
         Command::Version => {
             println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Prints an outcome: what was done to stdout, what failed to stderr.
+fn print(outcome: Result<String, String>) -> ExitCode {
+    // A reader that has gone, such as `head`, is no failure.
+    match outcome {
+        Ok(text) => {
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            let _ = io::stderr().write_all(text.as_bytes());
+            ExitCode::FAILURE
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The process: listeners, signals, reloads and the end. Nothing here knows what a request is.
 
 mod accept;
+mod control;
 mod guard;
 mod loading;
 mod refuse;
@@ -11,7 +12,7 @@ mod stream;
 
 pub use loading::{Failure, Origin, check};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Order};
 use crate::observe::{Metrics, error_log};
 use crate::proxy::Gateway;
 use crate::snapshot::{Snapshot, State};
@@ -19,6 +20,7 @@ use crate::types::ListenerId;
 use crate::upstream::system_authorities;
 use accept::Listeners;
 use arc_swap::ArcSwap;
+use control::{Asked, Control};
 use guard::Counter;
 use loading::Loaded;
 use pingora::apps::HttpServerOptions;
@@ -30,7 +32,7 @@ use requests::{Connections, Requests};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep, timeout};
 
 /// Tries that Pingora allows in all: how many there are is decided by `upstream::retry`.
@@ -66,8 +68,9 @@ pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Other(format!("threads: {e}")))?;
     let code = runtime.block_on(async {
-        let server = Server::start(origin, state.clone(), loaded, threads)?;
-        Ok(server.serve().await)
+        let (server, orders) = Server::start(origin, state.clone(), loaded, threads)?;
+        let control = Control::new(orders).map_err(|e| Failure::Other(format!("signals: {e}")))?;
+        Ok(server.serve(control).await)
     });
     runtime.shutdown_timeout(Duration::from_millis(100));
     state.logs.finish();
@@ -75,8 +78,8 @@ pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
 }
 
 impl Server {
-    /// Binds everything and begins to accept.
-    fn start(origin: Origin, state: Arc<State>, loaded: Loaded, threads: usize) -> Result<Server, Failure> {
+    /// Binds everything and begins to accept. What the operator orders comes out of the receiver.
+    fn start(origin: Origin, state: Arc<State>, loaded: Loaded, threads: usize) -> Result<(Server, Receiver<Order>), Failure> {
         let bound = loading::bind(&loaded, |_| false)?;
         let (raw, snapshot) = (&loaded.raw, Arc::new(ArcSwap::new(loaded.snapshot.clone())));
         let kept = raw.services.0.iter().map(|(_, service)| service.keepalive.connections.usize() * service.endpoints.len());
@@ -101,7 +104,8 @@ impl Server {
         let connections = Counter::new(raw.server.max_connections.usize(), Some(state.metrics.clone()));
         let times = reload::times(raw);
         let status = Arc::new(Status::default());
-        let admin = Arc::new(Admin::new(snapshot.clone(), state.metrics.clone(), status.clone()));
+        let (sender, orders) = control::orders();
+        let admin = Arc::new(Admin::new(snapshot.clone(), state.metrics.clone(), status.clone(), sender));
         let server = Server {
             origin,
             listeners: Listeners::new(Arc::new(Connections(requests.clone())), connections.clone(), times),
@@ -113,24 +117,20 @@ impl Server {
             status,
         };
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;
-        Ok(server)
+        Ok((server, orders))
     }
 
-    /// Waits for signals, and does what they say.
-    async fn serve(self) -> ExitCode {
-        let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt(), SignalKind::user_defined1()];
-        let mut signals = match signals.map(signal) {
-            [Ok(hangup), Ok(terminate), Ok(interrupt), Ok(reopen)] => Signals { hangup, terminate, interrupt, reopen },
-            _ => {
-                log::error!("signals can't be received");
-                return ExitCode::FAILURE;
-            }
-        };
+    /// Waits to be asked for something, and does it.
+    async fn serve(self, mut control: Control) -> ExitCode {
         self.status.set_ready(true);
         log::info!("ready: {} routes, {} services", self.snapshot.load().routes.len(), self.snapshot.load().services.len());
         loop {
-            match signals.next().await {
-                Asked::Reload => self.reload().await,
+            match control.next().await {
+                Asked::Reload(asker) => {
+                    let outcome = self.reload().await;
+                    // Whoever asked may have gone.
+                    asker.map(|asker| asker.send(outcome));
+                }
                 Asked::Reopen => {
                     self.state.logs.reopen();
                     error_log::reopen();
@@ -142,7 +142,7 @@ impl Server {
         }
         tokio::select! {
             () = self.drain() => {}
-            () = signals.stop() => log::info!("stopping at once"),
+            () = control.stop() => log::info!("stopping at once"),
         }
         ExitCode::SUCCESS
     }
@@ -158,38 +158,5 @@ impl Server {
             log::warn!("{} connections were still open after {limit:?}", self.connections.live());
         }
         log::info!("done");
-    }
-}
-
-enum Asked {
-    Reload,
-    Reopen,
-    Drain,
-    Stop,
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-    reopen: Signal,
-}
-
-impl Signals {
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.terminate.recv() => Asked::Drain,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.reopen.recv() => Asked::Reopen,
-        }
-    }
-
-    /// While draining, a second signal to end is meant.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

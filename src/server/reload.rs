@@ -72,19 +72,23 @@ pub fn times(raw: &Config) -> Times {
 }
 
 impl Server {
-    /// Reads the configuration again. What is wrong with it is said, and the one that runs goes on.
-    pub async fn reload(&self) {
+    /// Reads the configuration again, and answers the version that runs. What is wrong with it is said, and the one that runs
+    /// goes on.
+    pub async fn reload(&self) -> Result<u64, String> {
         let failure = match self.try_reload().await {
             Ok(()) => {
+                let version = self.snapshot.load().meta.version;
                 self.state.metrics.reloaded("ok");
                 self.status.shown().last_error = None;
-                return log::info!("reloaded: version {}", self.snapshot.load().meta.version);
+                log::info!("reloaded: version {version}");
+                return Ok(version);
             }
-            Err(failure) => failure,
+            Err(failure) => failure.to_string(),
         };
         self.state.metrics.reloaded("failed");
         log::error!("not reloaded, the configuration that runs goes on:\n{failure}");
-        self.status.shown().last_error = Some(failure.to_string());
+        self.status.shown().last_error = Some(failure.clone());
+        Err(failure)
     }
 
     async fn try_reload(&self) -> Result<(), Failure> {

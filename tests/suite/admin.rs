@@ -123,12 +123,51 @@ fn without_a_token_only_loopback_hosts_are_answered() {
 fn nothing_is_changed_by_asking() {
     let gateway = Gateway::start(FIXED);
     for method in ["POST", "PUT", "DELETE"] {
-        for target in ["/status", "/healthz", "/nothing"] {
-            let answer = ask(&gateway, method, target, &[("Origin", "http://evil.example")]);
+        for target in ["/status", "/healthz"] {
+            let answer = ask(&gateway, method, target, &[]);
             assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method} {target}");
         }
     }
-    assert_eq!(gateway.ask("/nothing").status, 404);
+    for target in ["/reload", "/drain", "/stop"] {
+        let answer = ask(&gateway, "GET", target, &[]);
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{target}");
+    }
+    assert_eq!(["GET", "POST"].map(|method| ask(&gateway, method, "/nothing", &[]).status), [404, 404]);
+    assert_eq!(gateway.ask("/status").json()["snapshot"]["version"], 1);
+}
+
+#[test]
+fn a_reload_is_told_and_its_outcome_answered() {
+    let gateway = Gateway::start(FIXED);
+    gateway.rewrite(&FIXED.replace("respond: {}", "respond: { body: new }"));
+    let answer = ask(&gateway, "POST", "/reload", &[]);
+    assert_eq!((answer.status, answer.json(), gateway.get("/").text()), (200, json!({ "version": 2 }), "new".to_string()));
+    gateway.rewrite(&FIXED.replace("respond: {}", "to: nobody"));
+    let answer = ask(&gateway, "POST", "/reload", &[]);
+    let (status, said) = (answer.status, answer.json());
+    assert_eq!((status, &said["version"], gateway.get("/").text()), (422, &2.into(), "new".to_string()));
+    assert!(said["error"].as_str().is_some_and(|error| error.contains("no service is named `nobody`")), "{said}");
+}
+
+#[test]
+fn no_web_page_can_tell_it_anything() {
+    let gateway = Gateway::start(FIXED);
+    let own = gateway.admin().to_string();
+    for (origin, host, status) in [
+        ("http://evil.example", "localhost", 403),
+        ("http://localhost:1", "localhost", 403),
+        ("null", "localhost", 403),
+        ("http://evil.example", "evil.example", 403),
+        (&format!("http://{own}"), &own, 200),
+    ] {
+        assert_eq!(ask(&gateway, "POST", "/reload", &[("Origin", origin), ("Host", host)]).status, status, "{origin} {host}");
+    }
+    let gateway = with_token();
+    for (headers, status) in
+        [(vec![], 401), (vec![("Authorization", TOKEN)], 200), (vec![("Authorization", TOKEN), ("Origin", "http://evil.example")], 403)]
+    {
+        assert_eq!(ask(&gateway, "POST", "/reload", &headers).status, status, "{headers:?}");
+    }
 }
 
 #[test]

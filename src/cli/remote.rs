@@ -1,0 +1,192 @@
+//! Commands that speak to the running gateway by way of its admin listener.
+
+use crate::config::load;
+use crate::config::place::{At, Source};
+use crate::config::problem::Problems;
+use crate::config::raw::Admin;
+use crate::config::scalar::Bind;
+use crate::config::shape::{Node, Shape};
+use clap::Args;
+use reqwest::{Client, Method, StatusCode, Url};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// For one answer: a reload may wait for DNS.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(2);
+/// Between two looks at whether the process is gone.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Which gateway is meant.
+#[derive(Args)]
+pub struct Target {
+    /// The configuration, whose `admin:` says where it listens.
+    #[arg(short, long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Its admin listener, such as http://127.0.0.1:9901, instead of a configuration. A token is taken from FRONTDESK_TOKEN.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    admin: Option<Url>,
+    /// Prints what the gateway answers as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A running gateway.
+struct Remote {
+    client: Client,
+    base: Url,
+    token: Option<String>,
+}
+
+/// Reads the configuration again; the outcome, ready to be printed.
+pub fn reload(target: &Target) -> Result<String, String> {
+    run(async {
+        let (status, text) = Remote::find(target)?.ask(Method::POST, "/reload").await?;
+        let answer: Value = serde_json::from_str(&text).map_err(|_| format!("{status}: {text}"))?;
+        match status {
+            _ if target.json && status.is_success() => Ok(text),
+            _ if target.json => Err(text),
+            StatusCode::OK => Ok(format!("reloaded: version {} runs\n", answer["version"])),
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                let why = answer["error"].as_str().unwrap_or_default().trim_end();
+                Err(format!("{why}\nnot reloaded: version {} goes on\n", answer["version"]))
+            }
+            _ => Err(format!("not reloaded: {}\n", answer["error"].as_str().unwrap_or(&text))),
+        }
+    })
+}
+
+/// Tells the process to end, and waits until it has.
+pub fn end(target: &Target, path: &str) -> Result<String, String> {
+    run(async {
+        let remote = Remote::find(target)?;
+        let pid = remote.pid().await?;
+        let (status, text) = remote.ask(Method::POST, path).await?;
+        if !status.is_success() {
+            return Err(format!("{status}: {text}"));
+        }
+        // Another process may take its place at once.
+        while remote.pid().await.is_ok_and(|now| now == pid) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(if target.json { format!("{{ \"ended\": {pid} }}\n") } else { format!("process {pid} has ended\n") })
+    })
+}
+
+/// What the gateway says of itself.
+pub fn status(target: &Target) -> Result<String, String> {
+    run(async {
+        let (status, text) = Remote::find(target)?.ask(Method::GET, "/status").await?;
+        match (status, serde_json::from_str(&text)) {
+            (StatusCode::OK, Ok(answer)) if !target.json => Ok(summary(&answer)),
+            (StatusCode::OK, _) => Ok(text),
+            _ => Err(format!("{status}: {text}")),
+        }
+    })
+}
+
+fn run<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| format!("{e}\n"))?.block_on(work)
+}
+
+impl Remote {
+    fn find(target: &Target) -> Result<Remote, String> {
+        let client = Client::builder().timeout(PATIENCE).connect_timeout(CONNECT).build().map_err(|e| format!("{e}\n"))?;
+        if let Some(base) = &target.admin {
+            return Ok(Remote { client, base: base.clone(), token: std::env::var("FRONTDESK_TOKEN").ok() });
+        }
+        let admin = admin_of(&target.config)?;
+        let Bind::Tcp(mut address) = admin.bind else {
+            return Err(format!("{}: `admin` is not an address with a port: use --admin\n", target.config.display()));
+        };
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        }
+        let base = format!("http://{address}").parse().map_err(|e| format!("{address}: {e}\n"))?;
+        Ok(Remote { client, base, token: admin.token.map(|token| token.0) })
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, String), String> {
+        let failed = |e: reqwest::Error| format!("the gateway at {} does not answer: {}\n", self.base, cause(&e));
+        let url = self.base.join(path).map_err(|e| format!("{}: {e}\n", self.base))?;
+        let request = self.client.request(method, url);
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let answer = request.send().await.map_err(failed)?;
+        Ok((answer.status(), answer.text().await.map_err(failed)?))
+    }
+
+    /// The process that answers.
+    async fn pid(&self) -> Result<u64, String> {
+        let (status, text) = self.ask(Method::GET, "/status").await?;
+        let answer: Option<Value> = serde_json::from_str(&text).ok();
+        answer.and_then(|answer| answer["pid"].as_u64()).ok_or_else(|| format!("{status}: {text}"))
+    }
+}
+
+/// The innermost of an error's causes, which says what happened.
+fn cause(e: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = e;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// The admin part of a file that may be wrong elsewhere.
+fn admin_of(path: &Path) -> Result<Admin, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{shown}: {e}\n"))?;
+    let (source, problems) = (Source::new(shown.to_string(), text), Problems::default());
+    let value = load::parse(&source, &problems);
+    let root = At::root();
+    let at = root.key("admin");
+    let admin = value.as_ref().and_then(|value| value.get("admin"));
+    let Some(read) = admin.map(|value| Admin::read(&Node { value, at: &at, problems: &problems })) else {
+        return Err(format!("{shown} has no `admin:`, so a gateway that runs it can't be asked: add one, or use --admin\n"));
+    };
+    read.ok_or_else(|| problems.into_parts().0.iter().map(|problem| problem.render(&source)).collect())
+}
+
+/// A status for people.
+fn summary(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let snapshot = &status["snapshot"];
+    let mut out = format!(
+        "frontdesk {}, process {}, {}\nsnapshot {} ({}), loaded at {}\n{} connections, {} requests in flight, {} routes\n",
+        text(&status["version"]),
+        status["pid"],
+        if status["ready"] == true { "ready" } else { "not ready" },
+        snapshot["version"],
+        text(&snapshot["hash"]),
+        text(&snapshot["loaded_at"]),
+        status["connections"],
+        status["in_flight"],
+        list(&status["routes"]).len(),
+    );
+    for listener in list(&status["listeners"]) {
+        let kind = if listener["tls"] == true { "TLS" } else { "plaintext" };
+        let name = listener["name"].as_str().unwrap_or("unnamed");
+        out.push_str(&format!("listener {name}: {} ({kind})\n", listener["address"].as_str().unwrap_or("closed")));
+    }
+    for service in list(&status["services"]) {
+        out.push_str(&format!("service {}\n", text(&service["name"])));
+        for endpoint in list(&service["endpoints"]) {
+            out.push_str(&format!(
+                "  {}: weight {}, {} in flight\n",
+                text(&endpoint["address"]),
+                endpoint["weight"],
+                endpoint["in_flight"]
+            ));
+        }
+    }
+    if let Some(error) = snapshot["last_error"].as_str() {
+        out.push_str(&format!("the last reload failed:\n{error}\n"));
+    }
+    out
+}
