@@ -80,6 +80,8 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
     pub timeouts: raw::ServerTimeouts,
     pub limits: raw::ServerLimits,
+    /// At once on one HTTP/2 connection.
+    pub streams_max: u32,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,7 @@ impl Snapshot {
                 trusted_proxies: raw.server.trusted_proxies.iter().map(|network| network.0).collect(),
                 timeouts: raw.server.timeouts.clone(),
                 limits: raw.server.limits.clone(),
+                streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),
             },
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             table,

@@ -19,6 +19,7 @@ mod suite {
     mod pools;
     mod reload;
     mod routing;
+    mod strict;
     mod tls;
     mod vanish;
     mod websocket;

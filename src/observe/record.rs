@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
 /// Room for most lines.
@@ -48,6 +48,40 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
+    /// Of a request that nothing is known of.
+    pub fn nothing(time: SystemTime) -> Self {
+        let none = Duration::ZERO;
+        Record {
+            time,
+            request_id: "",
+            trace_id: "",
+            client_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            client_ip_text: None,
+            method: "",
+            host: "",
+            path: "".into(),
+            route: "",
+            service: "",
+            endpoint: "",
+            status: 0,
+            code: "",
+            identity: "",
+            auth: "",
+            limit: "",
+            cache: "",
+            attempts: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: none,
+            upstream: none,
+            gateway: none,
+            protocol: "",
+            tls: "",
+            user_agent: "".into(),
+            referer: "".into(),
+        }
+    }
+
     /// Appends the record as one JSON object. It is written once a request, so its shape is fixed here and not found out by
     /// a serialiser each time: what stands between two values is one piece. Writing to memory can't fail.
     pub fn json(&self, out: &mut Vec<u8>) {
@@ -214,33 +248,11 @@ mod tests {
     #[test]
     fn a_record_is_one_line_of_json() {
         let record = Record {
-            time: SystemTime::UNIX_EPOCH,
             request_id: "id",
-            trace_id: "",
             client_ip: IpAddr::from([127, 0, 0, 1]),
-            client_ip_text: None,
-            method: "GET",
-            host: "h",
             path: "/a\n\"".into(),
-            route: "r",
-            service: "",
-            endpoint: "",
-            status: 200,
-            code: "",
-            identity: "",
-            auth: "",
-            limit: "",
-            cache: "",
-            attempts: 1,
-            bytes_in: 0,
-            bytes_out: 5,
             duration: Duration::from_micros(1234),
-            upstream: Duration::ZERO,
-            gateway: Duration::ZERO,
-            protocol: "HTTP/1.1",
-            tls: "",
-            user_agent: "".into(),
-            referer: "".into(),
+            ..Record::nothing(SystemTime::UNIX_EPOCH)
         };
         let mut out = Vec::new();
         record.json(&mut out);

@@ -1,12 +1,33 @@
 //! The end of a request: it is counted and written down.
 
+use super::connection::Connection;
 use super::exchange::{Exchange, authority};
 use crate::observe::{Record, mask};
+use crate::shape::forward::unmap;
+use crate::snapshot::Snapshot;
+use crate::types::Refusal;
 use http::header::{REFERER, USER_AGENT};
-use http::{HeaderValue, Version};
+use http::{HeaderValue, Method, Version};
 use pingora::prelude::*;
 use std::borrow::Cow;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// What never became a request: there is a peer and a reason, and nothing else that could be believed.
+pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
+    log::info!("{}: {}: {}", connection.peer, refusal.code(), refusal.detail());
+    snapshot.no_route.refused(refusal);
+    // Counted as OTHER.
+    let unknown = Method::from_bytes(b"-").unwrap_or_default();
+    snapshot.no_route.answered(&unknown, refusal.status(), Duration::ZERO, Duration::ZERO);
+    let Some(log) = &snapshot.access_log else { return };
+    log.write(&Record {
+        client_ip: unmap(connection.peer.ip()),
+        status: refusal.status(),
+        code: refusal.code(),
+        protocol: "HTTP/1",
+        ..Record::nothing(SystemTime::now())
+    });
+}
 
 pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     let total = exchange.started.elapsed();

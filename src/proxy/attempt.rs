@@ -99,7 +99,9 @@ impl Exchange {
         let is_replayable = !session.as_ref().retry_buffer_truncated();
         let method = &session.req_header().method;
         // A connection that the service closed while it rested is no failure of the service.
-        let is_stale = is_reused && failure == Failure::Reset && is_replayable && method.is_idempotent();
+        let could_be_stale = is_reused && failure == Failure::Reset && is_replayable && method.is_idempotent();
+        // Twice in a row it is the service's own doing.
+        let is_stale = could_be_stale && !std::mem::replace(&mut self.attempt.was_stale, could_be_stale);
         let may = is_stale || retry::may_retry(failure, while_connecting, method, self.attempt.count, is_replayable);
         let in_time = self.attempt.total_due == 0 || deadline::now() < self.attempt.total_due;
         e.set_retry(may && in_time && !respond::has_begun(session) && !is_late);

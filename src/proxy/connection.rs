@@ -13,11 +13,8 @@ use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// A TLS alert with its record.
-const FAREWELL_BYTES_MAX: usize = 64;
 
 #[derive(Debug)]
 pub struct Connection {
@@ -28,12 +25,9 @@ pub struct Connection {
     /// The listener's, so that a request that is in flight already can say "close" too.
     closing: ShutdownWatch,
     requests: AtomicUsize,
-    /// Bytes of the current request, as far as they were read. Only the connection's own task writes this and the next.
-    read: AtomicU64,
-    /// Bytes of its head, when it has no body.
-    head: AtomicU64,
-    was_answered: AtomicBool,
     is_lingering: AtomicBool,
+    is_malformed: AtomicBool,
+    is_tunnel: AtomicBool,
     /// Left by one request to the next.
     timer: Mutex<Timer>,
     /// The peer's address as the fields of a head have it.
@@ -49,10 +43,9 @@ impl Connection {
             deadline: Arc::default(),
             closing,
             requests: AtomicUsize::new(0),
-            read: AtomicU64::new(0),
-            head: AtomicU64::new(0),
-            was_answered: AtomicBool::new(false),
             is_lingering: AtomicBool::new(false),
+            is_malformed: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
             timer: Mutex::default(),
             peer_text,
         }
@@ -71,22 +64,22 @@ impl Connection {
         done
     }
 
-    /// The stream has read so many bytes.
-    pub fn has_read(&self, bytes: usize) {
-        self.read.store(self.read.load(Relaxed) + bytes as u64, Relaxed);
+    /// The request's body is not framed as it says.
+    pub fn set_malformed(&self) {
+        self.is_malformed.store(true, Relaxed);
     }
 
-    /// The stream has so many bytes to write. An answer in the middle of a head is Pingora's, to a head that it can't read;
-    /// it takes no hook. A farewell within TLS is shorter.
-    pub fn writes(&self, bytes: usize) {
-        if bytes > FAREWELL_BYTES_MAX && self.deadline.phase() == Phase::Head {
-            self.was_answered.store(true, Relaxed);
-        }
+    pub fn is_malformed(&self) -> bool {
+        self.is_malformed.load(Relaxed)
     }
 
-    /// A head was answered before it became a request.
-    pub fn was_answered(&self) -> bool {
-        self.was_answered.load(Relaxed)
+    /// From now on its bytes are a tunnel's.
+    pub fn set_tunnel(&self) {
+        self.is_tunnel.store(true, Relaxed);
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        self.is_tunnel.load(Relaxed)
     }
 
     /// The connection ends before the client has said all: what it still says is to be read, since closing on it would reset the
@@ -97,19 +90,6 @@ impl Connection {
 
     pub fn is_lingering(&self) -> bool {
         self.is_lingering.load(Relaxed)
-    }
-
-    /// A request has begun; `head_bytes` is its size when there is no body behind it.
-    pub fn has_begun(&self, head_bytes: Option<usize>) {
-        self.head.store(head_bytes.unwrap_or(0) as u64, Relaxed);
-    }
-
-    /// The next request is about to be waited for: says whether nothing of it can have been read yet.
-    pub fn rests(&self) -> bool {
-        let (read, head) = (self.read.load(Relaxed), self.head.load(Relaxed));
-        self.read.store(0, Relaxed);
-        self.head.store(0, Relaxed);
-        read > 0 && read == head
     }
 
     pub fn peer_text(&self) -> &HeaderValue {

@@ -32,8 +32,6 @@ pub enum Phase {
 pub enum Expired {
     /// Not passed after all.
     No,
-    /// The stream answers by itself when it is read once more.
-    Reread,
     /// The service's connection was cut, which wakes the exchange.
     UpstreamCut,
     /// Whatever is going on is to be dropped.
@@ -74,7 +72,6 @@ pub struct Deadline {
     /// The socket to the service, while only this exchange uses it; -1 for none.
     upstream: AtomicI32,
     upstream_was_late: AtomicBool,
-    head_was_late: AtomicBool,
 }
 
 impl Default for Deadline {
@@ -84,7 +81,6 @@ impl Default for Deadline {
             due: AtomicU64::new(0),
             upstream: AtomicI32::new(-1),
             upstream_was_late: AtomicBool::new(false),
-            head_was_late: AtomicBool::new(false),
         }
     }
 }
@@ -131,10 +127,6 @@ impl Deadline {
         self.upstream_was_late.store(false, Relaxed);
     }
 
-    pub fn head_was_late(&self) -> bool {
-        self.head_was_late.load(Relaxed)
-    }
-
     /// To be called when `due` may have passed.
     pub fn expire(&self) -> Expired {
         let due = self.due();
@@ -143,10 +135,6 @@ impl Deadline {
         }
         self.due.store(0, Relaxed);
         match self.phase() {
-            Phase::Head => {
-                self.head_was_late.store(true, Relaxed);
-                Expired::Reread
-            }
             Phase::Upstream => {
                 self.upstream_was_late.store(true, Relaxed);
                 match self.upstream.swap(-1, Relaxed) {
@@ -155,7 +143,7 @@ impl Deadline {
                     socket => shutdown(socket, Shutdown::Both).map_or(Expired::Drop, |()| Expired::UpstreamCut),
                 }
             }
-            Phase::Idle | Phase::Busy | Phase::Body => Expired::Drop,
+            Phase::Idle | Phase::Head | Phase::Busy | Phase::Body => Expired::Drop,
         }
     }
 }
@@ -171,14 +159,14 @@ mod tests {
     fn each_phase_ends_in_its_way() {
         let deadline = Deadline::default();
         assert_eq!(deadline.expire(), Expired::No);
-        for (phase, expected) in [(Phase::Idle, Expired::Drop), (Phase::Head, Expired::Reread), (Phase::Body, Expired::Drop)] {
+        for phase in [Phase::Idle, Phase::Head, Phase::Body] {
             deadline.enter(phase, Some(Duration::from_secs(60)));
             assert_eq!((deadline.phase(), deadline.expire()), (phase, Expired::No));
             deadline.enter_until(phase, 1);
-            assert_eq!(deadline.expire(), expected);
+            assert_eq!(deadline.expire(), Expired::Drop);
             assert_eq!(deadline.due(), 0);
         }
-        assert!(deadline.head_was_late() && !deadline.upstream_was_late());
+        assert!(!deadline.upstream_was_late());
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Attempt {
     /// The head of the final answer is here.
     pub is_answered: bool,
     pub interim: u32,
+    /// One of them met a connection that had been kept too long.
+    pub was_stale: bool,
     /// From the first attempt to the end of the answer.
     pub upstream: Duration,
 }

@@ -94,6 +94,9 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     if exchange.is_h2 {
         join_cookies(headers);
     }
+    if request.version == Version::HTTP_10 && !headers.contains_key(HOST) {
+        headers.insert(HOST, missing_host(request, exchange));
+    }
     if let Some(host) = host {
         headers.insert(HOST, host.clone());
         parts.uri = with_authority(parts.uri, host)?;
@@ -131,6 +134,12 @@ fn host_value(request: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok().map(Cow::Owned),
         None => request.headers.get(HOST).map(Cow::Borrowed),
     }
+}
+
+/// A Host for a request that may do without, but which goes on as HTTP/1.1, where it must not (RFC 9112, 3.2).
+fn missing_host(request: &RequestHeader, exchange: &Exchange) -> HeaderValue {
+    let named = host_value(request).map(Cow::into_owned);
+    named.or_else(|| HeaderValue::from_str(exchange.endpoint_label()).ok()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Over HTTP/2 the host stands in the URI.

@@ -1,7 +1,7 @@
 //! The story of a request: Pingora's hooks, in the order in which they are called. Control flow only; what is done stands in
 //! the rooms that are called.
 
-mod account;
+pub mod account;
 mod attempt;
 pub mod connection;
 pub mod deadline;
@@ -9,7 +9,7 @@ mod exchange;
 mod forward;
 pub mod respond;
 mod steps;
-mod strict;
+pub mod strict;
 mod tunnel;
 pub mod watch;
 
@@ -68,16 +68,19 @@ impl ProxyHttp for Gateway {
         let timeouts = &exchange.snapshot.server.timeouts;
         session.set_read_timeout(Some(timeouts.request_body));
         session.set_total_drain_timeout(Some(timeouts.request_body));
-        session.set_pipelining_enabled(true);
         exchange.is_h2 = session.is_http2();
         if exchange.is_h2 {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }
         exchange.is_long_lived = respond::is_grpc(session);
-        match strict::within_limits(session.req_header(), &exchange.snapshot.server.limits) {
-            Ok(()) if is_text => Ok(()),
-            Ok(()) => refuse(exchange, Refusal::BadRequest("The target is not UTF-8.")),
-            Err(refusal) => refuse(exchange, refusal),
+        if exchange.is_h2
+            && let Err(refusal) = strict::http2(session.req_header(), &exchange.snapshot.server.limits)
+        {
+            return refuse(exchange, refusal);
+        }
+        match is_text {
+            true => Ok(()),
+            false => refuse(exchange, Refusal::BadRequest("The target is not UTF-8.")),
         }
     }
 

@@ -10,7 +10,6 @@ use crate::snapshot::Action;
 use crate::types::{ListenerId, Refusal};
 use crate::upstream::retry::Failure;
 use http::Method;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::prelude::*;
 use std::borrow::Cow;
 
@@ -29,11 +28,6 @@ impl Gateway {
             exchange.in_flight = Some(InFlight::new(connection.clone(), self.metrics.in_flight.clone()));
         }
         exchange.deadline.forget();
-        if let (Some(h1), Some(connection)) = (session.as_http1(), exchange.connection()) {
-            // Only HTTP/1 waits for one request after another.
-            let is_whole = !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING);
-            connection.has_begun(is_whole.then(|| h1.get_headers_raw_bytes().len()));
-        }
         exchange.deadline.enter(Phase::Busy, None);
         exchange.id = request_id(&exchange.origin, &head.headers);
         exchange.trace = Trace::next(&head.headers);
@@ -101,6 +95,9 @@ pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
 pub(super) fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
     match e.esource() {
         _ if exchange.deadline.upstream_was_late() => Some(Refusal::UpstreamTimeout),
+        _ if exchange.connection().is_some_and(|connection| connection.is_malformed()) => {
+            Some(Refusal::BadRequest("The body's chunks are malformed."))
+        }
         ErrorSource::Upstream => Some(Failure::of(e).refusal()),
         ErrorSource::Downstream => match e.etype() {
             ErrorType::ReadTimedout => Some(Refusal::RequestTimeout),

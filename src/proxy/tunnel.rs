@@ -93,8 +93,11 @@ pub async fn serve(
     }
     if accept(session, exchange, head).await.is_ok() {
         let early = leftover(&mut upstream);
-        let Some((client, first)) = take_stream(session).await else { return Ok(()) };
-        exchange.tunnel = Some(carry(client, upstream.into_inner(), first, early, timeouts.read).await);
+        if let Some(connection) = exchange.connection() {
+            connection.set_tunnel();
+        }
+        let Some(client) = take_stream(session).await else { return Ok(()) };
+        exchange.tunnel = Some(carry(client, upstream.into_inner(), early, timeouts.read).await);
         // What happens within it is between the two sides.
         exchange.attempt.upstream = exchange.attempt.elapsed();
     }
@@ -237,29 +240,25 @@ fn leftover(upstream: &mut Upstream) -> Vec<Bytes> {
     early
 }
 
-/// Takes the client's bare stream out of the session, with what was read of it already. The session gets a stand-in that
-/// has the same head and ends with it.
-async fn take_stream(session: &mut Session) -> Option<(Stream, Vec<Bytes>)> {
-    let mut first = Vec::new();
-    while let Some(Ok(Some(data))) = now(session.downstream_session.read_request_body()) {
-        first.push(data);
-    }
+/// Takes the client's stream out of the session, which gets a stand-in that has the same head and ends with it. What the client
+/// has sent ahead waits in the stream.
+async fn take_stream(session: &mut Session) -> Option<Stream> {
     let mut stand_in = ServerSession::new_http1(Box::new(Cursor::new(session.to_h1_raw().to_vec())));
     stand_in.read_request().await.ok()?;
     stand_in.set_keepalive(None);
     match std::mem::replace(&mut *session.downstream_session, stand_in) {
-        ServerSession::H1(session) => Some((session.into_inner(), first)),
+        ServerSession::H1(session) => Some(session.into_inner()),
         ServerSession::H2(_) | ServerSession::Subrequest(_) | ServerSession::Custom(_) => None,
     }
 }
 
 /// Carries bytes both ways until both sides have ended, one broke, or neither said anything for `idle`.
-async fn carry(client: Stream, service: Stream, first: Vec<Bytes>, early: Vec<Bytes>, idle: Duration) -> Carried {
+async fn carry(client: Stream, service: Stream, early: Vec<Bytes>, idle: Duration) -> Carried {
     let (client_read, client_write) = tokio::io::split(client);
     let (service_read, service_write) = tokio::io::split(service);
     let moved = AtomicU64::new(deadline::now());
     let (bytes_in, bytes_out) = (AtomicU64::new(0), AtomicU64::new(0));
-    let inward = pump(client_read, service_write, first, &bytes_in, &moved);
+    let inward = pump(client_read, service_write, Vec::new(), &bytes_in, &moved);
     let outward = pump(service_read, client_write, early, &bytes_out, &moved);
     tokio::select! {
         // A side that broke takes the other with it; one that has only ended lets the other finish.

@@ -23,8 +23,8 @@ pub async fn over<T>(deadline: &Deadline, timer: &mut Timer, work: impl Future<O
                 return Poll::Pending;
             }
             match deadline.expire() {
-                // The work is polled once more: it reads, or it waits for the cut to be seen.
-                Expired::No | Expired::Reread | Expired::UpstreamCut => {}
+                // The work is polled once more: it waits for the cut to be seen.
+                Expired::No | Expired::UpstreamCut => {}
                 Expired::Drop => return Poll::Ready(None),
             }
         }
@@ -89,6 +89,7 @@ impl Timer {
                 // It wakes this task by itself: until then there is no need to ask it.
                 Some(_) if due >= self.fires && self.is_asked && now() < self.fires => return Poll::Pending,
                 Some(sleep) if due >= self.fires => sleep,
+                _ if now() >= due => return Poll::Ready(()),
                 _ => self.set(due),
             };
             if sleep.as_mut().poll(cx).is_pending() {
@@ -147,6 +148,13 @@ mod tests {
         });
         assert_eq!(late.await, None);
         assert!(started.elapsed() < Duration::from_secs(4));
+    }
+
+    #[tokio::test]
+    async fn one_that_has_passed_when_it_is_set_counts_at_once() {
+        let deadline = Deadline::default();
+        deadline.enter_until(Phase::Body, 1);
+        assert_eq!(watched(&deadline, std::future::pending::<()>()).await, None);
     }
 
     #[tokio::test]

@@ -231,7 +231,6 @@ async fn is_done(run: &mut Pin<&mut impl Future<Output = ()>>, wind: &mut Receiv
 async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Shared<A>, times: &Times) -> Option<Stream> {
     let peer = connection.peer;
     if let Some(tls) = shared.tls.load_full() {
-        stream.begin_tls();
         return match timeout(times.handshake, handshake(&tls.acceptor, stream)).await {
             Ok(Ok(stream)) => {
                 // The begin of a head may have come along with the handshake, unseen.
@@ -249,7 +248,12 @@ async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Sh
         };
     }
     connection.deadline.enter(Phase::Idle, Some(times.keepalive));
-    connection.watch(stream.look_for_h2c()).await?.ok()?;
+    match connection.watch(stream.look_for_h2c()).await {
+        Some(looked) => looked.ok()?,
+        // What may yet become a preface is late all the same: it is refused as what it is so far.
+        None if connection.deadline.phase() == Phase::Head => connection.deadline.enter_until(Phase::Head, 1),
+        None => return None,
+    }
     if stream.is_h2c() {
         connection.deadline.enter(Phase::Busy, None);
     }

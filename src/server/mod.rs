@@ -3,6 +3,7 @@
 mod accept;
 mod control;
 mod guard;
+mod http1;
 mod loading;
 mod refuse;
 mod reload;
@@ -47,7 +48,6 @@ struct Server {
     origin: Origin,
     state: Arc<State>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    requests: Arc<Requests<HttpProxy<Gateway>>>,
     connections: Arc<Counter>,
     listeners: Listeners<Connections<HttpProxy<Gateway>>>,
     admin_listeners: Listeners<Admin>,
@@ -100,7 +100,7 @@ impl Server {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         proxy.server_options = Some(options);
-        let requests = Arc::new(Requests::new(Arc::new(proxy), state.metrics.route("")));
+        let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone()));
         let connections = Counter::new(raw.server.max_connections.usize(), Some(state.metrics.clone()));
         let times = reload::times(raw);
         let status = Arc::new(Status::default());
@@ -108,11 +108,10 @@ impl Server {
         let admin = Arc::new(Admin::new(snapshot.clone(), state.metrics.clone(), status.clone(), sender));
         let server = Server {
             origin,
-            listeners: Listeners::new(Arc::new(Connections(requests.clone())), connections.clone(), times),
+            listeners: Listeners::new(Arc::new(Connections(requests)), connections.clone(), times),
             admin_listeners: Listeners::new(admin, Counter::new(ADMIN_CONNECTIONS_MAX, None), times),
             state,
             snapshot,
-            requests,
             connections,
             status,
         };

@@ -114,8 +114,6 @@ impl Server {
         }
         self.listeners.set_times(times(&raw));
         self.admin_listeners.set_times(times(&raw));
-        self.requests.set_http2(raw.server.http2.max_concurrent_streams.usize());
-        self.requests.set_keepalive(raw.server.timeouts.keepalive);
         self.connections.set_max(raw.server.max_connections.usize());
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
         self.snapshot.store(snapshot.clone());

@@ -1,20 +1,23 @@
 //! Between Pingora's connections and its requests: each request runs under its deadline.
 
-use super::stream::ClientStream;
-use crate::observe::RouteMetrics;
+use super::http1::Http1;
+use crate::proxy::account;
 use crate::proxy::connection::Connection;
-use crate::proxy::deadline::{Deadline, Phase, ms, within};
+use crate::proxy::deadline::{Deadline, Phase, within};
+use crate::proxy::respond;
 use crate::proxy::watch::{self, Borrowed};
+use crate::snapshot::Snapshot;
 use crate::types::Refusal;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
-use pingora::protocols::{ALPN, Stream};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{ALPN, Shutdown, Stream};
 use pingora::server::ShutdownWatch;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// Overhead of tiny DATA frames not yet read that h2 accepts: with its own default of 25,600 it ends a gRPC stream of a
 /// thousand small messages. About 17,000 frames, more than a window holds of the smallest gRPC messages.
@@ -23,41 +26,13 @@ const SMALL_FRAMES_BYTES: usize = 1 << 22;
 /// Wraps an application, which is Pingora's proxy.
 pub struct Requests<A> {
     app: Arc<A>,
-    no_route: RouteMetrics,
-    /// Milliseconds that a connection may rest between requests; a reload changes them.
-    keepalive_ms: AtomicU64,
-    streams_max: AtomicU32,
+    snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
 impl<A> Requests<A> {
-    pub fn new(app: Arc<A>, no_route: RouteMetrics) -> Requests<A> {
-        Requests { app, no_route, keepalive_ms: AtomicU64::new(60_000), streams_max: AtomicU32::new(100) }
+    pub fn new(app: Arc<A>, snapshot: Arc<ArcSwap<Snapshot>>) -> Requests<A> {
+        Requests { app, snapshot }
     }
-
-    /// What never became a request is counted and written down here.
-    fn account(&self, connection: &Connection) {
-        let refusal = match connection.deadline.phase() {
-            _ if connection.deadline.head_was_late() => Refusal::RequestTimeout,
-            Phase::Head if connection.was_answered() => Refusal::BadRequest("The request can't be read."),
-            _ => return,
-        };
-        self.no_route.refused(&refusal);
-        log::info!("{}: {}", connection.peer, refusal.code());
-    }
-
-    /// Streams at once of one HTTP/2 connection.
-    pub fn set_http2(&self, streams_max: usize) {
-        self.streams_max.store(u32::try_from(streams_max).unwrap_or(u32::MAX), Relaxed);
-    }
-
-    pub fn set_keepalive(&self, keepalive: Duration) {
-        self.keepalive_ms.store(ms(keepalive), Relaxed);
-    }
-}
-
-/// The client's stream itself. Under TLS, what was read may lie there already, deciphered.
-fn plain(session: &ServerSession) -> Option<&ClientStream> {
-    session.as_http1()?.stream().as_any().downcast_ref()
 }
 
 /// Each connection, from its first byte to its close. HTTP/1 is served here, one request after another, so that a request
@@ -77,32 +52,54 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
     /// `None` when the connection has ended, as it always does.
     async fn serve_http1(&self, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let mut session = ServerSession::new_http1(stream);
-        let connection = session.digest().and_then(Connection::of).cloned()?;
+        let connection = stream.get_proxy_digest().as_deref().and_then(connection_of)?;
+        let mut stream = Box::new(Http1::new(stream, connection.clone()));
+        let mut settings = None;
         loop {
-            self.rest(&session, &connection).await?;
-            let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
-            self.account(&connection);
-            let (stream, settings) = served?.consume();
-            session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
+            let snapshot = self.snapshot.load_full();
+            // Of the first request bytes may be here already, and its deadline is set.
+            if !matches!(connection.deadline.phase(), Phase::Head | Phase::Idle) {
+                connection.deadline.enter(Phase::Idle, Some(snapshot.server.timeouts.keepalive));
             }
+            let head = match connection.watch(stream.head(&snapshot.server)).await {
+                Some(Ok(head)) => head?,
+                None if connection.deadline.phase() == Phase::Idle => return None,
+                refused => {
+                    let refusal = refused.and_then(Result::err).unwrap_or(Refusal::RequestTimeout);
+                    account::unread(&snapshot, &connection, &refusal);
+                    refuse(*stream, &connection, &refusal).await;
+                    return None;
+                }
+            };
+            drop(snapshot);
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings.take() {
+                HttpPersistentSettings::apply_to_session(settings, &mut session);
+            }
+            session.set_pipelined_prefix(head);
+            let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
+            if connection.deadline.phase() == Phase::Head {
+                // Pingora could not read it, and has said so by itself.
+                account::unread(&self.snapshot.load(), &connection, &Refusal::BadRequest("The request can't be read."));
+            }
+            let (next, kept) = served?.consume();
+            (stream, settings) = (next.into_any().downcast().ok()?, kept);
         }
     }
+}
 
-    /// Waits for the next request; `None` when it took too long.
-    async fn rest(&self, session: &ServerSession, connection: &Connection) -> Option<()> {
-        // Of the first request bytes may be here already, and its deadline is set.
-        if matches!(connection.deadline.phase(), Phase::Head | Phase::Idle) {
-            return Some(());
-        }
-        connection.deadline.enter(Phase::Idle, Some(Duration::from_millis(self.keepalive_ms.load(Relaxed))));
-        // What serves a request takes some 20 KiB: a connection that rests is spared them.
-        match plain(session).filter(|_| connection.rests()) {
-            Some(stream) => connection.watch(stream.readable()).await,
-            None => Some(()),
-        }
+fn connection_of(digest: &ProxyDigest) -> Option<Arc<Connection>> {
+    digest.user_data.as_ref()?.downcast_ref().cloned()
+}
+
+/// Answers a head that is none. The client may be in the midst of sending, and is read on for a while: to close on what it sends
+/// would reset the connection and take the answer along.
+async fn refuse(mut stream: Http1, connection: &Connection, refusal: &Refusal) {
+    connection.deadline.enter(Phase::Busy, None);
+    connection.set_lingering();
+    // A client that has gone is told nothing.
+    if stream.write_all(&respond::bare(refusal)).await.is_ok() {
+        Shutdown::shutdown(&mut stream).await;
     }
 }
 
@@ -118,7 +115,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
 
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
-        options.max_concurrent_streams(self.streams_max.load(Relaxed)).data_frame_budget(SMALL_FRAMES_BYTES);
+        options.max_concurrent_streams(self.snapshot.load().server.streams_max).data_frame_budget(SMALL_FRAMES_BYTES);
         Some(options)
     }
 

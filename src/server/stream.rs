@@ -1,15 +1,12 @@
 //! The client's stream, which Pingora gets in place of one of its own.
 //!
 //! `protocols::IO` has a blanket implementation over public traits, so any stream will do. An own one holds the guard and
-//! the connection's data, keeps no buffer while it rests, notes when a head begins, and bounds a client that takes nothing.
+//! the connection's data, looks for HTTP/2 on plaintext, gathers small writes, and bounds a client that takes nothing.
 
 use super::guard::Guard;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
-use crate::proxy::respond;
-use crate::types::Refusal;
 use async_trait::async_trait;
-use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -17,16 +14,17 @@ use pingora::protocols::{
 };
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// Reads smaller than this go through a buffer of this size; larger ones straight to the socket.
+/// Read at once.
 const READ_BYTES: usize = 4096;
 /// As Pingora's default: one segment, so that a head and a small body leave in one write.
 const WRITE_BYTES: usize = 1460;
@@ -34,7 +32,6 @@ const WRITE_BYTES: usize = 1460;
 const LINGER: Duration = Duration::from_secs(5);
 /// RFC 9113, 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-static LATE_HEAD: LazyLock<Bytes> = LazyLock::new(|| respond::bare(&Refusal::RequestTimeout));
 
 /// How long parts of a connection may take, as they were when it was accepted.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +42,8 @@ pub struct Limits {
 
 pub struct ClientStream {
     tcp: TcpStream,
-    read: Vec<u8>,
-    read_at: usize,
+    /// What was read in the look for HTTP/2.
+    looked: Vec<u8>,
     written: Vec<u8>,
     written_at: usize,
     socket: Arc<SocketDigest>,
@@ -57,7 +54,6 @@ pub struct ClientStream {
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     is_h2c: bool,
-    is_tls: bool,
     _guard: Guard,
 }
 
@@ -76,8 +72,7 @@ impl ClientStream {
         let no_head = Box::new(ResponseHeader::build_no_case(200, Some(0))?);
         Ok(ClientStream {
             tcp,
-            read: Vec::new(),
-            read_at: 0,
+            looked: Vec::new(),
             written: Vec::new(),
             written_at: 0,
             socket: Arc::new(socket),
@@ -87,7 +82,6 @@ impl ClientStream {
             limits,
             stalled: None,
             is_h2c: false,
-            is_tls: false,
             _guard: guard,
         })
     }
@@ -98,77 +92,30 @@ impl ClientStream {
     /// Those of reading, and the end of the stream.
     pub async fn look_for_h2c(&mut self) -> io::Result<()> {
         loop {
-            let have = &self.read[self.read_at..];
-            if have.len() >= PREFACE.len() || !PREFACE.starts_with(have) {
-                self.is_h2c = have.starts_with(PREFACE);
+            if self.looked.len() >= PREFACE.len() || !PREFACE.starts_with(&self.looked) {
+                self.is_h2c = self.looked.starts_with(PREFACE);
                 return Ok(());
             }
-            if poll_fn(|cx| self.poll_more(cx)).await? == 0 {
+            if poll_fn(|cx| self.poll_look(cx)).await? == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         }
     }
 
-    /// Resolves when the client has sent something, or has gone.
-    pub async fn readable(&self) {
-        // An error is found again by whoever reads.
-        let _ = poll_fn(|cx| self.tcp.poll_read_ready(cx)).await;
+    /// Reads by way of room on the stack: a client that says nothing costs no buffer.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = [MaybeUninit::<u8>::uninit(); READ_BYTES];
+        let mut got = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut got))?;
+        if self.looked.is_empty() {
+            self.connection.deadline.enter(Phase::Head, Some(self.limits.request_header));
+        }
+        self.looked.extend_from_slice(got.filled());
+        Poll::Ready(Ok(got.filled().len()))
     }
 
     pub fn is_h2c(&self) -> bool {
         self.is_h2c
-    }
-
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        match self.connection.deadline.head_was_late() {
-            true => Poll::Ready(Err(self.refuse_late_head(cx))),
-            false => self.poll_fill(cx, None),
-        }
-    }
-
-    /// What is read and written from now on is enciphered.
-    pub fn begin_tls(&mut self) {
-        self.is_tls = true;
-    }
-
-    /// Reads into room on the stack, so that a connection that waits holds no buffer; what `out` has no room for (or all of
-    /// it without `out`) is kept.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, out: Option<&mut ReadBuf<'_>>) -> Poll<io::Result<usize>> {
-        let mut room = [std::mem::MaybeUninit::<u8>::uninit(); READ_BYTES];
-        let mut got = ReadBuf::uninit(&mut room);
-        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut got))?;
-        self.has_read(got.filled().len());
-        let (now, later) = match out {
-            Some(out) => {
-                let (now, later) = got.filled().split_at(got.filled().len().min(out.remaining()));
-                out.put_slice(now);
-                (now.len(), later)
-            }
-            None => (0, got.filled()),
-        };
-        self.read.extend_from_slice(later);
-        Poll::Ready(Ok(now + later.len()))
-    }
-
-    /// The first byte behind a rest begins a head.
-    fn has_read(&self, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        self.connection.has_read(bytes);
-        let deadline = &self.connection.deadline;
-        if deadline.phase() == Phase::Idle {
-            deadline.enter(Phase::Head, Some(self.limits.request_header));
-        }
-    }
-
-    /// A head that was not whole in time is answered as far as that goes: the connection is closed in any case. Within TLS
-    /// nothing can be said from here.
-    fn refuse_late_head(&mut self, cx: &mut Context<'_>) -> io::Error {
-        if !self.is_h2c && !self.is_tls {
-            let _ = Pin::new(&mut self.tcp).poll_write(cx, &LATE_HEAD);
-        }
-        io::Error::new(ErrorKind::TimedOut, "request head")
     }
 
     fn has_written(&mut self) {
@@ -216,7 +163,6 @@ impl ClientStream {
     /// Small writes are gathered; a large one goes straight to the socket behind them.
     fn poll_put(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        self.connection.writes(total);
         if total < WRITE_BYTES {
             if self.written.len() + total > WRITE_BYTES {
                 ready!(self.poll_drain(cx))?;
@@ -245,35 +191,23 @@ impl ClientStream {
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        if me.connection.deadline.head_was_late() {
-            return Poll::Ready(Err(me.refuse_late_head(cx)));
-        }
-        if me.read_at == me.read.len() {
-            let before = buf.filled().len();
-            let is_small = buf.remaining() < READ_BYTES;
-            let read = match is_small {
-                true => me.poll_fill(cx, Some(buf)).map_ok(drop),
-                false => Pin::new(&mut me.tcp).poll_read(cx, buf),
-            };
-            if read.is_pending() {
-                // Who waits for the client has no more to say for now: what was gathered must not wait along.
-                if let Poll::Ready(Err(e)) = me.poll_drain(cx) {
-                    return Poll::Ready(Err(e));
-                }
-                return Poll::Pending;
+        if !me.looked.is_empty() {
+            let n = buf.remaining().min(me.looked.len());
+            buf.put_slice(&me.looked[..n]);
+            me.looked.drain(..n);
+            if me.looked.is_empty() {
+                me.looked = Vec::new();
             }
-            if !is_small {
-                me.has_read(buf.filled().len() - before);
-            }
-            return read;
+            return Poll::Ready(Ok(()));
         }
-        let n = buf.remaining().min(me.read.len() - me.read_at);
-        buf.put_slice(&me.read[me.read_at..me.read_at + n]);
-        me.read_at += n;
-        if me.read_at == me.read.len() {
-            (me.read, me.read_at) = (Vec::new(), 0);
+        let read = Pin::new(&mut me.tcp).poll_read(cx, buf);
+        // Who waits for the client has no more to say for now: what was gathered must not wait along.
+        if read.is_pending()
+            && let Poll::Ready(Err(e)) = me.poll_drain(cx)
+        {
+            return Poll::Ready(Err(e));
         }
-        Poll::Ready(Ok(()))
+        read
     }
 }
 

@@ -1,16 +1,22 @@
 //! What a head may look like. Pingora is lenient where RFC 9112 says MUST.
 
+pub mod chunked;
+pub mod head;
+
 use crate::config::raw::ServerLimits;
 use crate::types::Refusal;
-use http::header::TRANSFER_ENCODING;
+use http::HeaderValue;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 
 /// Interim answers (1xx) that a service may send before its answer.
 pub const INTERIM_MAX: u32 = 100;
 
-/// Holds a request's head against the limits. A field counts with its colon, space and line end.
-pub fn within_limits(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal> {
+/// Holds the head of an HTTP/2 request against the limits, and against what services over HTTP/1 could misunderstand (RFC 9113,
+/// 8.2 and 8.3). A field counts with its colon, space and line end. HTTP/1 has [`head::HeadReader`].
+pub fn http2(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal> {
+    let bad = |what| Err(Refusal::BadRequest(what));
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target as u64 > limits.uri_bytes.0 {
         return Err(Refusal::UriTooLong);
@@ -18,6 +24,17 @@ pub fn within_limits(head: &RequestHeader, limits: &ServerLimits) -> Result<(), 
     let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if bytes as u64 > limits.header_bytes.0 || head.headers.len() > limits.header_count.usize() {
         return Err(Refusal::HeaderTooLarge);
+    }
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    let is_number = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if !lengths.next().is_none_or(is_number) || lengths.next().is_some() {
+        return bad("Content-Length is doubled or is not a number.");
+    }
+    let mut hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let (host, authority) = (hosts.next(), head.uri.authority().map(|authority| authority.as_str().as_bytes()));
+    let Some(named) = authority.or(host) else { return bad("There is no :authority.") };
+    if hosts.next().is_some() || !head::is_host(named) || host.is_some_and(|host| !host.eq_ignore_ascii_case(named)) {
+        return bad("Host is doubled, is not a host, or differs from :authority.");
     }
     Ok(())
 }
@@ -33,7 +50,7 @@ pub fn response(head: &mut ResponseHeader) -> Result<()> {
         return bad("an unknown Transfer-Encoding");
     }
     if head.status == 204 || head.status.is_informational() {
-        head.remove_header(&http::header::CONTENT_LENGTH);
+        head.remove_header(&CONTENT_LENGTH);
         head.remove_header(&TRANSFER_ENCODING);
     }
     Ok(())
