@@ -12,11 +12,13 @@ use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::HeaderEdits;
+use crate::shape::rewrite::Rewrite;
 use crate::tls::Termination;
 use crate::types::ListenerId;
-use crate::upstream::{Service, States, Timeouts};
+use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -100,6 +102,8 @@ pub struct ServiceEntry {
 pub struct Route {
     pub name: Arc<str>,
     pub action: Action,
+    /// Another target for the service.
+    pub rewrite: Option<Rewrite>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     /// `None` is without limit.
@@ -110,9 +114,27 @@ pub struct Route {
 /// What becomes of a request.
 #[derive(Debug)]
 pub enum Action {
-    Forward(Arc<ServiceEntry>, Timeouts),
+    Forward(Forward),
     Redirect(Redirect),
     Respond(Respond),
+}
+
+/// The services of a route, each with the timeouts that the route leaves it, and the choice among them.
+#[derive(Debug)]
+pub struct Forward {
+    services: Box<[(Arc<ServiceEntry>, Timeouts)]>,
+    split: Split,
+}
+
+impl Forward {
+    /// The place of the service that a client gets.
+    pub fn choose(&self, client: IpAddr) -> usize {
+        self.split.choose(client)
+    }
+
+    pub fn get(&self, place: usize) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
+        self.services.get(place).map(|(entry, timeouts)| (entry, timeouts))
+    }
 }
 
 impl Snapshot {
@@ -268,11 +290,11 @@ routes:
                 "f.yaml:2:85: 127.0.0.1:1 is bound twice",
                 "f.yaml:6:27: no service is named `order`",
                 "f.yaml:7:45: no listener is named `b`",
-                "f.yaml:9:5: route 3 matches the same requests",
                 "f.yaml:10:5: a route that leads nowhere",
                 "f.yaml:11:5: a route that does more than one thing",
                 "f.yaml:12:13: the path `e` does not begin with a slash",
                 "f.yaml:13:33: `x` is neither a path nor a URL",
+                "f.yaml:9:5: route 3 (`/b`) matches the same requests",
                 "f.yaml:3:16: the admin listener on 0.0.0.0:9 needs a token",
             ]
         );

@@ -5,6 +5,7 @@ use crate::shape::forward::{
     Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_rewritten,
 };
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
+use crate::shape::rewrite::Rewrite;
 use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
@@ -98,6 +99,9 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
         headers.insert(HOST, host.clone());
         parts.uri = with_authority(parts.uri, host)?;
     }
+    if let Some(rewrite) = exchange.route().and_then(|route| route.rewrite.as_ref()) {
+        parts.uri = rewritten(parts.uri, rewrite, &Seen { exchange, head: request })?;
+    }
     *head = parts.into();
     // Over HTTP/2 to the service, whether the head ends the stream is Pingora's to say.
     head.set_send_end_stream(ends_stream.unwrap_or(true));
@@ -140,6 +144,16 @@ fn with_authority(uri: http::Uri, host: &HeaderValue) -> Result<http::Uri> {
         parts.authority = host.to_str().ok().and_then(|host| host.parse().ok());
     }
     http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "the host of a service")
+}
+
+/// The target as the route has it. What can't be one is the client's doing.
+fn rewritten(uri: http::Uri, rewrite: &Rewrite, seen: &Seen<'_>) -> Result<http::Uri> {
+    let target = rewrite.target(uri.path(), uri.query(), seen);
+    let target = target.and_then(|target| target.parse().ok());
+    let refused = || Error::explain(ErrorType::InvalidHTTPHeader, "a target that can't be rewritten").into_down();
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(target.ok_or_else(refused)?);
+    http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "a rewritten target")
 }
 
 /// What every answer has, and what ends at this hop.

@@ -64,10 +64,20 @@ impl Gateway {
         }
         let head = session.req_header();
         let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
-        let query = Query { listener, host: host::name(authority(head)), path: head.uri.path(), method: &head.method };
+        let query = Query {
+            listener,
+            host: host::name(authority(head)),
+            path: head.uri.path(),
+            parameters: head.uri.query().unwrap_or_default(),
+            method: &head.method,
+            headers: &head.headers,
+        };
         match exchange.snapshot.table.find(&query) {
             Outcome::Found(found) => {
                 (exchange.route, exchange.captures) = (Some(found.id), found.captures);
+                if let Some(Action::Forward(forward)) = exchange.route().map(|route| &route.action) {
+                    exchange.choice = forward.choose(exchange.origin.client_ip);
+                }
                 Ok(())
             }
             Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
