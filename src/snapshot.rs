@@ -301,6 +301,71 @@ routes:
     }
 
     #[test]
+    fn routes_that_can_never_match_name_the_other_one() {
+        let text = "
+listeners: [{ bind: 127.0.0.1:1 }]
+routes:
+  - { path: /a, methods: [GET, PUT], respond: {} }
+  - { path: /a, methods: PUT, respond: {} }
+  - { path_regex: '/b+', headers: { X-A: 1 }, respond: {} }
+  - { name: all, path: /*, respond: {} }
+  - { path: /a, headers: { X-B: { regex: b }, X-A: 1 }, query: { q: { present: true } }, respond: {} }
+  - { path: /a, headers: { X-A: 1, X-B: { regex: b } }, query: { q: { present: true } }, respond: {} }
+";
+        assert_eq!(
+            problems(text),
+            [
+                "f.yaml:5:5: this route can never match: route 1 (`GET,PUT /a`) comes before it and leaves it no request",
+                "f.yaml:6:5: this route can never match: route 4 (`all`) comes before it and leaves it no request",
+                "f.yaml:9:5: route 5 (`/a X-B=~b X-A=1 ?q`) matches the same requests",
+            ]
+        );
+    }
+
+    #[test]
+    fn weights_matches_and_rewrites_have_a_form() {
+        let text = "
+listeners: [{ bind: 127.0.0.1:1 }]
+services: { a: { endpoints: [10.0.0.1:1] }, b: { endpoints: [10.0.0.2:1] } }
+routes:
+  - { path: /a, to: [{ service: a, weight: 0 }, { service: b, weight: 0 }] }
+  - { path: /b, to: [] }
+  - { path: /c, to: [{ weight: 1 }, { service: b, weight: 2000000 }] }
+  - { path: /d, to: a, headers: { X: { present: false }, Y: { regex: a, present: true }, Z: {}, W: true } }
+";
+        assert_eq!(
+            problems(text),
+            [
+                "f.yaml:5:21: no service has a weight above 0",
+                "f.yaml:6:21: no service has a weight above 0",
+                "f.yaml:7:22: `to` has no `service`",
+                "f.yaml:7:59: `weight` is 2000000",
+                "f.yaml:8:38: `present` is false",
+                "f.yaml:8:61: both `regex` and `present`",
+                "f.yaml:8:93: `Z` must be a value, or `{ regex: … }`, or `{ present: true }`, not a map",
+                "f.yaml:8:100: `W` must be a value, or `{ regex: … }`, or `{ present: true }`, not a bare true or false",
+            ]
+        );
+        let text = "
+listeners: [{ bind: 127.0.0.1:1 }]
+services: { a: { endpoints: [10.0.0.1:1] } }
+routes:
+  - { path: /a, to: [{ service: a, weight: 1 }, { service: c }] }
+  - { path: /b, respond: {}, request: { query: { remove: [a] } } }
+  - { path: '/c/{id}', to: a, request: { path: '{id}', query: { set: { a: '${nope}' } } } }
+";
+        assert_eq!(
+            problems(text),
+            [
+                "f.yaml:5:60: no service is named `c`",
+                "f.yaml:6:39: a rewrite of a request that is sent to no service",
+                "f.yaml:7:48: the path `{id}` does not begin with a slash",
+                "f.yaml:7:75: `${nope}` is not known here",
+            ]
+        );
+    }
+
+    #[test]
     fn a_listener_keeps_its_number() {
         let state = State::new(Metrics::new().expect("metrics"));
         let build = |text: &str| {

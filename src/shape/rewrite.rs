@@ -27,7 +27,7 @@ impl Rewrite {
         let set_at = query_at.key("set");
         let set = query.set.0.iter().map(|(name, text)| {
             let template = problems.ok(Template::parse(text, names), &set_at.key(name), "the parameter would have no value", FIX);
-            template.map(|template| (encode_parameter(name), template))
+            template.map(|template| (encode_parameter(name), template.encoded()))
         });
         let set: Vec<_> = set.collect();
         let rewrite = Rewrite {
@@ -102,7 +102,7 @@ fn path(text: &str, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Optio
         let why = "the request's own parameters are sent on behind it";
         return problems.at(at, format!("the path `{text}` has a query or a fragment"), why, "write parameters into `query: { set: … }`");
     }
-    let is_illegal = |c: char| c.is_ascii_control() || " \"<>\\^`{|}".contains(c);
+    let is_illegal = |c: char| !c.is_ascii_graphic() || "\"<>\\^`{|}".contains(c);
     if template.texts().any(|text| text.contains(is_illegal)) || text.split('/').any(|segment| matches!(segment, "." | "..")) {
         let what = format!("the path `{text}` has dot segments, or characters that can't stand in a path");
         return problems.at(at, what, "a service could not read it, or not as it was meant", fix);
@@ -169,7 +169,7 @@ mod tests {
             let rewrite = build(Some(path), raw::QueryChanges::default()).expect(path);
             assert_eq!(rewrite.target("/orders/7", Some("x=1"), &Fixed("a%2Fb", "p/q")).as_deref(), target, "{path}");
         }
-        for path in ["orders", "{id}", "/a?b", "/a#b", "/a b", "/a/../b", "/{nope}", "/a{", "/$${id}"] {
+        for path in ["orders", "{id}", "/a?b", "/a#b", "/a b", "/é", "/a/../b", "/{nope}", "/a{", "/$${id}"] {
             assert!(build(Some(path), raw::QueryChanges::default()).is_none(), "{path}");
         }
     }
@@ -177,13 +177,13 @@ mod tests {
     #[test]
     fn parameters() {
         let list = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let set = named(&[("src", "gw"), ("n m", "${query.q}")]);
+        let set = named(&[("src", "a gw"), ("n m", "${query.q}")]);
         let all = raw::QueryChanges { keep: None, remove: list(&["b"]), rename: named(&[("c", "d e")]), set };
         let keep = raw::QueryChanges { keep: Some(list(&["a", "c"])), ..Default::default() };
         let remove = raw::QueryChanges { remove: list(&["a b"]), ..Default::default() };
         for (changes, query, target) in [
-            (&all, Some("a=%20+&b=1&c=2&src=client&b&e"), "/p?a=%20+&d%20e=2&e&src=gw&n%20m=q%20%26%20%C3%A9"),
-            (&all, None, "/p?src=gw&n%20m=q%20%26%20%C3%A9"),
+            (&all, Some("a=%20+&b=1&c=2&src=client&b&e"), "/p?a=%20+&d%20e=2&e&src=a%20gw&n%20m=q%20%26%20%C3%A9"),
+            (&all, None, "/p?src=a%20gw&n%20m=q%20%26%20%C3%A9"),
             (&keep, Some("a=1&b=2&%63=3&&a=4"), "/p?a=1&%63=3&a=4"),
             (&remove, Some("a+b=1&a%20b=2&a%2Bb=3"), "/p?a%2Bb=3"),
             (&remove, Some("a+b"), "/p"),

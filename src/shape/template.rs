@@ -135,6 +135,16 @@ impl Template {
         }
     }
 
+    /// The same with its literal parts encoded, as its values will be: the value of a query parameter.
+    pub fn encoded(mut self) -> Template {
+        for part in &mut self.parts {
+            if let Part::Text(text) = part {
+                *text = encode_parameter(text).into();
+            }
+        }
+        self
+    }
+
     /// Its literal parts.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {

@@ -146,7 +146,7 @@ impl Build<'_> {
     fn forward(&self, raw: &raw::Route, to: &raw::To, by_url: &mut Urls, at: &At<'_>) -> Option<Forward> {
         let targets = to.0.iter().enumerate().map(|(index, portion)| match to.0.len() {
             1 => self.target(&portion.service, by_url, at),
-            _ => self.target(&portion.service, by_url, &at.index(index)),
+            _ => self.target(&portion.service, by_url, &at.index(index).key("service")),
         });
         let entries: Vec<_> = targets.collect();
         let services = entries.into_iter().map(|entry| {
