@@ -75,7 +75,10 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     let ends_stream = head.send_end_stream();
     let mut parts = parts(head);
     let headers = &mut parts.headers;
-    drop_claims(headers, exchange.origin.is_trusted);
+    // What an untrusted peer claimed is gone already.
+    if exchange.origin.is_trusted {
+        remove(headers, is_rewritten);
+    }
     headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.connection() {
         let named = host_value(request);
@@ -108,14 +111,21 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     Ok(())
 }
 
-/// Takes away what an untrusted client claims of itself. Most requests claim nothing.
-fn drop_claims(headers: &mut HeaderMap, is_trusted: bool) {
-    let is_dropped = |name: &&HeaderName| is_claim(name) && (!is_trusted || is_rewritten(name));
-    if !headers.keys().any(|name| is_dropped(&name)) {
-        return;
+/// Takes away what an untrusted client claims of itself, so that no route and no template believes it either. Most requests claim
+/// nothing.
+pub fn drop_claims(head: &mut RequestHeader) {
+    if head.headers.keys().any(is_claim) {
+        let mut parts = parts(head);
+        remove(&mut parts.headers, is_claim);
+        *head = parts.into();
     }
-    let dropped: Vec<HeaderName> = headers.keys().filter(is_dropped).cloned().collect();
-    dropped.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+fn remove(headers: &mut HeaderMap, is_meant: fn(&HeaderName) -> bool) {
+    if headers.keys().any(is_meant) {
+        let meant: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name)).cloned().collect();
+        meant.iter().for_each(|name| drop(headers.remove(name)));
+    }
 }
 
 /// RFC 9113, 8.2.3: over HTTP/2 a client may send cookies in crumbs, which are joined before they go on.

@@ -3,7 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::{self, Phase};
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, respond, tunnel};
+use super::{Gateway, forward, respond, tunnel};
 use crate::route::{Outcome, Query, host, normalize};
 use crate::shape::forward::{Origin, Trace, request_id};
 use crate::snapshot::Action;
@@ -16,7 +16,7 @@ use std::borrow::Cow;
 
 impl Gateway {
     /// Who is at the other end, and what the request is called.
-    pub(super) fn meet(&self, session: &Session, exchange: &mut Exchange) {
+    pub(super) fn meet(&self, session: &mut Session, exchange: &mut Exchange) {
         let head = session.req_header();
         let digest = session.digest();
         if let Some(tls) = digest.and_then(|digest| digest.ssl_digest.as_ref()) {
@@ -37,6 +37,9 @@ impl Gateway {
         exchange.deadline.enter(Phase::Busy, None);
         exchange.id = request_id(&exchange.origin, &head.headers);
         exchange.trace = Trace::next(&head.headers);
+        if !exchange.origin.is_trusted {
+            forward::drop_claims(session.req_header_mut());
+        }
     }
 
     /// Carries a WebSocket.

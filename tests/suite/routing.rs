@@ -165,6 +165,21 @@ routes:
 }
 
 #[test]
+fn what_a_client_claims_of_itself_chooses_only_when_it_is_trusted() {
+    let routes = "
+listeners: [{ bind: 127.0.0.1:0 }]
+routes:
+  - { path: /, respond: { body: 'plain ${header.X-Forwarded-Proto}' } }
+  - { path: /, headers: { X-Forwarded-Proto: https }, respond: { body: secure } }
+";
+    for (server, body) in [("", "plain "), ("server: { trusted_proxies: [127.0.0.1] }", "secure")] {
+        let gateway = Gateway::start(&format!("{routes}{server}"));
+        let answer = gateway.connect().request("GET", "/", &[("X-Forwarded-Proto", "https")], b"");
+        assert_eq!(answer.text(), body, "{server}");
+    }
+}
+
+#[test]
 fn only_the_method_may_be_wrong_for_a_405() {
     let gateway = Gateway::start(
         "
