@@ -1,6 +1,6 @@
 //! The pure parts that every request, or every reload, passes through: `cargo bench --bench pure [FILTER]`.
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use frontdesk::config::load;
 use frontdesk::config::place::{At, Source};
 use frontdesk::config::problem::Problems;
@@ -8,7 +8,7 @@ use frontdesk::config::raw::{Balance, Endpoint};
 use frontdesk::observe::{Metrics, Record};
 use frontdesk::route::host::HostPattern;
 use frontdesk::route::pattern::Pattern;
-use frontdesk::route::{Query, Rule, Table, normalize};
+use frontdesk::route::{PathRule, Query, Rule, Table, normalize};
 use frontdesk::shape::forward::{Forwarded, Origin, TRACEPARENT, Trace, X_FORWARDED_FOR};
 use frontdesk::shape::template::{Names, Target, Template, Value, Values, Variable};
 use frontdesk::snapshot::{Meta, Snapshot, State};
@@ -21,22 +21,37 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-/// Literal, capture and rest by turns, each below a segment of its own.
-fn table(routes: usize) -> Table {
-    let rule = |n: usize| Rule {
+fn rule(n: usize, host: HostPattern, path: &str) -> Rule {
+    Rule {
         id: RouteId(n as u32),
-        hosts: vec![HostPattern::Any],
-        path: Pattern::parse(&format!("/api/{n}/{}", ["items", "{id}", "*"][n % 3])).expect("a pattern"),
+        hosts: vec![host],
+        path: PathRule::Pattern(Pattern::parse(path).expect("a pattern")),
         methods: vec![],
+        headers: vec![],
+        query: vec![],
         listeners: vec![],
-    };
-    Table::new((0..routes).map(rule))
+    }
+}
+
+/// Literal, capture and rest by turns, each below a segment of its own.
+fn paths_of(routes: usize) -> Vec<Rule> {
+    (0..routes).map(|n| rule(n, HostPattern::Any, &format!("/api/{n}/{}", ["items", "{id}", "*"][n % 3]))).collect()
+}
+
+/// A wildcard host for each route.
+fn hosts_of(routes: usize) -> Vec<Rule> {
+    (0..routes).map(|n| rule(n, HostPattern::parse(&format!("*.h{n}.example.com")).expect("a host"), "/api/*")).collect()
+}
+
+fn query<'a>(host: &'a str, path: &'a str, headers: &'a HeaderMap) -> Query<'a> {
+    Query { listener: ListenerId(0), host, path, parameters: "", method: &Method::GET, headers }
 }
 
 fn find(c: &mut Criterion) {
+    let headers = headers(&[]);
     let mut group = c.benchmark_group("route::Table::find");
-    for routes in [10, 1_000, 20_000] {
-        let table = table(routes);
+    for routes in [10, 1_000, 100_000] {
+        let table = Table::new(paths_of(routes));
         let middle = routes / 6 * 3;
         for (kind, path) in [
             ("literal", format!("/api/{middle}/items")),
@@ -44,9 +59,21 @@ fn find(c: &mut Criterion) {
             ("rest", format!("/api/{}/a/b/c", middle + 2)),
             ("none", format!("/api/{routes}/items")),
         ] {
-            let query = Query { listener: ListenerId(0), host: "shop.example", path: &path, method: &Method::GET };
+            let query = query("shop.example", &path, &headers);
             group.bench_function(BenchmarkId::new(kind, routes), |b| b.iter(|| table.find(black_box(&query))));
         }
+        let (table, host) = (Table::new(hosts_of(routes)), format!("a.b.h{middle}.example.com"));
+        let query = query(&host, "/api/orders/4711", &headers);
+        group.bench_function(BenchmarkId::new("wildcard host", routes), |b| b.iter(|| table.find(black_box(&query))));
+    }
+    group.finish();
+    let mut group = c.benchmark_group("route::Table::new");
+    group.sample_size(10);
+    for routes in [1_000, 100_000] {
+        let rules = paths_of(routes);
+        group.bench_function(BenchmarkId::from_parameter(routes), |b| {
+            b.iter_batched(|| rules.clone(), Table::new, BatchSize::PerIteration);
+        });
     }
 }
 

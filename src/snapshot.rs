@@ -12,11 +12,13 @@ use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::HeaderEdits;
+use crate::shape::rewrite::Rewrite;
 use crate::tls::Termination;
 use crate::types::ListenerId;
-use crate::upstream::{Service, States, Timeouts};
+use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -102,6 +104,8 @@ pub struct ServiceEntry {
 pub struct Route {
     pub name: Arc<str>,
     pub action: Action,
+    /// Another target for the service.
+    pub rewrite: Option<Rewrite>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     /// `None` is without limit.
@@ -112,9 +116,27 @@ pub struct Route {
 /// What becomes of a request.
 #[derive(Debug)]
 pub enum Action {
-    Forward(Arc<ServiceEntry>, Timeouts),
+    Forward(Forward),
     Redirect(Redirect),
     Respond(Respond),
+}
+
+/// The services of a route, each with the timeouts that the route leaves it, and the choice among them.
+#[derive(Debug)]
+pub struct Forward {
+    services: Box<[(Arc<ServiceEntry>, Timeouts)]>,
+    split: Split,
+}
+
+impl Forward {
+    /// The place of the service that a client gets.
+    pub fn choose(&self, client: IpAddr) -> usize {
+        self.split.choose(client)
+    }
+
+    pub fn get(&self, place: usize) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
+        self.services.get(place).map(|(entry, timeouts)| (entry, timeouts))
+    }
 }
 
 impl Snapshot {
@@ -271,12 +293,77 @@ routes:
                 "f.yaml:2:85: 127.0.0.1:1 is bound twice",
                 "f.yaml:6:27: no service is named `order`",
                 "f.yaml:7:45: no listener is named `b`",
-                "f.yaml:9:5: route 3 matches the same requests",
                 "f.yaml:10:5: a route that leads nowhere",
                 "f.yaml:11:5: a route that does more than one thing",
                 "f.yaml:12:13: the path `e` does not begin with a slash",
                 "f.yaml:13:33: `x` is neither a path nor a URL",
+                "f.yaml:9:5: route 3 (`/b`) matches the same requests",
                 "f.yaml:3:16: the admin listener on 0.0.0.0:9 needs a token",
+            ]
+        );
+    }
+
+    #[test]
+    fn routes_that_can_never_match_name_the_other_one() {
+        let text = "
+listeners: [{ bind: 127.0.0.1:1 }]
+routes:
+  - { path: /a, methods: [GET, PUT], respond: {} }
+  - { path: /a, methods: PUT, respond: {} }
+  - { path_regex: '/b+', headers: { X-A: 1 }, respond: {} }
+  - { name: all, path: /*, respond: {} }
+  - { path: /a, headers: { X-B: { regex: b }, X-A: 1 }, query: { q: { present: true } }, respond: {} }
+  - { path: /a, headers: { X-A: 1, X-B: { regex: b } }, query: { q: { present: true } }, respond: {} }
+";
+        assert_eq!(
+            problems(text),
+            [
+                "f.yaml:5:5: this route can never match: route 1 (`GET,PUT /a`) comes before it and leaves it no request",
+                "f.yaml:6:5: this route can never match: route 4 (`all`) comes before it and leaves it no request",
+                "f.yaml:9:5: route 5 (`/a X-B=~b X-A=1 ?q`) matches the same requests",
+            ]
+        );
+    }
+
+    #[test]
+    fn weights_matches_and_rewrites_have_a_form() {
+        let text = "
+listeners: [{ bind: 127.0.0.1:1 }]
+services: { a: { endpoints: [10.0.0.1:1] }, b: { endpoints: [10.0.0.2:1] } }
+routes:
+  - { path: /a, to: [{ service: a, weight: 0 }, { service: b, weight: 0 }] }
+  - { path: /b, to: [] }
+  - { path: /c, to: [{ weight: 1 }, { service: b, weight: 2000000 }] }
+  - { path: /d, to: a, headers: { X: { present: false }, Y: { regex: a, present: true }, Z: {}, W: true } }
+";
+        assert_eq!(
+            problems(text),
+            [
+                "f.yaml:5:21: no service has a weight above 0",
+                "f.yaml:6:21: no service has a weight above 0",
+                "f.yaml:7:22: `to` has no `service`",
+                "f.yaml:7:59: `weight` is 2000000",
+                "f.yaml:8:38: `present` is false",
+                "f.yaml:8:61: both `regex` and `present`",
+                "f.yaml:8:93: `Z` must be a value, or `{ regex: … }`, or `{ present: true }`, not a map",
+                "f.yaml:8:100: `W` must be a value, or `{ regex: … }`, or `{ present: true }`, not a bare true or false",
+            ]
+        );
+        let text = "
+listeners: [{ bind: 127.0.0.1:1 }]
+services: { a: { endpoints: [10.0.0.1:1] } }
+routes:
+  - { path: /a, to: [{ service: a, weight: 1 }, { service: c }] }
+  - { path: /b, respond: {}, request: { query: { remove: [a] } } }
+  - { path: '/c/{id}', to: a, request: { path: '{id}', query: { set: { a: '${nope}' } } } }
+";
+        assert_eq!(
+            problems(text),
+            [
+                "f.yaml:5:60: no service is named `c`",
+                "f.yaml:6:39: a rewrite of a request that is sent to no service",
+                "f.yaml:7:48: the path `{id}` does not begin with a slash",
+                "f.yaml:7:75: `${nope}` is not known here",
             ]
         );
     }

@@ -13,6 +13,7 @@ mod suite {
     mod deadlines;
     mod drain;
     mod forwarding;
+    mod gateway_api;
     mod house;
     mod http2;
     mod log;

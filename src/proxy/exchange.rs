@@ -6,7 +6,7 @@ use super::tunnel::Carried;
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
-use crate::shape::template::{Value, Values, Variable};
+use crate::shape::template::{Value, Values, Variable, decode_parameter};
 use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
 use crate::types::{Refusal, RouteId};
 use crate::upstream::{Picked, Timeouts};
@@ -31,6 +31,8 @@ pub struct Exchange {
     /// The client speaks HTTP/2.
     pub is_h2: bool,
     pub route: Option<RouteId>,
+    /// Which of the route's services gets the request.
+    pub choice: usize,
     /// Byte ranges of the normalised path.
     pub captures: Captures,
     pub refusal: Option<Refusal>,
@@ -88,6 +90,7 @@ impl Exchange {
             tls: "",
             is_h2: false,
             route: None,
+            choice: 0,
             captures: Captures::new(),
             refusal: None,
             is_long_lived: false,
@@ -108,7 +111,7 @@ impl Exchange {
     /// The route's service, when it forwards.
     pub fn service(&self) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
         match &self.route()?.action {
-            Action::Forward(entry, timeouts) => Some((entry, timeouts)),
+            Action::Forward(forward) => forward.get(self.choice),
             Action::Redirect(_) | Action::Respond(_) => None,
         }
     }
@@ -165,8 +168,8 @@ impl Values for Seen<'_> {
 /// The first parameter of that name, decoded.
 fn query<'a>(query: &'a str, name: &str) -> Cow<'a, str> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let mut named = pairs.filter(|(key, _)| crate::shape::template::decode(key) == name);
-    named.next().map_or(Cow::Borrowed(""), |(_, value)| crate::shape::template::decode(value))
+    let mut named = pairs.filter(|(key, _)| decode_parameter(key) == name);
+    named.next().map_or(Cow::Borrowed(""), |(_, value)| decode_parameter(value))
 }
 
 /// Puts a normalised target in place.

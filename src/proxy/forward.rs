@@ -5,6 +5,7 @@ use crate::shape::forward::{
     Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_rewritten,
 };
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
+use crate::shape::rewrite::Rewrite;
 use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
@@ -74,7 +75,10 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     let ends_stream = head.send_end_stream();
     let mut parts = parts(head);
     let headers = &mut parts.headers;
-    drop_claims(headers, exchange.origin.is_trusted);
+    // What an untrusted peer claimed is gone already.
+    if exchange.origin.is_trusted {
+        remove(headers, is_rewritten);
+    }
     headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.connection() {
         let named = host_value(request);
@@ -101,20 +105,30 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
         headers.insert(HOST, host.clone());
         parts.uri = with_authority(parts.uri, host)?;
     }
+    if let Some(rewrite) = exchange.route().and_then(|route| route.rewrite.as_ref()) {
+        parts.uri = rewritten(parts.uri, rewrite, &Seen { exchange, head: request })?;
+    }
     *head = parts.into();
     // Over HTTP/2 to the service, whether the head ends the stream is Pingora's to say.
     head.set_send_end_stream(ends_stream.unwrap_or(true));
     Ok(())
 }
 
-/// Takes away what an untrusted client claims of itself. Most requests claim nothing.
-fn drop_claims(headers: &mut HeaderMap, is_trusted: bool) {
-    let is_dropped = |name: &&HeaderName| is_claim(name) && (!is_trusted || is_rewritten(name));
-    if !headers.keys().any(|name| is_dropped(&name)) {
-        return;
+/// Takes away what an untrusted client claims of itself, so that no route and no template believes it either. Most requests claim
+/// nothing.
+pub fn drop_claims(head: &mut RequestHeader) {
+    if head.headers.keys().any(is_claim) {
+        let mut parts = parts(head);
+        remove(&mut parts.headers, is_claim);
+        *head = parts.into();
     }
-    let dropped: Vec<HeaderName> = headers.keys().filter(is_dropped).cloned().collect();
-    dropped.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+fn remove(headers: &mut HeaderMap, is_meant: fn(&HeaderName) -> bool) {
+    if headers.keys().any(is_meant) {
+        let meant: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name)).cloned().collect();
+        meant.iter().for_each(|name| drop(headers.remove(name)));
+    }
 }
 
 /// RFC 9113, 8.2.3: over HTTP/2 a client may send cookies in crumbs, which are joined before they go on.
@@ -149,6 +163,16 @@ fn with_authority(uri: http::Uri, host: &HeaderValue) -> Result<http::Uri> {
         parts.authority = host.to_str().ok().and_then(|host| host.parse().ok());
     }
     http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "the host of a service")
+}
+
+/// The target as the route has it. What can't be one is the client's doing.
+fn rewritten(uri: http::Uri, rewrite: &Rewrite, seen: &Seen<'_>) -> Result<http::Uri> {
+    let target = rewrite.target(uri.path(), uri.query(), seen);
+    let target = target.and_then(|target| target.parse().ok());
+    let refused = || Error::explain(ErrorType::InvalidHTTPHeader, "a target that can't be rewritten").into_down();
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(target.ok_or_else(refused)?);
+    http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "a rewritten target")
 }
 
 /// What every answer has, and what ends at this hop.

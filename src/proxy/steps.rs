@@ -3,7 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::{self, Phase};
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, respond, tunnel};
+use super::{Gateway, forward, respond, tunnel};
 use crate::route::{Outcome, Query, host, normalize};
 use crate::shape::forward::{Origin, Trace, request_id};
 use crate::snapshot::Action;
@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 impl Gateway {
     /// Who is at the other end, and what the request is called.
-    pub(super) fn meet(&self, session: &Session, exchange: &mut Exchange) {
+    pub(super) fn meet(&self, session: &mut Session, exchange: &mut Exchange) {
         let head = session.req_header();
         let digest = session.digest();
         if let Some(tls) = digest.and_then(|digest| digest.ssl_digest.as_ref()) {
@@ -31,6 +31,9 @@ impl Gateway {
         exchange.deadline.enter(Phase::Busy, None);
         exchange.id = request_id(&exchange.origin, &head.headers);
         exchange.trace = Trace::next(&head.headers);
+        if !exchange.origin.is_trusted {
+            forward::drop_claims(session.req_header_mut());
+        }
     }
 
     /// Carries a WebSocket.
@@ -58,10 +61,20 @@ impl Gateway {
         }
         let head = session.req_header();
         let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
-        let query = Query { listener, host: host::name(authority(head)), path: head.uri.path(), method: &head.method };
+        let query = Query {
+            listener,
+            host: host::name(authority(head)),
+            path: head.uri.path(),
+            parameters: head.uri.query().unwrap_or_default(),
+            method: &head.method,
+            headers: &head.headers,
+        };
         match exchange.snapshot.table.find(&query) {
             Outcome::Found(found) => {
                 (exchange.route, exchange.captures) = (Some(found.id), found.captures);
+                if let Some(Action::Forward(forward)) = exchange.route().map(|route| &route.action) {
+                    exchange.choice = forward.choose(exchange.origin.client_ip);
+                }
                 Ok(())
             }
             Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),

@@ -52,9 +52,20 @@ impl Pattern {
         self.segments.iter().filter_map(name).collect()
     }
 
+    /// Whether it fits every path: `/*`.
+    pub fn is_everything(&self) -> bool {
+        matches!(self.segments[..], [Segment::Rest])
+    }
+
     pub fn has_rest(&self) -> bool {
         matches!(self.segments.last(), Some(Segment::Rest))
     }
+}
+
+/// Whether templates can call a capture by that name.
+pub(super) fn is_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    name.starts_with(|first: char| first.is_ascii_lowercase()) && name.bytes().all(legal)
 }
 
 fn segment(part: &str, text: &str) -> Result<Segment, String> {
@@ -62,10 +73,9 @@ fn segment(part: &str, text: &str) -> Result<Segment, String> {
         return Ok(Segment::Rest);
     }
     if let Some(name) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
-        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        return match name.bytes().next() {
-            Some(first) if first.is_ascii_lowercase() && name.bytes().all(legal) => Ok(Segment::Capture(name.into())),
-            _ => Err(format!("`{{{name}}}` in `{text}` is not a name of small letters, digits and `_`")),
+        return match is_name(name) {
+            true => Ok(Segment::Capture(name.into())),
+            false => Err(format!("`{{{name}}}` in `{text}` is not a name of small letters, digits and `_`")),
         };
     }
     if part.contains(['*', '{', '}']) {

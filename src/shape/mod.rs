@@ -3,4 +3,5 @@
 pub mod answer;
 pub mod forward;
 pub mod headers;
+pub mod rewrite;
 pub mod template;

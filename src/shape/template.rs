@@ -135,9 +135,27 @@ impl Template {
         }
     }
 
+    /// The same with its literal parts encoded, as its values will be: the value of a query parameter.
+    pub fn encoded(mut self) -> Template {
+        for part in &mut self.parts {
+            if let Part::Text(text) = part {
+                *text = encode_parameter(text).into();
+            }
+        }
+        self
+    }
+
+    /// Its literal parts.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(&**text),
+            Part::Value(_) => None,
+        })
+    }
+
     /// Whether a literal part has `needle`.
     pub fn text_contains(&self, needle: char) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Text(text) if text.contains(needle)))
+        self.texts().any(|text| text.contains(needle))
     }
 }
 
@@ -171,6 +189,19 @@ fn encode(value: &Value<'_>, target: Target, out: &mut String) {
 /// Percent-decodes; what is not UTF-8 behind it becomes replacement characters.
 pub fn decode(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
+}
+
+/// A name or a value of a query, as it was meant: percent-decoded, and `+` is a space.
+pub fn decode_parameter(text: &str) -> Cow<'_, str> {
+    match text.contains('+') {
+        true => Cow::Owned(decode(&text.replace('+', " ")).into_owned()),
+        false => decode(text),
+    }
+}
+
+/// A name or a value, as it stands in a query.
+pub fn encode_parameter(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! Routes with their references resolved, and the table that matches them.
 
-use super::{Action, Listener, Route, ServiceEntry, Services, State, entry};
+use super::{Action, Forward, Listener, Route, ServiceEntry, Services, State, entry};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::shape::remedy;
-use crate::route::host::HostPattern;
-use crate::route::pattern::{Pattern, Segment};
+use crate::route::shadow::{self, Shadowed};
 use crate::route::{Rule, Table};
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::HeaderEdits;
+use crate::shape::rewrite::Rewrite;
 use crate::shape::template::Names;
 use crate::types::{ListenerId, RouteId};
-use crate::upstream::Service;
+use crate::upstream::{Service, Split};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -38,13 +38,12 @@ impl Build<'_> {
             );
         }
         let (mut rules, mut routes, mut by_url) = (Vec::new(), Vec::new(), HashMap::new());
-        let (mut names, mut seen) = (HashMap::new(), HashMap::new());
+        let mut names = HashMap::new();
         for (index, route) in raw.iter().enumerate() {
             let at = at.index(index);
             let id = RouteId(u32::try_from(index).ok()?);
-            let rule = self.rule(route, id, &at);
-            let Some(rule) = rule else { continue };
-            let name = route.name.as_ref().map_or_else(|| describe(route), |name| name.0.clone());
+            let Some(rule) = self.rule(route, id, &at) else { continue };
+            let name = name(route);
             if route.name.is_some()
                 && let Some(first) = names.insert(name.clone(), index)
             {
@@ -52,39 +51,39 @@ impl Build<'_> {
                 let _: Option<()> =
                     self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
             }
-            if let Some(first) = seen.insert(identity(&rule), index) {
-                let what = format!("route {} matches the same requests", first + 1);
-                let _: Option<()> =
-                    self.problems.at(&at, what, "this one would never be taken", "remove one of the two, or let them differ");
-            }
             let names = rule.path.names();
             let names = Names { captures: &names, has_rest: rule.path.has_rest() };
             routes.push(self.route(route, name.as_str().into(), names, &mut by_url, &at));
             rules.push(rule);
         }
+        self.report_shadowed(&rules, at);
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         self.problems.is_empty().then(|| (Table::new(rules), routes, by_url.into_values().collect()))
     }
 
     fn rule(&self, raw: &raw::Route, id: RouteId, at: &At<'_>) -> Option<Rule> {
-        let fix = "write a path such as `/orders/{id}/*`";
-        let path = self.problems.ok(Pattern::parse(&raw.path), &at.key("path"), "no request could match it", fix);
-        let host_at = at.key("host");
-        let host = |(index, text): (usize, &String)| {
-            let fix = "write a host such as `api.example.com` or `*.example.com`";
-            self.problems.ok(HostPattern::parse(text), &host_at.index(index), "no request could match it", fix)
-        };
-        let hosts = raw.host.as_ref().map_or_else(|| vec![Some(HostPattern::Any)], |hosts| hosts.0.iter().enumerate().map(host).collect());
         let listener_at = at.key("listener");
         let listener = |(index, name): (usize, &raw::Name)| self.listener(name, &listener_at.index(index));
         let listeners: Vec<_> = raw.listener.iter().flat_map(|names| names.0.iter().enumerate()).map(listener).collect();
-        Some(Rule {
-            id,
-            hosts: hosts.into_iter().collect::<Option<_>>()?,
-            path: path?,
-            methods: raw.methods.iter().flat_map(|methods| methods.0.iter().map(|method| method.0.clone())).collect(),
-            listeners: listeners.into_iter().collect::<Option<_>>()?,
-        })
+        let listeners: Option<Vec<_>> = listeners.into_iter().collect();
+        // Without its listeners a route is not built, but what else is wrong with it is said all the same.
+        let rule = Rule::build(raw, id, listeners.clone().unwrap_or_default(), at, self.problems);
+        listeners.and(rule)
+    }
+
+    /// Routes that can never match.
+    fn report_shadowed(&self, rules: &[Rule], at: &At<'_>) {
+        for Shadowed { id, by, is_same } in shadow::find(rules) {
+            let by = format!("route {} (`{}`)", by.0 + 1, self.raw.routes.get(by.0 as usize).map(name).unwrap_or_default());
+            let (what, fix) = match is_same {
+                true => (format!("{by} matches the same requests"), "remove one of the two, or let them differ"),
+                false => (
+                    format!("this route can never match: {by} comes before it and leaves it no request"),
+                    "remove it, ask for more in it (such as a header), or ask for more in the other one",
+                ),
+            };
+            let _: Option<()> = self.problems.at(&at.index(id.0 as usize), what, "this one would never be taken", fix);
+        }
     }
 
     fn listener(&self, name: &raw::Name, at: &At<'_>) -> Option<ListenerId> {
@@ -100,15 +99,9 @@ impl Build<'_> {
         }
     }
 
-    fn route(
-        &self,
-        raw: &raw::Route,
-        name: Arc<str>,
-        names: Names<'_>,
-        by_url: &mut HashMap<String, Arc<ServiceEntry>>,
-        at: &At<'_>,
-    ) -> Option<Route> {
+    fn route(&self, raw: &raw::Route, name: Arc<str>, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Route> {
         let action = self.action(raw, names, by_url, at);
+        let rewrite = self.rewrite(raw, names, &at.key("request"));
         let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
         let response_headers = HeaderEdits::build(&raw.response.headers, names, &at.key("response"), self.problems);
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
@@ -116,19 +109,16 @@ impl Build<'_> {
             metrics: self.state.metrics.route(&name),
             name,
             action: action?,
+            rewrite: rewrite?,
             request_headers: request_headers?,
             response_headers: response_headers?,
             body_bytes_max: (body_bytes > 0).then_some(body_bytes),
         })
     }
 
-    fn action(&self, raw: &raw::Route, names: Names<'_>, by_url: &mut HashMap<String, Arc<ServiceEntry>>, at: &At<'_>) -> Option<Action> {
+    fn action(&self, raw: &raw::Route, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Action> {
         match (&raw.to, &raw.redirect, &raw.respond) {
-            (Some(to), None, None) => {
-                let entry = self.target(to, by_url, &at.key("to"))?;
-                let timeouts = entry.service.timeouts.or(&raw.timeouts);
-                Some(Action::Forward(entry, timeouts))
-            }
+            (Some(to), None, None) => self.forward(raw, to, by_url, &at.key("to")).map(Action::Forward),
             (None, Some(redirect), None) => Redirect::build(redirect, names, &at.key("redirect"), self.problems).map(Action::Redirect),
             (None, None, Some(respond)) => Respond::build(respond, names, &at.key("respond"), self.problems).map(Action::Respond),
             (None, None, None) => {
@@ -144,9 +134,32 @@ impl Build<'_> {
         }
     }
 
-    fn target(&self, to: &raw::To, by_url: &mut HashMap<String, Arc<ServiceEntry>>, at: &At<'_>) -> Option<Arc<ServiceEntry>> {
-        match to {
-            raw::To::Service(name) => match self.services.iter().find(|(known, _)| known == name) {
+    fn rewrite(&self, raw: &raw::Route, names: Names<'_>, at: &At<'_>) -> Option<Option<Rewrite>> {
+        let rewrite = Rewrite::build(&raw.request, names, at, self.problems)?;
+        if rewrite.is_some() && raw.to.is_none() {
+            let why = "only a service gets the request";
+            return self.problems.at(at, "a rewrite of a request that is sent to no service", why, "remove it, or add `to:`");
+        }
+        Some(rewrite)
+    }
+
+    fn forward(&self, raw: &raw::Route, to: &raw::To, by_url: &mut Urls, at: &At<'_>) -> Option<Forward> {
+        let targets = to.0.iter().enumerate().map(|(index, portion)| match to.0.len() {
+            1 => self.target(&portion.service, by_url, at),
+            _ => self.target(&portion.service, by_url, &at.index(index).key("service")),
+        });
+        let entries: Vec<_> = targets.collect();
+        let services = entries.into_iter().map(|entry| {
+            let entry = entry?;
+            let timeouts = entry.service.timeouts.or(&raw.timeouts);
+            Some((entry, timeouts))
+        });
+        Some(Forward { services: services.collect::<Option<_>>()?, split: Split::new(to.0.iter().map(|portion| portion.weight)) })
+    }
+
+    fn target(&self, target: &raw::Target, by_url: &mut Urls, at: &At<'_>) -> Option<Arc<ServiceEntry>> {
+        match target {
+            raw::Target::Name(name) => match self.services.iter().find(|(known, _)| known == name) {
                 // One that could not be built has its own problem.
                 Some((_, entry)) => entry.clone(),
                 None => {
@@ -154,34 +167,38 @@ impl Build<'_> {
                     self.problems.at(at, format!("no service is named `{name}`"), "requests would have nowhere to go", remedy(name, &names))
                 }
             },
-            raw::To::Url(url) => {
-                let service = Service::of_url(url, at, &self.state.endpoints, self.problems)?;
-                Some(by_url.entry(service.name.to_string()).or_insert_with(|| entry(service, self.state)).clone())
+            raw::Target::Url(url) => {
+                let key = (url.tls, url.authority.clone());
+                if let Some(known) = by_url.get(&key) {
+                    return Some(known.clone());
+                }
+                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, self.state);
+                by_url.insert(key, built.clone());
+                Some(built)
             }
         }
     }
 }
 
-/// What a route without a name is called: its methods, hosts and path, as they were typed.
-fn describe(raw: &raw::Route) -> String {
+/// The services that routes name by URL: whether by https, and the authority.
+type Urls = HashMap<(bool, String), Arc<ServiceEntry>>;
+
+/// A route's own name, or what it asks for, as it was typed.
+fn name(raw: &raw::Route) -> String {
+    if let Some(name) = &raw.name {
+        return name.0.clone();
+    }
     let methods = raw.methods.iter().flat_map(|methods| methods.0.iter().map(|method| method.0.as_str())).collect::<Vec<_>>().join(",");
     let hosts = raw.host.as_ref().map(|hosts| hosts.0.join(",")).unwrap_or_default();
     let space = if methods.is_empty() { "" } else { " " };
-    format!("{methods}{space}{hosts}{}", raw.path)
-}
-
-/// Two routes with the same identity match the same requests.
-fn identity(rule: &Rule) -> String {
-    let mut rule = rule.clone();
-    rule.id = RouteId(0);
-    rule.hosts.sort();
-    rule.listeners.sort();
-    rule.methods.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    // The name of a capture decides nothing.
-    for segment in &mut rule.path.segments {
-        if let Segment::Capture(name) = segment {
-            *name = "".into();
-        }
-    }
-    format!("{rule:?}")
+    let path = raw.path.as_deref().or(raw.path_regex.as_deref()).unwrap_or_default();
+    let mut name = format!("{methods}{space}{hosts}{path}");
+    let wanted = |mark: &str, (key, wanted): &(String, raw::Match)| match wanted {
+        raw::Match::Is(text) => format!(" {mark}{key}={text}"),
+        raw::Match::Regex(text) => format!(" {mark}{key}=~{text}"),
+        raw::Match::Present => format!(" {mark}{key}"),
+    };
+    name.extend(raw.headers.0.iter().map(|pair| wanted("", pair)));
+    name.extend(raw.query.0.iter().map(|pair| wanted("?", pair)));
+    name
 }

@@ -7,8 +7,10 @@ mod balance;
 mod peer;
 mod pool;
 pub mod retry;
+mod split;
 mod trust;
 
+pub use split::Split;
 pub use trust::system_authorities;
 
 pub use pool::{Endpoint, EndpointState, Picked, Pool, States};

@@ -42,7 +42,10 @@ pub struct States(Mutex<HashMap<(String, SocketAddr), std::sync::Weak<EndpointSt
 impl States {
     fn of(&self, service: &str, address: SocketAddr) -> Arc<EndpointState> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, state| state.strong_count() > 0);
+        // Only before the map would grow: looking through all of them for each one would take the square of their number.
+        if known.len() == known.capacity() {
+            known.retain(|_, state| state.strong_count() > 0);
+        }
         let slot = known.entry((service.to_string(), address)).or_default();
         slot.upgrade().unwrap_or_else(|| {
             let state = Arc::default();

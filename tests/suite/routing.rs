@@ -112,6 +112,167 @@ routes:
 }
 
 #[test]
+fn expressions_match_the_whole_path_and_give_their_groups_to_templates() {
+    let gateway = Gateway::start(
+        r"
+listeners: [{ bind: 127.0.0.1:0 }]
+routes:
+  - { path_regex: '/v(?<version>[0-9]+)/(?<what>[a-z]+)(?:/.*)?', respond: { body: '${version} ${what} ${path}' } }
+  - { path_regex: '/go/(?<to>.+)', redirect: { to: '/went/${to}' } }
+  - { path: /v1/plain, respond: { body: plain } }
+",
+    );
+    for (path, body) in [("/v12/orders", "12 orders /v12/orders"), ("/v2/a/b/c", "2 a /v2/a/b/c"), ("/v1/plain", "plain")] {
+        assert_eq!(gateway.get(path).text(), body, "{path}");
+    }
+    for path in ["/x/v1/orders", "/v/orders", "/v1/orders2", "/V1/orders"] {
+        assert_eq!(gateway.get(path).status, 404, "{path}");
+    }
+    assert_eq!(gateway.get("/go/a%2fb/c").header("location"), Some("/went/a%2Fb/c"));
+}
+
+#[test]
+fn header_fields_and_parameters_choose() {
+    let gateway = Gateway::start(
+        r"
+listeners: [{ bind: 127.0.0.1:0 }]
+routes:
+  - { path: /*, respond: { body: plain } }
+  - { path: /*, headers: { X-Beta: 1 }, respond: { body: beta } }
+  - { path: /*, headers: { X-Beta: { regex: '[2-9]|1,1' } }, respond: { body: several } }
+  - { path: /*, headers: { Authorization: { present: true } }, respond: { body: known } }
+  - { path: /*, headers: { X-Beta: 1, Authorization: { present: true } }, respond: { body: both } }
+  - { path: /*, query: { v: '2', 'a b': { regex: '.*é' } }, respond: { body: 'v${query.v} ${query.q}' } }
+  - { path: /only, headers: { X-Only: 1 }, methods: PUT, respond: { body: only } }
+",
+    );
+    let ask = |target: &str, headers: &[(&str, &str)]| {
+        let headers: Vec<_> = [("Host", "h")].iter().chain(headers).copied().collect();
+        gateway.connect().request("GET", target, &headers, b"").text()
+    };
+    assert_eq!(ask("/", &[]), "plain");
+    assert_eq!(ask("/", &[("x-BETA", "1")]), "beta");
+    assert_eq!(ask("/", &[("x-beta", "3")]), "several");
+    // Several lines are one value.
+    assert_eq!(ask("/", &[("x-beta", "1"), ("x-beta", "1")]), "several");
+    assert_eq!(ask("/", &[("x-beta", "1"), ("x-beta", "2")]), "plain");
+    assert_eq!(ask("/", &[("Authorization", "")]), "known");
+    assert_eq!(ask("/", &[("Authorization", "x"), ("X-Beta", "1")]), "both");
+    assert_eq!(ask("/?v=2&a+b=caf%C3%A9&q=x+y%2B", &[]), "v2 x y+");
+    assert_eq!(ask("/?v=1&v=2&a+b=caf%C3%A9", &[]), "plain");
+    // Only the method is wrong, but another route takes it.
+    assert_eq!(ask("/only", &[("X-Only", "1")]), "plain");
+}
+
+#[test]
+fn what_a_client_claims_of_itself_chooses_only_when_it_is_trusted() {
+    let routes = "
+listeners: [{ bind: 127.0.0.1:0 }]
+routes:
+  - { path: /, respond: { body: 'plain ${header.X-Forwarded-Proto}' } }
+  - { path: /, headers: { X-Forwarded-Proto: https }, respond: { body: secure } }
+";
+    for (server, body) in [("", "plain "), ("server: { trusted_proxies: [127.0.0.1] }", "secure")] {
+        let gateway = Gateway::start(&format!("{routes}{server}"));
+        let answer = gateway.connect().request("GET", "/", &[("X-Forwarded-Proto", "https")], b"");
+        assert_eq!(answer.text(), body, "{server}");
+    }
+}
+
+#[test]
+fn only_the_method_may_be_wrong_for_a_405() {
+    let gateway = Gateway::start(
+        "
+listeners: [{ name: a, bind: 127.0.0.1:0 }, { name: b, bind: 127.0.0.1:0 }]
+routes:
+  - { path: /x, methods: PUT, headers: { X-Key: { present: true } }, respond: {} }
+  - { path: /x, methods: PATCH, query: { v: 1 }, respond: {} }
+  - { path: /x, methods: DELETE, listener: b, respond: {} }
+",
+    );
+    let ask = |listener: &str, target: &str, headers: &[(&str, &str)]| {
+        let answer = Client::connect(gateway.address_of(listener)).request("GET", target, headers, b"");
+        (answer.status, answer.header("allow").unwrap_or_default().to_string())
+    };
+    assert_eq!(ask("a", "/x", &[]), (404, String::new()));
+    assert_eq!(ask("a", "/x", &[("X-Key", "1")]), (405, "PUT".to_string()));
+    assert_eq!(ask("a", "/x?v=1", &[("X-Key", "1")]), (405, "PATCH, PUT".to_string()));
+    assert_eq!(ask("b", "/x", &[]), (405, "DELETE".to_string()));
+}
+
+#[test]
+fn a_preflight_takes_the_route_of_the_request_behind_it() {
+    let gateway = Gateway::start(
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+routes:
+  - { path: /orders, methods: [GET, POST], respond: { body: orders } }
+  - { path: /menus, methods: GET, respond: { body: menus } }
+  - { path: /menus, methods: OPTIONS, respond: { body: options } }
+",
+    );
+    let ask = |path: &str, headers: &[(&str, &str)]| {
+        let answer = gateway.connect().request("OPTIONS", path, headers, b"");
+        if answer.status == 200 { answer.text() } else { answer.status.to_string() }
+    };
+    let preflight = |method| [("Origin", "https://app.example"), ("Access-Control-Request-Method", method)];
+    assert_eq!(ask("/orders", &preflight("POST")), "orders");
+    assert_eq!(ask("/orders", &preflight("DELETE")), "405");
+    assert_eq!(ask("/menus", &preflight("GET")), "options");
+    assert_eq!(ask("/none", &preflight("GET")), "404");
+    assert_eq!(ask("/orders", &[("Origin", "https://app.example")]), "405");
+}
+
+#[test]
+fn a_service_gets_another_target() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ origin: {{ endpoints: [{origin}] }} }}
+routes:
+  - path: '/orders/{{id}}/*'
+    to: origin
+    request: {{ path: '/v2/orders/{{id}}/${{rest}}', query: {{ set: {{ src: 'gw ${{id}}' }}, remove: [token], rename: {{ n: count }} }} }}
+  - {{ path: /files, to: origin, request: {{ path: '/files/${{query.name}}', query: {{ keep: [v] }} }} }}
+  - {{ path_regex: '/r/(?<a>[^/]+)/(?<b>[^/]+)', to: origin, request: {{ path: '/{{b}}/{{a}}' }} }}
+"
+    ));
+    for (sent, got) in [
+        ("/orders/7/a%2fb/c?token=t&n=2&src=client&x", "/v2/orders/7/a%2Fb/c?count=2&x&src=gw%207"),
+        ("/orders/%61/../7/", "/v2/orders/7/?src=gw%207"),
+        ("/files?name=a/b%20c&v=1", "/files/a%2Fb%20c?v=1"),
+        ("/r/x/y?q", "/y/x?q"),
+    ] {
+        let answer = gateway.get(sent);
+        assert_eq!(answer.json()["target"], got, "{sent} {answer:?}");
+    }
+    // A client can't lead the service out of the folder.
+    let answer = gateway.get("/files?name=..");
+    assert_eq!((answer.status, answer.code()), (400, "bad_request".to_string()));
+    assert_eq!(origin.seen().len(), 4);
+    // The log and the client's own head keep what was asked for.
+    assert_eq!(gateway.access_log(1)[0]["path"], "/orders/7/a%2Fb/c?token=t&n=2&src=client&x");
+}
+
+#[test]
+fn a_client_keeps_its_service_across_retries_and_connections() {
+    let dead = crate::kit::dead_address();
+    let origin = Origin::fixed("alive");
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ one: {{ endpoints: [{dead}, {origin}] }}, none: {{ endpoints: [{dead}] }} }}
+routes: [{{ path: /*, to: [{{ service: one, weight: 1 }}, {{ service: none, weight: 0 }}] }}]
+"
+    ));
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").text(), "alive");
+    }
+    assert!(gateway.access_log(20).iter().all(|line| line["service"] == "one"));
+}
+
+#[test]
 fn what_is_matched_is_what_is_sent() {
     let origin = Origin::echo();
     let gateway = Gateway::start(&format!(
@@ -123,4 +284,31 @@ routes: [{{ path: /open/*, to: http://{origin} }}, {{ path: /closed/*, respond: 
     assert_eq!(gateway.get("/open/%61/../b%2f?q=%61/../").json()["target"], "/open/b%2F?q=%61/../");
     assert_eq!(gateway.get("/open/%2e%2e/closed/x").status, 403);
     assert_eq!(gateway.get("/open/..%2Fclosed").json()["target"], "/open/..%2Fclosed");
+}
+
+#[test]
+fn the_shipped_example_does_what_it_says() {
+    let text = include_str!("../../conf/routing.yaml");
+    let gateway = Gateway::start(&text.replace("127.0.0.1:8080", "127.0.0.1:0").replace("127.0.0.1:8081", "127.0.0.1:0"));
+    let public = gateway.address_of("public");
+    for (target, headers, body) in [
+        ("/orders", &[][..], "all orders\n"),
+        ("/orders/7", &[], "order 7\n"),
+        ("/orders/latest", &[], "the latest order\n"),
+        ("/orders/7/files/a/b", &[], "file a/b of order 7\n"),
+        ("/2026/07/report.pdf", &[("Host", "files.example.com")], "report.pdf of 07/2026\n"),
+        ("/", &[("Host", "a.b.example.com")], "one of many: a.b.example.com\n"),
+        ("/app", &[], "the app\n"),
+        ("/app", &[("X-Beta", "1")], "the beta\n"),
+        ("/app", &[("User-Agent", "curl/8")], "the app for curl\n"),
+        ("/app", &[("X-Beta", "1"), ("Authorization", "x")], "the beta for members\n"),
+        ("/search?lang=de&q=pizza", &[], "Sie suchen pizza\n"),
+        ("/search?q=pizza", &[], "you look for pizza\n"),
+    ] {
+        assert_eq!(Client::connect(public).request("GET", target, headers, b"").text(), body, "{target} {headers:?}");
+    }
+    assert_eq!(Client::connect(public).get("/metrics-of-the-day").status, 404);
+    assert_eq!(Client::connect(gateway.address_of("private")).get("/metrics-of-the-day").text(), "42\n");
+    let answer = Client::connect(public).request("DELETE", "/menus", &[("Host", "api.example.com")], b"");
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD, POST")));
 }

@@ -4,7 +4,9 @@ mod route;
 mod service;
 mod words;
 
-pub use route::{HeaderChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, To};
+pub use route::{
+    HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
+};
 pub use service::{Balance, Endpoint, Keepalive, Protocol, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
 

@@ -13,8 +13,16 @@ record! {
         listener: Option<OneOrMany<Name>> = None,
         /// Exact names, or `*.` and the rest; any when absent.
         host: Option<OneOrMany<String>> = None,
-        path: String,
+        /// Segments: texts, `{name}` for one, `*` at the end for the rest. Either this or `path_regex`.
+        path: Option<String> = None,
+        /// A regular expression for the whole path; its named groups are captures.
+        path_regex: Option<String> = None,
+        /// Any when absent. GET implies HEAD.
         methods: Option<OneOrMany<Method>> = None,
+        /// What header fields have to be.
+        headers: Named<Match> = Named::default(),
+        /// What query parameters have to be.
+        query: Named<Match> = Named::default(),
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the service's, field by field.
@@ -25,16 +33,33 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["path_regex", "headers", "query", "auth", "require", "ip", "cors", "rate_limits", "priority", "max_in_flight", "cache",
+    later ["auth", "require", "ip", "cors", "rate_limits", "priority", "max_in_flight", "cache",
         "compress", "mirror", "compose"];
 }
 
 record! {
     #[derive(Default)]
     pub struct RequestChanges {
+        /// What the path becomes, with `${…}`; `{id}` means `${id}`.
+        path: Option<String> = None,
+        query: QueryChanges = QueryChanges::default(),
         headers: HeaderChanges = HeaderChanges::default(),
     }
-    later ["path", "query", "body"];
+    later ["body"];
+}
+
+record! {
+    /// Applied in this order: keep, remove, rename, set.
+    #[derive(Default)]
+    pub struct QueryChanges {
+        /// Only these parameters go on; all when absent.
+        keep: Option<Vec<String>> = None,
+        remove: Vec<String> = Vec::new(),
+        /// New names by old ones.
+        rename: Named<String> = Named::default(),
+        /// Values, with `${…}`, which take the place of those that are there.
+        set: Named<String> = Named::default(),
+    }
 }
 
 record! {
@@ -55,27 +80,94 @@ record! {
     }
 }
 
-/// What a route points at.
+/// What a value has to be: a text, `{ regex: … }` or `{ present: true }`.
 #[derive(Clone, Debug)]
-pub enum To {
-    Service(String),
+pub enum Match {
+    Is(String),
+    Regex(String),
+    Present,
+}
+
+impl Shape for Match {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        if !matches!(node.value, Value::Mapping(_)) {
+            return node.text("a value, or `{ regex: … }`, or `{ present: true }`", "\"1\"").map(Match::Is);
+        }
+        let map = node.map()?;
+        let (regex, present) = (map.read::<String>("regex"), map.read::<bool>("present"));
+        map.finish(&[]);
+        match (regex, present) {
+            (Some(regex), None) => regex.map(Match::Regex),
+            (None, Some(Some(true))) => Some(Match::Present),
+            (None, Some(None)) => None,
+            (None, Some(Some(false))) => {
+                let fix = "write `present: true`, and let a route without this criterion take the other requests";
+                node.problem("`present` is false", "a route can't ask for what is absent", fix)
+            }
+            (Some(_), Some(_)) => node.problem("both `regex` and `present`", "what matches is present too", "remove `present`"),
+            (None, None) => node.expected("a value, or `{ regex: … }`, or `{ present: true }`", "\"1\""),
+        }
+    }
+}
+
+/// What a route points at: one service, or several by weight. There is at least one, and one that weighs something.
+#[derive(Clone, Debug)]
+pub struct To(pub Vec<Portion>);
+
+/// A service's share of a route's requests.
+#[derive(Clone, Debug)]
+pub struct Portion {
+    pub service: Target,
+    pub weight: u32,
+}
+
+/// A service by its name, or by its URL.
+#[derive(Clone, Debug)]
+pub enum Target {
+    Name(String),
     Url(Url),
 }
 
 impl Shape for To {
     fn read(node: &Node<'_>) -> Option<Self> {
-        if matches!(node.value, Value::Sequence(_)) {
-            return node.problem("a weighted `to` is not supported by this version yet", "it would have no effect", "name one service");
+        if !matches!(node.value, Value::Sequence(_)) {
+            return Target::read(node).map(|service| To(vec![Portion { service, weight: 1 }]));
         }
+        let shares: Vec<Portion> = node.list()?;
+        match shares.iter().any(|share| share.weight > 0) {
+            true => Some(To(shares)),
+            false => {
+                let fix = "name at least one service with a weight, such as `{ service: orders, weight: 1 }`";
+                node.problem("no service has a weight above 0", "requests would have nowhere to go", fix)
+            }
+        }
+    }
+}
+
+impl Shape for Portion {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        if !matches!(node.value, Value::Mapping(_)) {
+            return Target::read(node).map(|service| Portion { service, weight: 1 });
+        }
+        let map = node.map()?;
+        let service = map.required("service");
+        let weight = map.read::<Number<0, 1_000_000>>("weight").unwrap_or(Some(Number(1)));
+        map.finish(&[]);
+        Some(Portion { service: service?, weight: u32::try_from(weight?.0).ok()? })
+    }
+}
+
+impl Shape for Target {
+    fn read(node: &Node<'_>) -> Option<Self> {
         let text = node.text("a service or a URL", "orders")?;
         if text.contains("://") {
-            return node.parsed("an upstream's URL", "http://127.0.0.1:3000", str::parse).map(To::Url);
+            return node.parsed("an upstream's URL", "http://127.0.0.1:3000", str::parse).map(Target::Url);
         }
         name(&text).map_or_else(
             |what| {
                 node.problem(what, "`to` needs a service's name or a URL", "write a service such as `orders`, or `http://127.0.0.1:3000`")
             },
-            |name| Some(To::Service(name)),
+            |name| Some(Target::Name(name)),
         )
     }
 }

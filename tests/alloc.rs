@@ -1,0 +1,76 @@
+//! Finding a route allocates nothing. A program of its own, since it brings its own allocator, which counts.
+
+use allocation_counter::measure;
+use frontdesk::route::criteria::{Header, Parameter, Test};
+use frontdesk::route::expression::Expression;
+use frontdesk::route::host::HostPattern;
+use frontdesk::route::pattern::Pattern;
+use frontdesk::route::{Outcome, PathRule, Query, Rule, Table};
+use frontdesk::types::{ListenerId, RouteId};
+use http::{HeaderMap, HeaderValue, Method};
+
+fn rule(id: usize, host: HostPattern, path: PathRule) -> Rule {
+    Rule { id: RouteId(id as u32), hosts: vec![host], path, methods: vec![], headers: vec![], query: vec![], listeners: vec![] }
+}
+
+fn pattern(text: &str) -> PathRule {
+    PathRule::Pattern(Pattern::parse(text).expect("a pattern"))
+}
+
+fn matches(text: &str) -> Test {
+    Test::Matches(Expression::parse(text).expect("an expression"))
+}
+
+/// A thousand routes on each of three kinds of host, and some that ask for more.
+fn table() -> Table {
+    let hosts = ["shop.example.com", "*.example.com"].map(|host| HostPattern::parse(host).expect("a host"));
+    let mut rules = Vec::new();
+    for host in hosts.iter().chain(&[HostPattern::Any]) {
+        for n in 0..1_000 {
+            rules.push(rule(rules.len(), host.clone(), pattern(&format!("/api/{n}/{}", ["items", "{a}/{b}/{c}", "*"][n % 3]))));
+        }
+    }
+    for version in ["1", "2"] {
+        let mut asking = rule(rules.len(), HostPattern::Any, pattern("/beta/*"));
+        asking.methods = vec![Method::PUT];
+        asking.headers = vec![
+            Header { name: "x-version".parse().expect("a name"), test: Test::Is(version.into()) },
+            Header { name: "x-kind".parse().expect("a name"), test: matches("a,b+") },
+        ];
+        asking.query = vec![Parameter { name: "a b".into(), test: matches("c d") }];
+        rules.push(asking);
+    }
+    let expression = Expression::parse("/files/(?<year>[0-9]{4})/(?<name>.*)").expect("an expression");
+    rules.push(rule(rules.len(), HostPattern::Any, PathRule::Expression(expression)));
+    Table::new(rules)
+}
+
+#[test]
+fn finding_a_route_allocates_nothing() {
+    assert_eq!(measure(|| drop(std::hint::black_box(Box::new(1)))).count_total, 1, "it does count");
+    let table = table();
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("x-version", "2"), ("x-kind", "a"), ("x-kind", "bb"), ("origin", "o"), ("access-control-request-method", "PUT")]
+    {
+        headers.append(name, HeaderValue::from_static(value));
+    }
+    for (method, host, path, captures) in [
+        (Method::GET, "shop.example.com", "/api/300/items", 0),
+        (Method::GET, "Shop.Example.COM", "/api/301/x/y/z", 3),
+        (Method::GET, "a.b.c.example.com", "/api/302/x/y/z", 1),
+        (Method::GET, "other", "/api/302/x/y/z", 1),
+        (Method::PUT, "other", "/beta/x", 1),
+        (Method::OPTIONS, "other", "/beta/x", 1),
+        (Method::GET, "a.example.com", "/files/2026/a/b", 2),
+    ] {
+        let parameters = "x=1&a+b=c%20d";
+        let query = Query { listener: ListenerId(0), host, path, parameters, method: &method, headers: &headers };
+        // An expression makes its working memory when a thread uses it for the first time.
+        let first = table.find(&query);
+        let mut found = None;
+        let counted = measure(|| found = Some(table.find(&query)));
+        let (Some(Outcome::Found(found)), Outcome::Found(first)) = (found, first) else { panic!("{method} {host}{path}: no route") };
+        assert_eq!((found.captures.len(), &found), (captures, &first), "{method} {host}{path}");
+        assert_eq!(counted.count_total, 0, "{method} {host}{path}: {counted:?}");
+    }
+}
