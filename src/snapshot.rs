@@ -103,6 +103,8 @@ pub struct ServiceEntry {
 #[derive(Debug)]
 pub struct Route {
     pub name: Arc<str>,
+    /// Methods, hosts, path and the rest, for people.
+    pub asks: Box<str>,
     pub action: Action,
     /// Another target for the service.
     pub rewrite: Option<Rewrite>,
@@ -132,6 +134,11 @@ impl Forward {
     /// The place of the service that a client gets.
     pub fn choose(&self, client: IpAddr) -> usize {
         self.split.choose(client)
+    }
+
+    /// The services with their weights.
+    pub fn weighted(&self) -> impl Iterator<Item = (&Arc<ServiceEntry>, u64)> {
+        self.services.iter().map(|(entry, _)| entry).zip(self.split.weights())
     }
 
     pub fn get(&self, place: usize) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {

@@ -12,6 +12,7 @@ mod suite {
     mod commands;
     mod deadlines;
     mod drain;
+    mod explain;
     mod forwarding;
     mod gateway_api;
     mod house;

@@ -5,6 +5,8 @@
 mod status;
 
 use crate::observe::Metrics;
+use crate::proxy::explain::{self, Question};
+use crate::shape::template::decode_parameter;
 use crate::snapshot::Snapshot;
 use crate::types::ListenerId;
 use arc_swap::ArcSwap;
@@ -14,6 +16,7 @@ use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
@@ -74,10 +77,34 @@ impl Admin {
         match path {
             "/metrics" => Answer::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render()),
             "/config" => Answer::new(StatusCode::OK, "application/yaml", self.snapshot.load().meta.shown.clone()),
+            "/explain" => self.explain(head.uri.query().unwrap_or_default()),
+            "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
             "/reload" => self.reload().await,
             "/drain" => self.tell(Order::Drain, "draining\n").await,
             "/stop" => self.tell(Order::Stop, "stopping\n").await,
             _ => Answer::json(StatusCode::OK, &status::json(&self.snapshot.load(), &self.metrics, &*self.process)),
+        }
+    }
+
+    /// What would become of a request: `method`, `url`, `header` (any number), `listener`, `client_ip`.
+    fn explain(&self, query: &str) -> Answer {
+        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (decode_parameter(name), decode_parameter(value)))
+            .collect();
+        let all = |name: &'static str| pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value);
+        let one = |name| all(name).next();
+        let question = Question::parse(
+            one("method").unwrap_or("GET"),
+            one("url").unwrap_or_default(),
+            all("header"),
+            one("listener"),
+            one("client_ip"),
+        );
+        match question.and_then(|question| explain::explain(&self.snapshot.load(), &question)) {
+            Ok(explanation) => Answer::json(StatusCode::OK, &json!(explanation)),
+            Err(what) => Answer::text(StatusCode::BAD_REQUEST, &format!("{what}\n")),
         }
     }
 
@@ -129,7 +156,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// What can be read.
-const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config"];
+const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain"];
 /// What can be told.
 const TOLD: &[&str] = &["/reload", "/drain", "/stop"];
 

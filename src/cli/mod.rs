@@ -1,9 +1,11 @@
 //! The commands.
 
+mod explain;
 mod remote;
 
 use crate::server::{self, Origin};
 use clap::{Parser, Subcommand};
+use explain::{Asked, Listing};
 use remote::Target;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -38,6 +40,10 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Says which route a request takes and why, and what becomes of it.
+    Explain(Asked),
+    /// Prints the routes in the order in which they win.
+    Routes(Listing),
     /// Makes the running gateway read its configuration again, and waits for the outcome.
     Reload(Target),
     /// Makes the running gateway stop accepting, finish what is in flight and end, and waits for that.
@@ -62,6 +68,8 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config, to, bind } => run(config, to, &bind),
         Command::Check { config } => check(config),
+        Command::Explain(asked) => print(explain::explain_request(&asked)),
+        Command::Routes(listing) => print(explain::list(&listing)),
         Command::Reload(target) => print(remote::reload(&target)),
         Command::Drain(target) => print(remote::end(&target, "/drain")),
         Command::Stop(target) => print(remote::end(&target, "/stop")),

@@ -6,6 +6,7 @@ use crate::config::problem::Problems;
 use crate::config::raw::Admin;
 use crate::config::scalar::Bind;
 use crate::config::shape::{Node, Shape};
+use crate::shape::template::encode_parameter;
 use clap::Args;
 use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::Value;
@@ -27,9 +28,38 @@ pub struct Target {
     /// Its admin listener, such as http://127.0.0.1:9901, instead of a configuration. A token is taken from FRONTDESK_TOKEN.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     admin: Option<Url>,
-    /// Prints what the gateway answers as JSON.
+    /// Prints JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Target {
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+    /// It is named by its admin listener.
+    pub fn is_remote(&self) -> bool {
+        self.admin.is_some()
+    }
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+}
+
+/// Reads something of the running gateway.
+pub fn read(target: &Target, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+    run(async {
+        let mut path_and_query = path.to_string();
+        for (n, (name, value)) in parameters.iter().enumerate() {
+            let mark = if n == 0 { '?' } else { '&' };
+            path_and_query.push_str(&format!("{mark}{name}={}", encode_parameter(value)));
+        }
+        let (status, text) = Remote::find(target)?.ask(Method::GET, &path_and_query).await?;
+        match serde_json::from_str(&text) {
+            Ok(answer) if status.is_success() => Ok(answer),
+            _ => Err(format!("{status}: {text}")),
+        }
+    })
 }
 
 /// A running gateway.

@@ -6,6 +6,7 @@ mod attempt;
 pub mod connection;
 pub mod deadline;
 mod exchange;
+pub mod explain;
 mod forward;
 pub mod respond;
 mod steps;

@@ -10,6 +10,7 @@ use crate::snapshot::Action;
 use crate::types::{ListenerId, Refusal};
 use crate::upstream::retry::Failure;
 use http::Method;
+use pingora::http::RequestHeader;
 use pingora::prelude::*;
 use std::borrow::Cow;
 
@@ -48,38 +49,49 @@ impl Gateway {
 
     /// Normalises the path and finds the route.
     pub(super) fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
-        let head = session.req_header();
-        let normal = match normalize::path(head.uri.path()) {
-            Ok(Cow::Borrowed(_)) => None,
-            Ok(Cow::Owned(path)) => Some(path),
-            Err(_) if head.method == Method::OPTIONS && head.uri.path() == "*" => None,
-            Err(what) => return Err(Refusal::BadRequest(what)),
-        };
-        if let Some(path) = normal {
-            let target = head.uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-            exchange::set_target(session.req_header_mut(), &target).map_err(|_| Refusal::BadRequest("The path can't be read."))?;
-        }
-        let head = session.req_header();
+        normalise(session.req_header_mut())?;
         let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
-        let query = Query {
-            listener,
-            host: host::name(authority(head)),
-            path: head.uri.path(),
-            parameters: head.uri.query().unwrap_or_default(),
-            method: &head.method,
-            headers: &head.headers,
-        };
-        match exchange.snapshot.table.find(&query) {
-            Outcome::Found(found) => {
-                (exchange.route, exchange.captures) = (Some(found.id), found.captures);
-                if let Some(Action::Forward(forward)) = exchange.route().map(|route| &route.action) {
-                    exchange.choice = forward.choose(exchange.origin.client_ip);
-                }
-                Ok(())
+        let outcome = exchange.snapshot.table.find(&query(session.req_header(), listener));
+        take(exchange, outcome)
+    }
+}
+
+/// Puts a path in its normal form: what is matched is what is sent on.
+pub(super) fn normalise(head: &mut RequestHeader) -> Result<(), Refusal> {
+    let path = match normalize::path(head.uri.path()) {
+        Ok(Cow::Borrowed(_)) => return Ok(()),
+        Ok(Cow::Owned(path)) => path,
+        Err(_) if head.method == Method::OPTIONS && head.uri.path() == "*" => return Ok(()),
+        Err(what) => return Err(Refusal::BadRequest(what)),
+    };
+    let target = head.uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    exchange::set_target(head, &target).map_err(|_| Refusal::BadRequest("The path can't be read."))
+}
+
+/// What of a request decides its route.
+pub(super) fn query(head: &RequestHeader, listener: ListenerId) -> Query<'_> {
+    Query {
+        listener,
+        host: host::name(authority(head)),
+        path: head.uri.path(),
+        parameters: head.uri.query().unwrap_or_default(),
+        method: &head.method,
+        headers: &head.headers,
+    }
+}
+
+/// Goes on with the route that was found.
+pub(super) fn take(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Refusal> {
+    match outcome {
+        Outcome::Found(found) => {
+            (exchange.route, exchange.captures) = (Some(found.id), found.captures);
+            if let Some(Action::Forward(forward)) = exchange.route().map(|route| &route.action) {
+                exchange.choice = forward.choose(exchange.origin.client_ip);
             }
-            Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
-            Outcome::Nothing => Err(Refusal::NoRoute),
+            Ok(())
         }
+        Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
+        Outcome::Nothing => Err(Refusal::NoRoute),
     }
 }
 

@@ -94,6 +94,15 @@ pub fn check(origin: &Origin) -> Result<Vec<String>, Failure> {
     Ok(loaded.warnings.iter().map(|warning| warning.render(&loaded.source)).collect())
 }
 
+/// A configuration as a snapshot that nothing runs.
+///
+/// # Errors
+/// The problems.
+pub fn inspect(origin: &Origin) -> Result<Arc<Snapshot>, Failure> {
+    let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
+    Ok(load(origin, &State::dry(metrics), 1)?.snapshot)
+}
+
 /// The sockets of a configuration that are not open yet.
 #[derive(Default)]
 pub struct Sockets {

@@ -11,7 +11,7 @@ mod requests;
 mod sockets;
 mod stream;
 
-pub use loading::{Failure, Origin, check};
+pub use loading::{Failure, Origin, check, inspect};
 
 use crate::admin::{Admin, Order};
 use crate::observe::{Metrics, error_log};

@@ -26,6 +26,16 @@ pub enum Edit<'a> {
     Add(&'a HeaderName, HeaderValue),
 }
 
+impl std::fmt::Display for Edit<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Edit::Remove(name) => write!(f, "remove {name}"),
+            Edit::Set(name, value) => write!(f, "set {name}: {}", String::from_utf8_lossy(value.as_bytes())),
+            Edit::Add(name, value) => write!(f, "add {name}: {}", String::from_utf8_lossy(value.as_bytes())),
+        }
+    }
+}
+
 /// Compiled changes.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderEdits {

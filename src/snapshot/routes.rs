@@ -108,6 +108,7 @@ impl Build<'_> {
         Some(Route {
             metrics: self.state.metrics.route(&name),
             name,
+            asks: asks(raw).into(),
             action: action?,
             rewrite: rewrite?,
             request_headers: request_headers?,
@@ -185,9 +186,11 @@ type Urls = HashMap<(bool, String), Arc<ServiceEntry>>;
 
 /// A route's own name, or what it asks for, as it was typed.
 fn name(raw: &raw::Route) -> String {
-    if let Some(name) = &raw.name {
-        return name.0.clone();
-    }
+    raw.name.as_ref().map_or_else(|| asks(raw), |name| name.0.clone())
+}
+
+/// What a route asks of a request, for people.
+fn asks(raw: &raw::Route) -> String {
     let methods = raw.methods.iter().flat_map(|methods| methods.0.iter().map(|method| method.0.as_str())).collect::<Vec<_>>().join(",");
     let hosts = raw.host.as_ref().map(|hosts| hosts.0.join(",")).unwrap_or_default();
     let space = if methods.is_empty() { "" } else { " " };

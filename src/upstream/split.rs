@@ -18,6 +18,11 @@ impl Split {
         Split { sums: sums.collect() }
     }
 
+    /// The weights, in their order.
+    pub fn weights(&self) -> impl Iterator<Item = u64> {
+        self.sums.iter().scan(0, |before, sum| Some(sum - std::mem::replace(before, *sum)))
+    }
+
     /// The place of a client's service.
     ///
     /// It depends on nothing but the address and the weights, so gateways agree, also with themselves after a restart, and a client

@@ -1,0 +1,298 @@
+//! What would become of a request, and why: the steps that serve requests, without a service to send it to.
+
+use super::exchange::{Exchange, Seen};
+use super::strict::head::HeadReader;
+use super::{forward, steps};
+use crate::route::Criterion;
+use crate::route::explain::Verdict;
+use crate::shape::forward::Origin;
+use crate::snapshot::{Action, Route, Snapshot};
+use crate::types::{ListenerId, Refusal, RouteId};
+use http::header::HOST;
+use http::{HeaderName, HeaderValue, Method, Uri};
+use pingora::http::RequestHeader;
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// A request that somebody asks about.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub method: Method,
+    /// With a host, or a path alone.
+    pub url: Uri,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The listener it comes in by; the first when `None`.
+    pub listener: Option<String>,
+    pub client_ip: IpAddr,
+}
+
+impl Question {
+    /// Reads a question as it is typed. Header fields are `Name: value`; the client is this machine unless it is named.
+    ///
+    /// # Errors
+    /// What of it can't be understood.
+    pub fn parse<'a>(
+        method: &str,
+        url: &str,
+        headers: impl IntoIterator<Item = &'a str>,
+        listener: Option<&str>,
+        client_ip: Option<&str>,
+    ) -> Result<Question, String> {
+        let header = |text: &str| {
+            let (name, value) = text.split_once(':')?;
+            Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+        };
+        let url: Uri = url.parse().map_err(|_| format!("`{url}` is not a URL"))?;
+        if url.path_and_query().is_none() {
+            return Err(format!("`{url}` is neither a URL such as https://api.example.com/orders/7 nor a path"));
+        }
+        let headers =
+            headers.into_iter().map(|text| header(text).ok_or_else(|| format!("`{text}` is not a header field such as `X-Beta: 1`")));
+        Ok(Question {
+            method: method.to_ascii_uppercase().parse().map_err(|_| format!("`{method}` is not a method"))?,
+            headers: headers.collect::<Result<_, _>>()?,
+            listener: listener.map(str::to_string),
+            client_ip: match client_ip {
+                None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                Some(text) => text.parse().map_err(|_| format!("`{text}` is not an address"))?,
+            },
+            url,
+        })
+    }
+}
+
+/// What becomes of it.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    pub method: String,
+    pub host: String,
+    /// As it is matched.
+    pub path: String,
+    pub listener: String,
+    pub client_ip: IpAddr,
+    /// Routes whose path fits, in the order in which they win.
+    pub candidates: Vec<Candidate>,
+    /// Routes whose path does not fit.
+    pub others: usize,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Candidate {
+    pub route: String,
+    pub asks: String,
+    /// `wins`, `outranked`, or what is in the way.
+    pub verdict: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The gateway answers with a refusal.
+    Refused {
+        status: u16,
+        code: &'static str,
+        detail: String,
+        route: Option<String>,
+    },
+    Forwarded(Forwarded),
+    Redirected {
+        route: String,
+        status: u16,
+        location: String,
+    },
+    Answered {
+        route: String,
+        status: u16,
+    },
+}
+
+#[derive(Debug, Serialize)]
+pub struct Forwarded {
+    pub route: String,
+    pub service: String,
+    /// The service's share of the route's clients, in percent.
+    pub percent: f64,
+    /// As the service gets it.
+    pub path: String,
+    pub host: String,
+    pub endpoints: Vec<String>,
+    pub timeouts: String,
+    pub body_bytes_max: Option<u64>,
+    /// Fields that the route itself sets, adds or removes.
+    pub headers: Vec<String>,
+}
+
+/// One route of the table, for people.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    pub route: String,
+    pub asks: String,
+    pub leads_to: String,
+}
+
+/// All routes in the order in which they win.
+pub fn routes(snapshot: &Snapshot) -> Vec<Listed> {
+    let route = |id: RouteId| snapshot.routes.get(id.0 as usize);
+    let listed = |route: &Route| Listed { route: route.name.to_string(), asks: route.asks.to_string(), leads_to: leads_to(route) };
+    snapshot.table.in_order().into_iter().filter_map(route).map(listed).collect()
+}
+
+fn leads_to(route: &Route) -> String {
+    match &route.action {
+        Action::Forward(forward) => {
+            let services: Vec<_> = forward.weighted().map(|(entry, weight)| (&entry.service.name, weight)).collect();
+            match services[..] {
+                [(name, _)] => name.to_string(),
+                _ => services.iter().map(|(name, weight)| format!("{name} ({weight})")).collect::<Vec<_>>().join(", "),
+            }
+        }
+        Action::Redirect(redirect) => format!("redirect {}", redirect.status.as_u16()),
+        Action::Respond(respond) => format!("respond {}", respond.status.as_u16()),
+    }
+}
+
+/// Answers a question.
+///
+/// # Errors
+/// What of the question can't be understood.
+pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanation, String> {
+    let mut head = head(question)?;
+    let (listener, listener_name) = listener(snapshot, question)?;
+    let mut exchange = Exchange::new(snapshot.clone());
+    exchange.origin = Origin::of(question.client_ip, &snapshot.server.trusted_proxies, &head.headers);
+    exchange.tls = if question.url.scheme_str() == Some("https") { "TLSv1.3" } else { "" };
+    let strict = HeadReader::default().advance(&raw(&head), &snapshot.server.limits).map(drop);
+    if !exchange.origin.is_trusted {
+        forward::drop_claims(&mut head);
+    }
+    let read = strict.and_then(|()| steps::normalise(&mut head));
+    let explained = snapshot.table.explain(&steps::query(&head, listener));
+    let candidates = explained.candidates.iter().map(|candidate| {
+        let route = &snapshot.routes[candidate.id.0 as usize];
+        Candidate { route: route.name.to_string(), asks: route.asks.to_string(), verdict: verdict(&candidate.verdict) }
+    });
+    let (candidates, others) = match &read {
+        Ok(()) => (candidates.collect(), explained.others),
+        // It is refused before there is a route.
+        Err(_) => (Vec::new(), 0),
+    };
+    let taken = read.and_then(|()| steps::take(&mut exchange, explained.outcome));
+    Ok(Explanation {
+        method: head.method.to_string(),
+        host: super::exchange::authority(&head).to_string(),
+        path: head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).to_string(),
+        listener: listener_name,
+        client_ip: exchange.origin.client_ip,
+        candidates,
+        others,
+        outcome: match taken.and_then(|()| outcome(&head, &exchange)) {
+            Ok(outcome) => outcome,
+            Err(refusal) => refused(&refusal, exchange.route()),
+        },
+    })
+}
+
+fn head(question: &Question) -> Result<RequestHeader, String> {
+    let target = question.url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let build = || {
+        let mut head = RequestHeader::build_no_case(question.method.clone(), target.as_bytes(), None)?;
+        if let Some(authority) = question.url.authority() {
+            head.insert_header(HOST, authority.as_str())?;
+        }
+        for (name, value) in &question.headers {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        if !head.headers.contains_key(HOST) {
+            head.insert_header(HOST, "")?;
+        }
+        pingora::Result::Ok(head)
+    };
+    build().map_err(|e: Box<pingora::Error>| e.to_string())
+}
+
+/// The head as it would come in.
+fn raw(head: &RequestHeader) -> Vec<u8> {
+    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let mut raw = format!("{} {target} HTTP/1.1\r\n", head.method).into_bytes();
+    for (name, value) in &head.headers {
+        raw.extend_from_slice(name.as_str().as_bytes());
+        raw.extend_from_slice(b": ");
+        raw.extend_from_slice(value.as_bytes());
+        raw.extend_from_slice(b"\r\n");
+    }
+    raw.extend_from_slice(b"\r\n");
+    raw
+}
+
+fn listener(snapshot: &Snapshot, question: &Question) -> Result<(ListenerId, String), String> {
+    let found = match &question.listener {
+        None => snapshot.listeners.first(),
+        Some(name) => snapshot.listeners.iter().find(|listener| listener.name.as_deref() == Some(name)),
+    };
+    let shown =
+        |listener: &crate::snapshot::Listener| listener.name.as_ref().map_or_else(|| listener.bind.to_string(), ToString::to_string);
+    found
+        .map(|listener| (listener.id, shown(listener)))
+        .ok_or_else(|| format!("no listener is named `{}`", question.listener.as_deref().unwrap_or_default()))
+}
+
+fn verdict(verdict: &Verdict<'_>) -> String {
+    match verdict {
+        Verdict::Won => "wins".to_string(),
+        Verdict::Outranked => "outranked".to_string(),
+        Verdict::Failed(Criterion::Host) => "another host".to_string(),
+        Verdict::Failed(Criterion::Listener) => "another listener".to_string(),
+        Verdict::Failed(Criterion::Header(name)) => format!("header {name}"),
+        Verdict::Failed(Criterion::Query(name)) => format!("query {name}"),
+        Verdict::Failed(Criterion::Method) => "another method".to_string(),
+    }
+}
+
+fn refused(refusal: &Refusal, route: Option<&Route>) -> Outcome {
+    Outcome::Refused {
+        status: refusal.status(),
+        code: refusal.code(),
+        detail: refusal.detail().into_owned(),
+        route: route.map(|route| route.name.to_string()),
+    }
+}
+
+/// What the winner does.
+fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal> {
+    let Some(route) = exchange.route() else { return Err(Refusal::NoRoute) };
+    let name = route.name.to_string();
+    let seen = Seen { exchange, head };
+    match &route.action {
+        Action::Redirect(redirect) => {
+            let location = redirect.location(&seen, head.uri.query());
+            Ok(Outcome::Redirected { route: name, status: redirect.status.as_u16(), location })
+        }
+        Action::Respond(respond) => Ok(Outcome::Answered { route: name, status: respond.status.as_u16() }),
+        Action::Forward(weighted) => {
+            let Some((entry, timeouts)) = exchange.service() else { return Err(Refusal::NoEndpoint) };
+            let service = &entry.service;
+            let mut sent = head.clone();
+            // The only thing that can go wrong is a target that a client has put together.
+            forward::to_upstream(&mut sent, head, exchange, service.host.as_ref())
+                .map_err(|_| Refusal::BadRequest("The target can't be rewritten."))?;
+            let (all, own) = weighted
+                .weighted()
+                .enumerate()
+                .fold((0, 0), |(all, own), (place, (_, weight))| (all + weight, if place == exchange.choice { weight } else { own }));
+            let total = timeouts.total.map_or_else(|| "none".to_string(), |total| format!("{total:?}"));
+            Ok(Outcome::Forwarded(Forwarded {
+                route: name,
+                service: service.name.to_string(),
+                percent: 100.0 * own as f64 / all.max(1) as f64,
+                path: sent.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).to_string(),
+                host: sent.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_string(),
+                endpoints: service.pool.endpoints().iter().map(|endpoint| endpoint.label.to_string()).collect(),
+                timeouts: format!("connect {:?}, read {:?}, write {:?}, total {total}", timeouts.connect, timeouts.read, timeouts.write),
+                body_bytes_max: route.body_bytes_max,
+                headers: route.request_headers.edits(&seen).map(|edit| edit.to_string()).collect(),
+            }))
+        }
+    }
+}
