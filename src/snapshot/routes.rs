@@ -40,10 +40,17 @@ impl Build<'_> {
         let (mut rules, mut routes, mut by_url) = (Vec::new(), Vec::new(), HashMap::new());
         let (mut names, mut seen) = (HashMap::new(), HashMap::new());
         for (index, route) in raw.iter().enumerate() {
-            let at = at.index(index);
+            // One that could not be read has its own problem.
+            let (at, Some(route)) = (at.index(index), route) else { continue };
             let id = RouteId(u32::try_from(index).ok()?);
             let rule = self.rule(route, id, &at);
-            let Some(rule) = rule else { continue };
+            let Some(rule) = rule else {
+                // Whether the service is there does not depend on what is matched.
+                if route.to.is_some() {
+                    self.action(route, Names::default(), &mut by_url, &at);
+                }
+                continue;
+            };
             let name = route.name.as_ref().map_or_else(|| describe(route), |name| name.0.clone());
             if route.name.is_some()
                 && let Some(first) = names.insert(name.clone(), index)
@@ -52,7 +59,8 @@ impl Build<'_> {
                 let _: Option<()> =
                     self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
             }
-            if let Some(first) = seen.insert(identity(&rule), index) {
+            let is_sound = ["listener", "host", "path", "methods"].iter().all(|key| self.problems.is_sound(&at.key(key)));
+            if is_sound && let Some(first) = seen.insert(identity(&rule), index) {
                 let what = format!("route {} matches the same requests", first + 1);
                 let _: Option<()> =
                     self.problems.at(&at, what, "this one would never be taken", "remove one of the two, or let them differ");
@@ -88,16 +96,26 @@ impl Build<'_> {
     }
 
     fn listener(&self, name: &raw::Name, at: &At<'_>) -> Option<ListenerId> {
-        let names: Vec<&str> =
-            self.raw.listeners.iter().filter_map(|listener| listener.name.as_ref()).map(|name| name.0.as_str()).collect();
-        let position = self.raw.listeners.iter().position(|listener| listener.name.as_ref() == Some(name));
+        let of = |listener: &'_ Option<raw::Listener>| listener.as_ref().and_then(|listener| listener.name.clone());
+        let names: Vec<raw::Name> = self.raw.listeners.iter().filter_map(of).collect();
+        let names: Vec<&str> = names.iter().map(|name| name.0.as_str()).collect();
+        let position = self.raw.listeners.iter().position(|listener| of(listener).as_ref() == Some(name));
         match position {
             // One that could not be built has its own problem.
             Some(position) => self.listeners[position].as_ref().map(|listener| listener.id),
+            // It may be one of those that could not be read.
+            None if !self.all_listeners_are_known() => None,
             None => {
                 self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", remedy(&name.0, &names))
             }
         }
+    }
+
+    fn all_listeners_are_known(&self) -> bool {
+        let root = At::root();
+        let at = root.key("listeners");
+        let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && self.problems.is_read(&at.index(index).key("name"));
+        self.problems.is_read(&at) && self.raw.listeners.iter().enumerate().all(is_known)
     }
 
     fn route(
@@ -131,6 +149,7 @@ impl Build<'_> {
             }
             (None, Some(redirect), None) => Redirect::build(redirect, names, &at.key("redirect"), self.problems).map(Action::Redirect),
             (None, None, Some(respond)) => Respond::build(respond, names, &at.key("respond"), self.problems).map(Action::Respond),
+            (None, None, None) if !["to", "redirect", "respond", "compose"].iter().all(|key| self.problems.is_sound(&at.key(key))) => None,
             (None, None, None) => {
                 let fix = "add `to:` with a service or a URL, `redirect:` or `respond:`";
                 self.problems.at(at, "a route that leads nowhere", "there would be no answer to give", fix)
@@ -146,11 +165,12 @@ impl Build<'_> {
 
     fn target(&self, to: &raw::To, by_url: &mut HashMap<String, Arc<ServiceEntry>>, at: &At<'_>) -> Option<Arc<ServiceEntry>> {
         match to {
-            raw::To::Service(name) => match self.services.iter().find(|(known, _)| known == name) {
+            raw::To::Service(name) => match self.services.get(name) {
                 // One that could not be built has its own problem.
-                Some((_, entry)) => entry.clone(),
+                Some(entry) => entry.clone(),
+                None if !self.problems.is_read(&At::root().key("services")) => None,
                 None => {
-                    let names: Vec<&str> = self.services.iter().map(|(name, _)| name.as_str()).collect();
+                    let names = self.services.names();
                     self.problems.at(at, format!("no service is named `{name}`"), "requests would have nowhere to go", remedy(name, &names))
                 }
             },
