@@ -175,8 +175,8 @@ fn picks(c: &mut Criterion) {
     let mut group = c.benchmark_group("upstream::Pool::pick");
     for endpoints in [1, 3, 100] {
         for (kind, balance) in [("round robin", Balance::RoundRobin), ("least request", Balance::LeastRequest)] {
-            let endpoint = |n: usize| Endpoint { address: format!("10.0.0.{n}:80").parse().expect("an address"), weight: 1 };
-            let raw: Vec<Endpoint> = (1..=endpoints).map(endpoint).collect();
+            let endpoint = |n: usize| Some(Endpoint { address: format!("10.0.0.{n}:80").parse().expect("an address"), weight: 1 });
+            let raw: Vec<_> = (1..=endpoints).map(endpoint).collect();
             let pool = Pool::build("s", &raw, balance, &At::root(), &States::default(), &Problems::default()).expect("a pool");
             group.bench_function(BenchmarkId::new(kind, endpoints), |b| b.iter(|| drop(pool.pick(black_box(&[])))));
         }

@@ -5,7 +5,7 @@
 mod routes;
 
 use crate::config::place::At;
-use crate::config::problem::Problems;
+use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
@@ -17,7 +17,7 @@ use crate::tls::Termination;
 use crate::types::ListenerId;
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -151,7 +151,7 @@ impl Snapshot {
     pub fn build(raw: &Config, meta: Meta, state: &State, problems: &Problems) -> Option<Snapshot> {
         let root = At::root();
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
-        let services = services(raw, state, &root.key("services"), problems);
+        let services = Services::build(raw, state, &root.key("services"), problems);
         let build = routes::Build { raw, state, listeners: &listeners, services: &services, problems };
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
@@ -166,7 +166,7 @@ impl Snapshot {
             check_admin(admin, &root.key("admin"), problems);
         }
         let (table, routes, url_services) = routes?;
-        let services = services.into_iter().map(|(_, entry)| entry).collect::<Option<Vec<_>>>()?;
+        let services = services.all.into_iter().map(|(_, entry)| entry).collect::<Option<Vec<_>>>()?;
         problems.is_empty().then_some(())?;
         Some(Snapshot {
             meta,
@@ -207,53 +207,67 @@ fn check_bind(bind: &Bind, at: &At<'_>, problems: &Problems) {
     }
 }
 
-fn listeners(raw: &[raw::Listener], state: &State, at: &At<'_>, problems: &Problems) -> Vec<Option<Listener>> {
+fn listeners<'a>(raw: &'a [Option<raw::Listener>], state: &State, at: &At<'_>, problems: &Problems) -> Vec<Option<Listener>> {
     if raw.is_empty() {
         let _: Option<()> = problems.at(at, "no listener", "no request could come in", "add one, such as `- bind: 0.0.0.0:8080`");
     }
-    let build = |(index, raw_listener): (usize, &raw::Listener)| {
-        let at = at.index(index);
-        let before = &raw[..index];
-        let nth = before.iter().filter(|other| other.bind == raw_listener.bind).count();
-        let any_port = matches!(raw_listener.bind, Bind::Tcp(address) if address.port() == 0);
+    let (mut binds, mut names) = (HashMap::<&'a Bind, usize>::new(), HashSet::<&'a raw::Name>::new());
+    let build = |(index, raw): (usize, &'a Option<raw::Listener>)| {
+        let (at, raw) = (at.index(index), raw.as_ref()?);
+        let seen = binds.entry(&raw.bind).or_default();
+        let nth = std::mem::replace(seen, *seen + 1);
+        let any_port = matches!(raw.bind, Bind::Tcp(address) if address.port() == 0);
         if nth > 0 && !any_port {
-            return problems.at(
-                &at.key("bind"),
-                format!("{} is bound twice", raw_listener.bind),
-                "only one can have it",
-                "remove one of the two",
-            );
+            return problems.at(&at.key("bind"), format!("{} is bound twice", raw.bind), "only one can have it", "remove one of the two");
         }
-        if let Some(name) = raw_listener.name.as_ref().filter(|name| before.iter().any(|other| other.name.as_ref() == Some(name))) {
+        if let Some(name) = raw.name.as_ref().filter(|name| !names.insert(name)) {
             let what = format!("two listeners are named `{}`", name.0);
             return problems.at(&at.key("name"), what, "routes could mean either", "rename one of the two");
         }
-        check_bind(&raw_listener.bind, &at.key("bind"), problems);
-        let tls = raw_listener.tls.as_ref().map(|tls| Termination::build(tls, &at.key("tls"), problems));
+        check_bind(&raw.bind, &at.key("bind"), problems);
+        let tls = raw.tls.as_ref().map(|tls| Termination::build(tls, &at.key("tls"), problems));
         Some(Listener {
-            id: state.listener_id(&raw_listener.bind, nth),
-            name: raw_listener.name.as_ref().map(|name| name.0.as_str().into()),
-            bind: raw_listener.bind.clone(),
+            id: state.listener_id(&raw.bind, nth),
+            name: raw.name.as_ref().map(|name| name.0.as_str().into()),
+            bind: raw.bind.clone(),
             tls: tls.map_or(Some(None), |built| built.map(|tls| Some(Arc::new(tls))))?,
         })
     };
     raw.iter().enumerate().map(build).collect()
 }
 
-type Services = Vec<(String, Option<Arc<ServiceEntry>>)>;
+/// Services by name; those that could not be built have their own problem.
+#[derive(Debug, Default)]
+struct Services {
+    all: Vec<(String, Option<Arc<ServiceEntry>>)>,
+    by_name: HashMap<String, usize>,
+}
 
-fn services(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
-    let build = |(name, raw): &(String, raw::Service)| {
-        let at = at.key(name);
-        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if name.is_empty() || !name.bytes().all(legal) {
-            let what = format!("`{name}` is not a service's name");
-            let _: Option<()> = problems.at(&at, what, "`to` tells names from URLs", "use small letters, digits and `-`");
+impl Services {
+    fn build(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
+        let mut services = Services::default();
+        for (name, raw) in &raw.services.0 {
+            let at = at.key(name);
+            let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if name.is_empty() || !name.bytes().all(legal) {
+                let what = format!("`{name}` is not a service's name");
+                problems.add(Problem::new(Place::Key(at.path()), what, "`to` tells names from URLs", "use small letters, digits and `-`"));
+            }
+            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &at, &state.endpoints, problems));
+            services.by_name.insert(name.clone(), services.all.len());
+            services.all.push((name.clone(), service.map(|service| entry(service, state))));
         }
-        let service = Service::build(name, raw, &at, &state.endpoints, problems);
-        (name.clone(), service.map(|service| entry(service, state)))
-    };
-    raw.services.0.iter().map(build).collect()
+        services
+    }
+
+    /// The outer `None` means that no service has this name.
+    fn get(&self, name: &str) -> Option<&Option<Arc<ServiceEntry>>> {
+        self.by_name.get(name).map(|index| &self.all[*index].1)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.all.iter().map(|(name, _)| name.as_str()).collect()
+    }
 }
 
 fn entry(service: Service, state: &State) -> Arc<ServiceEntry> {
@@ -371,6 +385,53 @@ routes:
                 "f.yaml:6:39: a rewrite of a request that is sent to no service",
                 "f.yaml:7:48: the path `{id}` does not begin with a slash",
                 "f.yaml:7:75: `${nope}` is not known here",
+            ]
+        );
+    }
+
+    #[test]
+    fn shape_and_meaning_come_together_and_nothing_twice() {
+        let text = "
+listeners: [{ name: a, bind: nowhere }, { bind: 127.0.0.1:1, nam: b }]
+server: { threads: many, drain_timeout: 5 }
+services:
+  broken: { endpoints: 5 }
+  half: { endpoints: [x, 10.0.0.1:1], protocol: h2 }
+routes:
+  - { path: /a, to: broken, listener: a }
+  - { path: /b, tp: half, listener: b }
+  - { path: /c, to: \"${UNSET}\" }
+  - { path: [1], to: half }
+  - { path: x, to: nobody, host: [], body_bytes: 1MB }
+  - { path: \"/${UNSET}\", host: \"${UNSET}\", redirect: {} }
+  - { pth: /d, respond: { status: 99 } }
+  - { path: /e, to: half, auth: [x] }
+  - { path: /f, compose: {} }
+";
+        assert_eq!(
+            problems(text),
+            [
+                "f.yaml:10:21: the environment variable `UNSET` is not set",
+                "f.yaml:13:13: the environment variable `UNSET` is not set",
+                "f.yaml:13:32: the environment variable `UNSET` is not set",
+                "f.yaml:2:30: `nowhere` is not an address with a port",
+                "f.yaml:2:62: unknown key `nam`",
+                "f.yaml:3:20: `threads` must be a whole number, not a text",
+                "f.yaml:3:41: `5` is not a duration",
+                "f.yaml:5:24: `endpoints` must be a list, not a number",
+                "f.yaml:6:23: `x` has no port",
+                "f.yaml:9:17: unknown key `tp`",
+                "f.yaml:11:13: `path` must be a text, not a list",
+                "f.yaml:12:34: `host` is an empty list",
+                "f.yaml:12:50: `1MB` is not a size",
+                "f.yaml:13:54: `redirect` has no `to`",
+                "f.yaml:14:35: `status` is 99",
+                "f.yaml:14:7: unknown key `pth`",
+                "f.yaml:15:27: `auth` is not supported by this version yet",
+                "f.yaml:16:17: `compose` is not supported by this version yet",
+                "f.yaml:6:9: `protocol: h2` needs TLS",
+                "f.yaml:12:13: the path `x` does not begin with a slash",
+                "f.yaml:12:20: no service is named `nobody`",
             ]
         );
     }

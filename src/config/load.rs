@@ -72,10 +72,8 @@ pub fn parse(source: &Source, problems: &Problems) -> Option<Value> {
     }
     let folder = Path::new(source.name()).parent().unwrap_or(Path::new("."));
     let environment = |name: &str| std::env::var(name).ok();
-    let before = problems.count();
     substitute(&mut value, &At::root(), &Sources { environment: &environment, folder }, problems);
-    // A value that could not be put in would be reported a second time, as a text of the wrong form.
-    (problems.count() == before).then_some(value)
+    Some(value)
 }
 
 fn syntax(e: &serde_yaml::Error) -> Problem {

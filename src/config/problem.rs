@@ -1,7 +1,8 @@
 //! A mistake in the configuration, as the operator reads it: where, what, why it matters, what to do.
 
-use super::place::{At, Path, Source};
+use super::place::{At, Path, Source, Step};
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 /// Where a problem is. A position is looked up only when the problem is shown.
@@ -70,16 +71,74 @@ fn caret(line: &str, column: usize, place: &Place) -> String {
     format!("{lead}{}", "^".repeat(word.chars().count().max(1)))
 }
 
-/// Collects the problems of one pass, so that all are shown together.
+/// Collects the problems of all passes, so that they are shown together.
+///
+/// What could not be read is remembered: the passes after it go on without it, and report what is wrong elsewhere, but not what
+/// only follows from it.
 #[derive(Debug, Default)]
 pub struct Problems {
     errors: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    /// Values that could not be read.
+    unread: RefCell<HashSet<Path>>,
+    /// Where a problem is, and all that is around it.
+    touched: RefCell<HashSet<Path>>,
 }
 
 impl Problems {
+    /// A problem, unless it stands at a value that could not be read: that has one already.
     pub fn add(&self, problem: Problem) {
+        if let Place::Key(path) | Place::Value(path) = &problem.place {
+            let is_value = matches!(problem.place, Place::Value(_));
+            if is_value && self.is_unread(path) {
+                return;
+            }
+            self.touch(path);
+        }
         self.errors.borrow_mut().push(problem);
+    }
+
+    /// Notes that something is wrong at a path.
+    fn touch(&self, path: &[Step]) {
+        let mut touched = self.touched.borrow_mut();
+        for end in (0..=path.len()).rev() {
+            // What is around it is there already.
+            if !touched.insert(path[..end].to_vec()) {
+                break;
+            }
+        }
+    }
+
+    /// A problem for which the value at `at` could not be read.
+    pub fn unread(&self, at: &At<'_>, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) {
+        let path = at.path();
+        self.add(Problem::new(Place::Value(path.clone()), what, why, fix));
+        self.unread.borrow_mut().insert(path);
+    }
+
+    /// The value at `at` is there but under a name that was not understood, which has a problem of its own.
+    pub fn misspelt(&self, at: &At<'_>) {
+        self.touch(&at.path());
+        self.unread.borrow_mut().insert(at.path());
+    }
+
+    /// One that may be one or a list has its items at indices, whichever it is.
+    fn is_unread(&self, path: &[Step]) -> bool {
+        let unread = self.unread.borrow();
+        match path {
+            [around @ .., Step::Index(_)] => unread.contains(path) || unread.contains(around),
+            _ => unread.contains(path),
+        }
+    }
+
+    /// What stands at `at` could be read, though perhaps not all of it.
+    pub fn is_read(&self, at: &At<'_>) -> bool {
+        !self.unread.borrow().contains(&at.path())
+    }
+
+    /// Nothing is known to be wrong at `at` or below: what is absent there is absent, and what is the same is the same.
+    pub fn is_sound(&self, at: &At<'_>) -> bool {
+        self.is_empty() || !self.touched.borrow().contains(&at.path())
     }
 
     /// A problem with what stands at `at`. Answers `None`, so that a reader may end with it.

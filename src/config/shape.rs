@@ -2,6 +2,10 @@
 //!
 //! A derive stops at the first mistake, so each typed part reads itself from a [`Node`]: it reports what is wrong where it
 //! stands and answers `None`, and its neighbours go on reading. `record!` and `choice!` declare a part once.
+//!
+//! What could be read is given meaning even so: an optional key whose value can't be read falls to its default, and an
+//! `Option` is always read, as `None` at worst, so that a list of them keeps a hole where an item was. Only a required key makes
+//! its whole part unreadable.
 
 use super::place::At;
 use super::problem::{Place, Problem, Problems};
@@ -25,7 +29,8 @@ pub trait Shape: Sized {
 
 impl Node<'_> {
     pub fn problem<T>(&self, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Option<T> {
-        self.problems.at(self.at, what, why, fix)
+        self.problems.unread(self.at, what, why, fix);
+        None
     }
 
     /// Something else stands here than what is `wanted`, such as "a duration".
@@ -72,7 +77,7 @@ impl Node<'_> {
 
     pub fn map(&self) -> Option<Map<'_>> {
         match self.value {
-            Value::Mapping(entries) => Some(Map { node: *self, entries, asked: RefCell::default() }),
+            Value::Mapping(entries) => Some(Map { node: *self, entries, asked: RefCell::default(), missing: RefCell::default() }),
             _ => self.expected("a map", "key: value"),
         }
     }
@@ -107,6 +112,7 @@ pub struct Map<'a> {
     node: Node<'a>,
     entries: &'a Mapping,
     asked: RefCell<Vec<&'static str>>,
+    missing: RefCell<Vec<&'static str>>,
 }
 
 impl Map<'_> {
@@ -117,34 +123,50 @@ impl Map<'_> {
         Some(T::read(&Node { value, at: &self.node.at.key(key), problems: self.node.problems }))
     }
 
+    /// Reads what can't be left out.
     pub fn required<T: Shape>(&self, key: &'static str) -> Option<T> {
         self.read(key).unwrap_or_else(|| {
-            let what = format!("`{}` has no `{key}`", self.node.at.name());
-            self.node.problem(what, "there is no default for it", format!("add `{key}:`"))
+            self.missing.borrow_mut().push(key);
+            None
         })
     }
 
-    /// Reports the keys that nobody asked for. `later` are keys of the contract that this version doesn't have yet:
-    /// leaving one out silently would open what it was meant to close. The part is read all the same, so that what else is wrong
-    /// comes along.
+    /// Reads what may be left out, and then, or when it can't be read, is what `default` makes.
+    pub fn optional<T: Shape>(&self, key: &'static str, default: impl FnOnce() -> T) -> T {
+        self.read(key).flatten().unwrap_or_else(default)
+    }
+
+    /// Reports the keys that nobody asked for, and those that are missing. `later` are keys of the contract that this version
+    /// doesn't have yet: leaving one out silently would open what it was meant to close. The part is read all the same, so that
+    /// what else is wrong comes along.
     pub fn finish(&self, later: &[&str]) {
-        let asked = self.asked.borrow();
+        let (asked, mut missing) = (self.asked.borrow(), self.missing.borrow_mut());
+        let report = |place, what, why: &str, fix| self.node.problems.add(Problem::new(place, what, why, fix));
         for key in self.entries.keys() {
             let Some(name) = key.as_str() else {
-                let what = "a key that is not a text".to_string();
-                self.node.problem::<()>(what, "keys are names", "put the key in quotes");
+                let place = Place::Value(self.node.at.path());
+                report(place, "a key that is not a text".to_string(), "keys are names", "put the key in quotes".to_string());
                 continue;
             };
             if asked.contains(&name) {
                 continue;
             }
-            let (what, why, fix) = if later.contains(&name) {
-                (format!("`{name}` is not supported by this version yet"), "it would have no effect", "remove it".to_string())
-            } else {
-                (format!("unknown key `{name}`"), "a key that is not understood would have no effect", remedy(name, &asked))
-            };
             let place = Place::Key(self.node.at.key(name).path());
-            self.node.problems.add(Problem::new(place, what, why, fix));
+            if later.contains(&name) {
+                let what = format!("`{name}` is not supported by this version yet");
+                report(place, what, "it would have no effect", "remove it".to_string());
+                continue;
+            }
+            // What was meant is not missing.
+            if let Some(meant) = nearest(name, &asked).filter(|meant| !self.entries.contains_key(meant)) {
+                missing.retain(|key| *key != meant);
+                self.node.problems.misspelt(&self.node.at.key(meant));
+            }
+            report(place, format!("unknown key `{name}`"), "a key that is not understood would have no effect", remedy(name, &asked));
+        }
+        for key in missing.iter() {
+            let what = format!("`{}` has no `{key}`", self.node.at.name());
+            report(Place::Value(self.node.at.path()), what, "there is no default for it", format!("add `{key}:`"));
         }
     }
 }
@@ -186,7 +208,7 @@ impl Shape for Duration {
 }
 impl<T: Shape> Shape for Option<T> {
     fn read(node: &Node<'_>) -> Option<Self> {
-        T::read(node).map(Some)
+        Some(T::read(node))
     }
 }
 impl<T: Shape> Shape for Vec<T> {
@@ -273,7 +295,7 @@ impl<T: Shape> Shape for Named<T> {
                 Value::String(name) => name.clone(),
                 Value::Number(number) => number.to_string(),
                 _ => {
-                    read.push(node.problem("a name that is not a text", "names are texts", "put the name in quotes"));
+                    node.problems.at::<()>(node.at, "a name that is not a text", "names are texts", "put the name in quotes");
                     continue;
                 }
             };
@@ -311,7 +333,7 @@ macro_rules! record {
         }
     };
     (@read $map:ident, $field:ident) => { $map.required(stringify!($field)) };
-    (@read $map:ident, $field:ident, $default:expr) => { $map.read(stringify!($field)).unwrap_or_else(|| Some($default)) };
+    (@read $map:ident, $field:ident, $default:expr) => { Some($map.optional(stringify!($field), || $default)) };
 }
 
 /// Declares a closed set of words. `later` are words of the contract that this version doesn't have yet.

@@ -63,12 +63,9 @@ fn expand(text: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) -
 fn variable(name: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) -> Option<String> {
     let (name, default) = name.split_once(":-").map_or((name, None), |(name, default)| (name, Some(default)));
     (sources.environment)(name).or(default.map(str::to_string)).or_else(|| {
-        problems.at(
-            at,
-            format!("the environment variable `{name}` is not set"),
-            "the value would be empty",
-            format!("set it, or write `${{{name}:-default}}`"),
-        )
+        let fix = format!("set it, or write `${{{name}:-default}}`");
+        problems.unread(at, format!("the environment variable `{name}` is not set"), "the value would be empty", fix);
+        None
     })
 }
 
@@ -77,11 +74,14 @@ fn read_file(path: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems
     let read = File::open(sources.folder.join(path)).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
     match read {
         Ok(bytes) if bytes as u64 == FILE_BYTES_MAX => {
-            problems.at(at, format!("`{path}` is too large"), "a value is a secret or a name, not a document", "name another file")
+            problems.unread(at, format!("`{path}` is too large"), "a value is a secret or a name, not a document", "name another file");
+            None
         }
         Ok(_) => Some(text.trim_end_matches(['\n', '\r']).to_string()),
         Err(e) => {
-            problems.at(at, format!("can't read `{path}`: {e}"), "the value is in that file", "correct the path, or let this user read it")
+            let fix = "correct the path, or let this user read it";
+            problems.unread(at, format!("can't read `{path}`: {e}"), "the value is in that file", fix);
+            None
         }
     }
 }

@@ -54,6 +54,8 @@ fn path(raw: &raw::Route, at: &At<'_>, problems: &Problems) -> Option<PathRule> 
             let expression = expression(text, r"/orders/(?<id>\d+)", &at, problems)?;
             Some(PathRule::Expression(expression))
         }
+        // It is there, but could not be read.
+        (None, None) if !["path", "path_regex"].iter().all(|key| problems.is_sound(&at.key(key))) => None,
         (None, None) => {
             let fix = "add `path:`, such as `/orders/*` (`/*` takes all), or `path_regex:`";
             problems.at(at, "a route without a path", "it would not be clear which requests are meant", fix)
@@ -130,7 +132,7 @@ mod tests {
         let text = format!("listeners: []\nroutes: [{{ to: a, {route} }}]\n");
         let problems = Problems::default();
         let built = load::read(&Source::new("f", text), &problems)
-            .and_then(|raw| Rule::build(&raw.routes[0], RouteId(0), vec![], &At::root(), &problems));
+            .and_then(|raw| Rule::build(raw.routes[0].as_ref()?, RouteId(0), vec![], &At::root(), &problems));
         assert_eq!(built.is_none(), !problems.is_empty(), "{route}");
         problems.into_parts().0.into_iter().map(|problem| problem.what).collect()
     }

@@ -82,7 +82,8 @@ impl Server {
     fn start(origin: Origin, state: Arc<State>, loaded: Loaded, threads: usize) -> Result<(Server, Receiver<Order>), Failure> {
         let bound = loading::bind(&loaded, |_| false)?;
         let (raw, snapshot) = (&loaded.raw, Arc::new(ArcSwap::new(loaded.snapshot.clone())));
-        let kept = raw.services.0.iter().map(|(_, service)| service.keepalive.connections.usize() * service.endpoints.len());
+        let services = raw.services.0.iter().filter_map(|(_, service)| service.as_ref());
+        let kept = services.map(|service| service.keepalive.connections.usize() * service.endpoints.len());
         let conf = Arc::new(ServerConf {
             threads,
             upstream_keepalive_pool_size: kept.sum::<usize>().max(128),

@@ -40,9 +40,16 @@ impl Build<'_> {
         let (mut rules, mut routes, mut by_url) = (Vec::new(), Vec::new(), HashMap::new());
         let mut names = HashMap::new();
         for (index, route) in raw.iter().enumerate() {
-            let at = at.index(index);
+            // One that could not be read has its own problem.
+            let (at, Some(route)) = (at.index(index), route) else { continue };
             let id = RouteId(u32::try_from(index).ok()?);
-            let Some(rule) = self.rule(route, id, &at) else { continue };
+            let Some(rule) = self.rule(route, id, &at) else {
+                // Whether the service is there does not depend on what is matched.
+                if route.to.is_some() {
+                    self.action(route, Names::default(), &mut by_url, &at);
+                }
+                continue;
+            };
             let name = name(route);
             if route.name.is_some()
                 && let Some(first) = names.insert(name.clone(), index)
@@ -56,7 +63,11 @@ impl Build<'_> {
             routes.push(self.route(route, name.as_str().into(), names, &mut by_url, &at));
             rules.push(rule);
         }
-        self.report_shadowed(&rules, at);
+        match self.problems.is_empty() {
+            true => self.report_shadowed(&rules, at),
+            // A criterion that could not be read is not there, and a route would seem to ask for less than it does.
+            false => self.report_shadowed(&rules.iter().filter(|rule| self.is_sound(rule, at)).cloned().collect::<Vec<_>>(), at),
+        }
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         self.problems.is_empty().then(|| (Table::new(rules), routes, by_url.into_values().collect()))
     }
@@ -71,10 +82,19 @@ impl Build<'_> {
         listeners.and(rule)
     }
 
+    fn is_sound(&self, rule: &Rule, at: &At<'_>) -> bool {
+        let at = at.index(rule.id.0 as usize);
+        ["listener", "host", "path", "path_regex", "methods", "headers", "query"].iter().all(|key| self.problems.is_sound(&at.key(key)))
+    }
+
     /// Routes that can never match.
     fn report_shadowed(&self, rules: &[Rule], at: &At<'_>) {
         for Shadowed { id, by, is_same } in shadow::find(rules) {
-            let by = format!("route {} (`{}`)", by.0 + 1, self.raw.routes.get(by.0 as usize).map(name).unwrap_or_default());
+            let by = format!(
+                "route {} (`{}`)",
+                by.0 + 1,
+                self.raw.routes.get(by.0 as usize).and_then(Option::as_ref).map(name).unwrap_or_default()
+            );
             let (what, fix) = match is_same {
                 true => (format!("{by} matches the same requests"), "remove one of the two, or let them differ"),
                 false => (
@@ -87,16 +107,26 @@ impl Build<'_> {
     }
 
     fn listener(&self, name: &raw::Name, at: &At<'_>) -> Option<ListenerId> {
-        let names: Vec<&str> =
-            self.raw.listeners.iter().filter_map(|listener| listener.name.as_ref()).map(|name| name.0.as_str()).collect();
-        let position = self.raw.listeners.iter().position(|listener| listener.name.as_ref() == Some(name));
+        let of = |listener: &'_ Option<raw::Listener>| listener.as_ref().and_then(|listener| listener.name.clone());
+        let names: Vec<raw::Name> = self.raw.listeners.iter().filter_map(of).collect();
+        let names: Vec<&str> = names.iter().map(|name| name.0.as_str()).collect();
+        let position = self.raw.listeners.iter().position(|listener| of(listener).as_ref() == Some(name));
         match position {
             // One that could not be built has its own problem.
             Some(position) => self.listeners[position].as_ref().map(|listener| listener.id),
+            // It may be one of those that could not be read.
+            None if !self.all_listeners_are_known() => None,
             None => {
                 self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", remedy(&name.0, &names))
             }
         }
+    }
+
+    fn all_listeners_are_known(&self) -> bool {
+        let root = At::root();
+        let at = root.key("listeners");
+        let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && self.problems.is_read(&at.index(index).key("name"));
+        self.problems.is_read(&at) && self.raw.listeners.iter().enumerate().all(is_known)
     }
 
     fn route(&self, raw: &raw::Route, name: Arc<str>, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Route> {
@@ -122,6 +152,7 @@ impl Build<'_> {
             (Some(to), None, None) => self.forward(raw, to, by_url, &at.key("to")).map(Action::Forward),
             (None, Some(redirect), None) => Redirect::build(redirect, names, &at.key("redirect"), self.problems).map(Action::Redirect),
             (None, None, Some(respond)) => Respond::build(respond, names, &at.key("respond"), self.problems).map(Action::Respond),
+            (None, None, None) if !["to", "redirect", "respond", "compose"].iter().all(|key| self.problems.is_sound(&at.key(key))) => None,
             (None, None, None) => {
                 let fix = "add `to:` with a service or a URL, `redirect:` or `respond:`";
                 self.problems.at(at, "a route that leads nowhere", "there would be no answer to give", fix)
@@ -160,11 +191,12 @@ impl Build<'_> {
 
     fn target(&self, target: &raw::Target, by_url: &mut Urls, at: &At<'_>) -> Option<Arc<ServiceEntry>> {
         match target {
-            raw::Target::Name(name) => match self.services.iter().find(|(known, _)| known == name) {
+            raw::Target::Name(name) => match self.services.get(name) {
                 // One that could not be built has its own problem.
-                Some((_, entry)) => entry.clone(),
+                Some(entry) => entry.clone(),
+                None if !self.problems.is_read(&At::root().key("services")) => None,
                 None => {
-                    let names: Vec<&str> = self.services.iter().map(|(name, _)| name.as_str()).collect();
+                    let names = self.services.names();
                     self.problems.at(at, format!("no service is named `{name}`"), "requests would have nowhere to go", remedy(name, &names))
                 }
             },

@@ -97,8 +97,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn pool(kind: raw::Balance, weights: &[u32]) -> Pool {
-        let endpoint =
-            |(i, weight): (usize, &u32)| raw::Endpoint { address: format!("10.0.0.{i}:80").parse().expect("an address"), weight: *weight };
+        let endpoint = |(i, weight): (usize, &u32)| {
+            Some(raw::Endpoint { address: format!("10.0.0.{i}:80").parse().expect("an address"), weight: *weight })
+        };
         let raw: Vec<_> = weights.iter().enumerate().map(endpoint).collect();
         Pool::build("s", &raw, kind, &At::root(), &States::default(), &Problems::default()).expect("a pool")
     }

@@ -89,7 +89,7 @@ impl Service {
         let scheme = if url.tls { "https" } else { "http" };
         let tls = raw::ServiceTls { ca: None, sni: None, cert: None, key: None, verify: true };
         let raw = raw::Service {
-            endpoints: vec![raw::Endpoint { address: url.address.clone(), weight: 1 }],
+            endpoints: vec![Some(raw::Endpoint { address: url.address.clone(), weight: 1 })],
             protocol: raw::Protocol::Http1,
             host: url.tls.then(|| url.authority.clone()),
             tls: url.tls.then_some(tls),

@@ -65,7 +65,7 @@ impl Pool {
     /// Resolves and sets up the endpoints. `None` means that a problem was reported.
     pub fn build(
         service: &str,
-        raw: &[raw::Endpoint],
+        raw: &[Option<raw::Endpoint>],
         balance: raw::Balance,
         at: &At<'_>,
         states: &States,
@@ -83,7 +83,7 @@ impl Pool {
         let mut all_resolved = true;
         for (index, raw) in raw.iter().enumerate() {
             let at = at.index(index);
-            let Some(addresses) = resolve(&raw.address, &at, problems) else {
+            let Some((raw, addresses)) = raw.as_ref().and_then(|raw| Some((raw, resolve(&raw.address, &at, problems)?))) else {
                 all_resolved = false;
                 continue;
             };
@@ -173,8 +173,7 @@ mod tests {
     use super::*;
 
     fn pool(states: &States, addresses: &[&str]) -> Option<Pool> {
-        let raw: Vec<raw::Endpoint> =
-            addresses.iter().map(|a| raw::Endpoint { address: a.parse().expect("an address"), weight: 1 }).collect();
+        let raw: Vec<_> = addresses.iter().map(|a| Some(raw::Endpoint { address: a.parse().expect("an address"), weight: 1 })).collect();
         Pool::build("s", &raw, raw::Balance::LeastRequest, &At::root(), states, &Problems::default())
     }
 

@@ -36,7 +36,7 @@ fn a_bad_file_leaves_the_old_one_running_and_says_why() {
         (says("new") + "nonsense: 1\n", "unknown key `nonsense`"),
         (says("new").replace("respond: { body: new }", "to: nobody"), "no service is named `nobody`"),
         ("routes: [".to_string(), "frontdesk.yaml"),
-        (String::new(), "listeners"),
+        (String::new(), "no listener"),
         (says("new") + "access_log: { path: /no/such/folder/access.log }\n", "/no/such/folder/access.log"),
     ]
     .into_iter()

@@ -18,7 +18,7 @@ record! {
     /// The whole file.
     pub struct Config {
         /// Where requests come in.
-        listeners: Vec<Listener>,
+        listeners: Vec<Option<Listener>> = Vec::new(),
         /// Where the operator asks: health, status, metrics. Off when absent.
         admin: Option<Admin> = None,
         /// What concerns the process as a whole.
@@ -28,9 +28,9 @@ record! {
         /// One line for each request. Off when absent.
         access_log: Option<AccessLog> = None,
         /// What routes point at, by name.
-        services: Named<Service> = Named::default(),
+        services: Named<Option<Service>> = Named::default(),
         /// Which request goes where.
-        routes: Vec<Route>,
+        routes: Vec<Option<Route>> = Vec::new(),
     }
     later ["redis", "defaults", "auth", "rate_limits", "caches", "cache_store", "include", "tests"];
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 record! {
     pub struct Service {
-        endpoints: Vec<Endpoint>,
+        endpoints: Vec<Option<Endpoint>>,
         protocol: Protocol = Protocol::Http1,
         /// What Host becomes; the client's Host is kept when absent.
         host: Option<String> = None,
@@ -40,9 +40,9 @@ impl Shape for Endpoint {
         }
         let map = node.map()?;
         let address = map.required("address");
-        let weight = map.read::<Number<1, 1_000>>("weight").unwrap_or(Some(Number(1)));
+        let weight: Number<1, 1_000> = map.optional("weight", || Number(1));
         map.finish(&["zone"]);
-        Some(Endpoint { address: address?, weight: u32::try_from(weight?.0).ok()? })
+        Some(Endpoint { address: address?, weight: u32::try_from(weight.0).ok()? })
     }
 }
 
