@@ -24,7 +24,7 @@ import tempfile
 
 sys.dont_write_bytecode = True  # set before the modules beside this one are read
 
-from gateways import BINARIES, NAMES, Bench, Failure, stop  # noqa: E402
+from gateways import BINARIES, NAMES, VARIANTS, Bench, Failure, stop  # noqa: E402
 from idle import KINDS, measure_idle  # noqa: E402
 
 WRK = ("wrk", "-t1", "-c64", "--timeout", "5s")
@@ -130,7 +130,8 @@ def report(results, options):
                    for scenario in samples}
         table(["", *names], [[scenario, *(spread(figures[scenario][name], "{:.1f}") for name in names)]
                              for scenario in samples])
-        pairs = [(name, base) for base in ("bare", "nginx") for name in names if base in names and name != base]
+        pairs = [(name, base) for base in ("bare", "nginx") for name in NAMES if {name, base} <= set(names) and name != base]
+        pairs += [(name, "frontdesk") for name in VARIANTS if {name, "frontdesk"} <= set(names)]
         if pairs:
             print("Ratios, taken within each round\n")
             table(["", *(f"{name} / {base}" for name, base in pairs)],
@@ -196,8 +197,8 @@ def arguments():
     parser.add_argument("--connections", type=positive, default=2000, help="idle connections (2000)")
     parser.add_argument("--only", type=choice(everything), default=everything, metavar="SCENARIO,...",
                         help=", ".join(everything))
-    parser.add_argument("--gateways", type=choice(NAMES), default=NAMES, metavar="NAME,...",
-                        help=", ".join(NAMES))
+    parser.add_argument("--gateways", type=choice((*NAMES, *VARIANTS)), default=NAMES, metavar="NAME,...",
+                        help=", ".join((*NAMES, *VARIANTS)))
     parser.add_argument("--json", metavar="FILE", help="write every sample there too")
     return parser.parse_args()
 

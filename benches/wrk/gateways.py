@@ -19,6 +19,8 @@ RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
 BINARIES = {"bare": RELEASE / "examples/bare", "frontdesk": RELEASE / "frontdesk"}
 
 NAMES = ("nginx", "bare", "frontdesk")
+# Frontdesk with another configuration, measured when asked for; beside `frontdesk` its price is told.
+VARIANTS = ("routes1000",)
 BODIES = {"1k": 1024, "100k": 100 * 1024}
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -89,8 +91,13 @@ admin: {{ bind: "127.0.0.1:{admin}" }}
 server: {{ threads: 1 }}
 access_log: {{ path: {log}, format: json }}
 services: {{ origin: {{ endpoints: ["127.0.0.1:{origin}"] }} }}
-routes: [{{ path: /*, to: origin }}]
+routes:{routes}
+  - {{ path: /*, to: origin }}
 """
+
+# Of hosts that are asked for and of those that are not, with captures and without.
+ROUTES = "".join(f"""
+  - {{ host: "{"127.0.0.1" if n % 2 else f"h{n}.bench.test"}", path: "/api/v{n}/{{id}}/*", to: origin }}""" for n in range(999))
 
 
 class Failure(Exception):
@@ -131,7 +138,7 @@ class Bench:
                        f"127.0.0.1:{secure}", f"{self.dir}/cert.pem", f"{self.dir}/key.pem"]
         else:
             config = pathlib.Path(f"{self.dir}/frontdesk{plain}.yaml")
-            config.write_text(FRONTDESK.format(**values))
+            config.write_text(FRONTDESK.format(**values, routes=ROUTES if name == "routes1000" else ""))
             command = [BINARIES["frontdesk"], "run", "-c", config]
         process = self.launch(name, command, self.gateway_cpu)
         self.wait_until_answers(name, process, plain)

@@ -6,6 +6,7 @@
 use super::deadline::{Deadline, Phase};
 use super::watch::{self, Timer};
 use crate::shape::forward::unmap;
+use crate::tls::Agreed;
 use crate::types::ListenerId;
 use http::HeaderValue;
 use pingora::protocols::Digest;
@@ -14,7 +15,7 @@ use prometheus::IntGauge;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 #[derive(Debug)]
 pub struct Connection {
@@ -25,6 +26,8 @@ pub struct Connection {
     /// The listener's, so that a request that is in flight already can say "close" too.
     closing: ShutdownWatch,
     requests: AtomicUsize,
+    /// Set once TLS is agreed upon, where something follows from it.
+    agreed: OnceLock<Agreed>,
     is_lingering: AtomicBool,
     is_malformed: AtomicBool,
     is_tunnel: AtomicBool,
@@ -43,6 +46,7 @@ impl Connection {
             deadline: Arc::default(),
             closing,
             requests: AtomicUsize::new(0),
+            agreed: OnceLock::new(),
             is_lingering: AtomicBool::new(false),
             is_malformed: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
@@ -62,6 +66,15 @@ impl Connection {
         let done = watch::over(&self.deadline, &mut timer, work).await;
         *slot() = timer;
         done
+    }
+
+    pub fn set_agreed(&self, agreed: Agreed) {
+        let _ = self.agreed.set(agreed);
+    }
+
+    /// A host that belongs to another TLS connection.
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        self.agreed.get().is_some_and(|agreed| agreed.is_misdirected(host))
     }
 
     /// The request's body is not framed as it says.

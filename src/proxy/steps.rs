@@ -50,6 +50,10 @@ impl Gateway {
     /// Normalises the path and finds the route.
     pub(super) fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
         normalise(session.req_header_mut())?;
+        let host = host::name(authority(session.req_header()));
+        if exchange.connection().is_some_and(|connection| connection.is_misdirected(host)) {
+            return Err(Refusal::Misdirected);
+        }
         let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
         let outcome = exchange.snapshot.table.find(&query(session.req_header(), listener));
         take(exchange, outcome)

@@ -10,8 +10,9 @@ use crate::types::ListenerId;
 use arc_swap::ArcSwapOption;
 use nix::errno::Errno;
 use pingora::apps::ServerApp;
-use pingora::protocols::Stream;
+use pingora::protocols::tls::TlsRef;
 use pingora::protocols::tls::server::handshake;
+use pingora::protocols::{Ssl, Stream};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -235,6 +236,9 @@ async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Sh
             Ok(Ok(stream)) => {
                 // The begin of a head may have come along with the handshake, unseen.
                 connection.deadline.enter(Phase::Idle, Some(times.stream.request_header));
+                if let Some(agreed) = tls.agreed(stream.get_ssl().and_then(TlsRef::server_name)) {
+                    connection.set_agreed(agreed);
+                }
                 Some(Box::new(stream))
             }
             Ok(Err(e)) => {

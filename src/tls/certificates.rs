@@ -52,10 +52,25 @@ impl Certificates {
     }
 
     fn find(&self, name: &str) -> &Arc<CertifiedKey> {
+        self.named(name).unwrap_or(&self.default)
+    }
+
+    fn named(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let name = name.to_ascii_lowercase();
         // A wildcard covers one label (RFC 6125, 6.4.3).
         let wildcard = name.find('.').and_then(|dot| self.by_name.get(&name[dot..]));
-        self.by_name.get(&name).or(wildcard).unwrap_or(&self.default)
+        self.by_name.get(&name).or(wildcard)
+    }
+
+    /// There is but one, so nothing can be asked for under the wrong one.
+    pub fn is_single(&self) -> bool {
+        self.expiries.len() == 1
+    }
+
+    /// Whether `host` is asked for on a connection that was opened for `sni`, though there is another certificate for it
+    /// (RFC 9110, 15.5.20). A host that stands in none is for the routes to judge.
+    pub fn is_misdirected(&self, sni: &str, host: &str) -> bool {
+        !host.eq_ignore_ascii_case(sni) && self.named(host).is_some_and(|own| !Arc::ptr_eq(own, self.find(sni)))
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 /// What a TLS listener shakes hands with.
 pub struct Termination {
     pub acceptor: Acceptor,
+    certificates: Arc<Certificates>,
     /// The first name of each certificate, and the Unix time at which it expires.
     pub expiries: Vec<(String, i64)>,
 }
@@ -27,10 +28,30 @@ impl std::fmt::Debug for Termination {
     }
 }
 
+/// What was agreed upon with a client.
+#[derive(Debug)]
+pub struct Agreed {
+    certificates: Arc<Certificates>,
+    sni: Box<str>,
+}
+
+impl Agreed {
+    /// Whether `host` has to be asked for on another connection.
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        self.certificates.is_misdirected(&self.sni, host)
+    }
+}
+
 impl Termination {
+    /// What follows from the name that a client asked for; `None` when nothing does.
+    pub fn agreed(&self, sni: Option<&str>) -> Option<Agreed> {
+        let sni = sni.filter(|_| !self.certificates.is_single())?;
+        Some(Agreed { certificates: self.certificates.clone(), sni: sni.into() })
+    }
+
     /// Reads the certificates of `tls`. `None` means that a problem was reported.
     pub fn build(raw: &ListenerTls, at: &At<'_>, problems: &Problems) -> Option<Termination> {
-        let certificates = Certificates::load(&raw.certificates, &at.key("certificates"), problems)?;
+        let certificates = Arc::new(Certificates::load(&raw.certificates, &at.key("certificates"), problems)?);
         let expiries = certificates.expiries().collect();
         let versions: &[&SupportedProtocolVersion] = match raw.min_version {
             TlsVersion::V12 => &[&version::TLS13, &version::TLS12],
@@ -45,7 +66,7 @@ impl Termination {
             Ok(builder) => builder,
             Err(e) => return unusable(e),
         };
-        let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificates));
+        let mut config = builder.with_no_client_auth().with_cert_resolver(certificates.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Tickets of one listener are good for that listener only: one that crossed to another would carry its trust along.
         match ring::Ticketer::new() {
@@ -54,6 +75,6 @@ impl Termination {
         }
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Some(Termination { acceptor: Acceptor::from_server_config(Arc::new(config)), expiries })
+        Some(Termination { acceptor: Acceptor::from_server_config(Arc::new(config)), certificates, expiries })
     }
 }

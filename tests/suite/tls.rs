@@ -52,6 +52,27 @@ fn the_certificate_goes_with_the_name_that_is_asked_for() {
 }
 
 #[test]
+fn a_host_of_another_certificate_is_misdirected() {
+    let gateway = gateway("", HELLO);
+    for version in ["--http1.1", "--http2"] {
+        // The certificate's own hosts, one that stands in none, and those of the other certificate.
+        for (host, status) in
+            [("a.example", 200), ("A.EXAMPLE:1", 200), ("c.example", 200), ("b.example", 421), ("x.b.example", 421), ("X.B.example:1", 421)]
+        {
+            let host_field = format!("Host: {host}");
+            let told = ask(&gateway, "a.example", "a.pem", &[version, "-H", &host_field, "-w", " %{http_code}"]);
+            assert!(told.ends_with(&status.to_string()), "{host}: {told}");
+        }
+        let told = ask(&gateway, "x.b.example", "b.pem", &[version, "-H", "Host: b.example", "-w", " %{http_code}"]);
+        assert_eq!(told, "hello 200");
+        // Who asked for no name in particular may ask for any host.
+        let told = ask(&gateway, "127.0.0.1", "a.pem", &[version, "-k", "-H", "Host: b.example", "-w", " %{http_code}"]);
+        assert_eq!(told, "hello 200");
+    }
+    assert!(gateway.access_log(16).iter().filter(|line| line["code"] == "misdirected").count() == 6);
+}
+
+#[test]
 fn both_versions_of_http_are_agreed_upon() {
     let gateway = gateway("", HELLO);
     for (arguments, version) in [(&["--http2"][..], "2"), (&["--http1.1"], "1.1"), (&["--no-alpn"], "1.1")] {
