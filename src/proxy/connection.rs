@@ -14,7 +14,7 @@ use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 #[derive(Debug)]
@@ -29,7 +29,9 @@ pub struct Connection {
     /// Set once TLS is agreed upon, where something follows from it.
     agreed: OnceLock<Agreed>,
     is_lingering: AtomicBool,
-    is_malformed: AtomicBool,
+    fault: AtomicU8,
+    /// Bytes a second that the request's body has to come with; 0 is none.
+    body_rate: AtomicU64,
     is_tunnel: AtomicBool,
     /// Left by one request to the next.
     timer: Mutex<Timer>,
@@ -48,7 +50,8 @@ impl Connection {
             requests: AtomicUsize::new(0),
             agreed: OnceLock::new(),
             is_lingering: AtomicBool::new(false),
-            is_malformed: AtomicBool::new(false),
+            fault: AtomicU8::new(Fault::None as u8),
+            body_rate: AtomicU64::new(0),
             is_tunnel: AtomicBool::new(false),
             timer: Mutex::default(),
             peer_text,
@@ -77,13 +80,25 @@ impl Connection {
         self.agreed.get().is_some_and(|agreed| agreed.is_misdirected(host))
     }
 
-    /// The request's body is not framed as it says.
-    pub fn set_malformed(&self) {
-        self.is_malformed.store(true, Relaxed);
+    /// What is wrong with the request's body.
+    pub fn set_fault(&self, fault: Fault) {
+        self.fault.store(fault as u8, Relaxed);
     }
 
-    pub fn is_malformed(&self) -> bool {
-        self.is_malformed.load(Relaxed)
+    pub fn fault(&self) -> Fault {
+        match self.fault.load(Relaxed) {
+            0 => Fault::None,
+            1 => Fault::Malformed,
+            _ => Fault::Slow,
+        }
+    }
+
+    pub fn set_body_rate(&self, rate: u64) {
+        self.body_rate.store(rate, Relaxed);
+    }
+
+    pub fn body_rate(&self) -> u64 {
+        self.body_rate.load(Relaxed)
     }
 
     /// From now on its bytes are a tunnel's.
@@ -117,6 +132,17 @@ impl Connection {
     pub fn is_idle(&self) -> bool {
         self.requests.load(Relaxed) == 0 && self.deadline.phase() == Phase::Idle
     }
+}
+
+/// Why a request's body can't be read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    None,
+    /// It is not framed as it says.
+    Malformed,
+    /// It drips.
+    Slow,
 }
 
 /// Counts a request for as long as it is served.

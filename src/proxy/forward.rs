@@ -2,7 +2,7 @@
 
 use super::exchange::{Exchange, Seen};
 use crate::shape::forward::{
-    Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_rewritten,
+    Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_look_alike, is_rewritten,
 };
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
 use crate::shape::rewrite::Rewrite;
@@ -79,6 +79,7 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     if exchange.origin.is_trusted {
         remove(headers, is_rewritten);
     }
+    remove(headers, is_look_alike);
     headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.connection() {
         let named = host_value(request);
