@@ -9,11 +9,13 @@ mod suite {
     mod admin;
     mod bodies;
     mod cli;
+    mod corpus;
     mod deadlines;
     mod drain;
     mod forwarding;
     mod house;
     mod http2;
+    mod include;
     mod log;
     mod pools;
     mod reload;

@@ -1,7 +1,9 @@
 //! The commands.
 
+use crate::config::schema::schema;
 use crate::server::{self, Origin};
 use clap::{Parser, Subcommand};
+use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,7 +35,12 @@ enum Command {
     Check {
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// Says it as JSON.
+        #[arg(long)]
+        json: bool,
     },
+    /// Prints the JSON Schema of configurations, for editors.
+    Schema,
     /// Says which version this is.
     Version,
 }
@@ -49,7 +56,11 @@ pub fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Run { config, to, bind } => run(config, to, &bind),
-        Command::Check { config } => check(config),
+        Command::Check { config, json } => check(config, json),
+        Command::Schema => {
+            println!("{:#}", schema());
+            ExitCode::SUCCESS
+        }
         Command::Version => {
             println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -70,20 +81,27 @@ fn run(config: Option<PathBuf>, to: Option<String>, bind: &str) -> ExitCode {
 
 /// The configuration of `run --to`.
 fn single(to: &str, bind: &str) -> String {
-    let (to, bind) = (serde_json::json!(to), serde_json::json!(bind));
+    let (to, bind) = (json!(to), json!(bind));
     format!("listeners: [{{ bind: {bind} }}]\nroutes: [{{ path: /*, to: {to} }}]\naccess_log: {{ path: stdout }}\n")
 }
 
-fn check(config: PathBuf) -> ExitCode {
-    match server::check(&Origin::File(config.clone())) {
-        Ok(warnings) => {
-            warnings.iter().for_each(|warning| println!("{warning}"));
-            println!("{}: ok", config.display());
-            ExitCode::SUCCESS
+fn check(config: PathBuf, json: bool) -> ExitCode {
+    let report = match server::check(&Origin::File(config.clone())) {
+        Ok(report) => report,
+        Err(failure) if json => {
+            let problem = json!({ "severity": "error", "file": config.display().to_string(), "what": failure.to_string() });
+            println!("{:#}", json!({ "file": config.display().to_string(), "ok": false, "problems": [problem] }));
+            return ExitCode::FAILURE;
         }
         Err(failure) => {
             eprintln!("{failure}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
+    };
+    match (json, report.is_good()) {
+        (true, _) => println!("{:#}", report.json()),
+        (false, true) => println!("{report}"),
+        (false, false) => eprintln!("{report}"),
     }
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

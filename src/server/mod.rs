@@ -9,7 +9,7 @@ mod requests;
 mod sockets;
 mod stream;
 
-pub use loading::{Failure, Origin, check};
+pub use loading::{Failure, Origin, Report, check};
 
 use crate::admin::Admin;
 use crate::observe::{Metrics, error_log};

@@ -4,7 +4,6 @@ use super::{Action, Listener, Route, ServiceEntry, Services, State, entry};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
-use crate::config::shape::remedy;
 use crate::route::host::HostPattern;
 use crate::route::pattern::{Pattern, Segment};
 use crate::route::{Rule, Table};
@@ -23,15 +22,31 @@ pub(super) struct Build<'a> {
     pub listeners: &'a [Option<Listener>],
     pub services: &'a Services,
     pub problems: &'a Problems,
+    /// None of them has a name that could not be read.
+    are_listeners_known: bool,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    pub fn new(
+        raw: &'a Config,
+        state: &'a State,
+        listeners: &'a [Option<Listener>],
+        services: &'a Services,
+        problems: &'a Problems,
+    ) -> Build<'a> {
+        let root = At::root();
+        let at = root.key("listeners");
+        let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && problems.is_read(&at.index(index).key("name"));
+        let are_listeners_known = problems.is_read(&at) && raw.listeners.iter().enumerate().all(is_known);
+        Build { raw, state, listeners, services, problems, are_listeners_known }
+    }
+
     /// The table, the routes, and the services that routes name by URL.
-    pub fn routes(&self, at: &At<'_>) -> Option<(Table, Vec<Route>, Vec<Arc<ServiceEntry>>)> {
+    pub fn routes(&self, routes_at: &At<'_>) -> Option<(Table, Vec<Route>, Vec<Arc<ServiceEntry>>)> {
         let raw = &self.raw.routes;
         if raw.is_empty() {
             return self.problems.at(
-                at,
+                routes_at,
                 "no route",
                 "every request would be answered 404",
                 "add one, such as `- { path: /*, to: orders }`",
@@ -41,12 +56,12 @@ impl Build<'_> {
         let (mut names, mut seen) = (HashMap::new(), HashMap::new());
         for (index, route) in raw.iter().enumerate() {
             // One that could not be read has its own problem.
-            let (at, Some(route)) = (at.index(index), route) else { continue };
+            let (at, Some(route)) = (routes_at.index(index), route) else { continue };
             let id = RouteId(u32::try_from(index).ok()?);
             let rule = self.rule(route, id, &at);
             let Some(rule) = rule else {
-                // Whether the service is there does not depend on what is matched.
-                if route.to.is_some() {
+                // Where it leads does not depend on what it matches, but for the names in templates.
+                if route.redirect.is_none() && route.respond.is_none() {
                     self.action(route, Names::default(), &mut by_url, &at);
                 }
                 continue;
@@ -55,15 +70,15 @@ impl Build<'_> {
             if route.name.is_some()
                 && let Some(first) = names.insert(name.clone(), index)
             {
-                let what = format!("route {} has this name too", first + 1);
-                let _: Option<()> =
-                    self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
+                let (what, why) = (format!("two routes are named `{name}`"), "log and metrics could not tell them apart");
+                let first = routes_at.index(first);
+                let _: Option<()> = self.problems.clash(&at.key("name"), &first.key("name"), what, why, "rename one of the two");
             }
             let is_sound = ["listener", "host", "path", "methods"].iter().all(|key| self.problems.is_sound(&at.key(key)));
             if is_sound && let Some(first) = seen.insert(identity(&rule), index) {
-                let what = format!("route {} matches the same requests", first + 1);
-                let _: Option<()> =
-                    self.problems.at(&at, what, "this one would never be taken", "remove one of the two, or let them differ");
+                let (what, why) = ("two routes match the same requests", "this one would never be taken");
+                let fix = "remove one of the two, or let them differ";
+                let _: Option<()> = self.problems.clash(&at, &routes_at.index(first), what, why, fix);
             }
             let names = rule.path.names();
             let names = Names { captures: &names, has_rest: rule.path.has_rest() };
@@ -96,26 +111,22 @@ impl Build<'_> {
     }
 
     fn listener(&self, name: &raw::Name, at: &At<'_>) -> Option<ListenerId> {
-        let of = |listener: &'_ Option<raw::Listener>| listener.as_ref().and_then(|listener| listener.name.clone());
-        let names: Vec<raw::Name> = self.raw.listeners.iter().filter_map(of).collect();
-        let names: Vec<&str> = names.iter().map(|name| name.0.as_str()).collect();
-        let position = self.raw.listeners.iter().position(|listener| of(listener).as_ref() == Some(name));
+        let name_of = |listener: &'_ Option<raw::Listener>| listener.as_ref().is_some_and(|listener| listener.name.as_ref() == Some(name));
+        let position = self.raw.listeners.iter().position(name_of);
         match position {
             // One that could not be built has its own problem.
             Some(position) => self.listeners[position].as_ref().map(|listener| listener.id),
             // It may be one of those that could not be read.
-            None if !self.all_listeners_are_known() => None,
+            None if !self.are_listeners_known => None,
             None => {
-                self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", remedy(&name.0, &names))
+                let mut names = self.raw.listeners.iter().flatten().filter_map(|listener| listener.name.as_ref()).peekable();
+                let fix = match names.peek() {
+                    None => format!("give a listener this name: `name: {}`", name.0),
+                    Some(_) => self.problems.remedy(&name.0, names.map(|name| name.0.as_str())),
+                };
+                self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", fix)
             }
         }
-    }
-
-    fn all_listeners_are_known(&self) -> bool {
-        let root = At::root();
-        let at = root.key("listeners");
-        let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && self.problems.is_read(&at.index(index).key("name"));
-        self.problems.is_read(&at) && self.raw.listeners.iter().enumerate().all(is_known)
     }
 
     fn route(
@@ -144,7 +155,7 @@ impl Build<'_> {
         match (&raw.to, &raw.redirect, &raw.respond) {
             (Some(to), None, None) => {
                 let entry = self.target(to, by_url, &at.key("to"))?;
-                let timeouts = entry.service.timeouts.or(&raw.timeouts);
+                let timeouts = entry.service.timeouts.or(&self.raw.defaults.timeouts).or(&raw.timeouts);
                 Some(Action::Forward(entry, timeouts))
             }
             (None, Some(redirect), None) => Redirect::build(redirect, names, &at.key("redirect"), self.problems).map(Action::Redirect),
@@ -170,8 +181,11 @@ impl Build<'_> {
                 Some(entry) => entry.clone(),
                 None if !self.problems.is_read(&At::root().key("services")) => None,
                 None => {
-                    let names = self.services.names();
-                    self.problems.at(at, format!("no service is named `{name}`"), "requests would have nowhere to go", remedy(name, &names))
+                    let fix = match self.services.all.is_empty() {
+                        true => "define it under `services:`, or write a URL such as `http://127.0.0.1:3000`".to_string(),
+                        false => self.problems.remedy(name, self.services.names()),
+                    };
+                    self.problems.at(at, format!("no service is named `{name}`"), "requests would have nowhere to go", fix)
                 }
             },
             raw::To::Url(url) => {

@@ -8,8 +8,13 @@ pub use route::{HeaderChanges, Redirect, RedirectStatus, RequestChanges, Respond
 pub use service::{Balance, Endpoint, Keepalive, Protocol, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
 
+/// A key of the whole file.
+pub fn is_section(key: &str) -> bool {
+    Config::KEYS.iter().chain(Config::LATER).any(|known| *known == key)
+}
+
 use super::scalar::Bind;
-use super::shape::{Named, Number, Share, Size, choice, record};
+use super::shape::{Named, Number, OneOrMany, Share, Size, choice, record};
 use std::time::Duration;
 
 record! {
@@ -29,8 +34,21 @@ record! {
         services: Named<Option<Service>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
+        /// What holds for every route that does not say otherwise.
+        defaults: Defaults = Defaults::default(),
+        /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
+        include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "defaults", "auth", "rate_limits", "caches", "cache_store", "include", "tests"];
+    later ["redis", "auth", "rate_limits", "caches", "cache_store", "tests"];
+}
+
+record! {
+    #[derive(Default)]
+    pub struct Defaults {
+        /// Replaces the services', field by field.
+        timeouts: Timeouts = Timeouts::default(),
+    }
+    later ["auth", "rate_limits"];
 }
 
 record! {

@@ -3,6 +3,7 @@
 use super::words::name;
 use super::{Method, Name, Timeouts};
 use crate::config::scalar::Url;
+use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, Size, choice, record};
 use serde_yaml::Value;
 
@@ -77,6 +78,10 @@ impl Shape for To {
             },
             |name| Some(To::Service(name)),
         )
+    }
+
+    fn schema(_: &mut Parts) -> serde_json::Value {
+        schema::text("^([a-z0-9_-]{1,64}|https?://[^/?#@ ]+/?)$", "orders")
     }
 }
 
