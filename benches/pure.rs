@@ -2,9 +2,10 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use frontdesk::config::load;
-use frontdesk::config::place::{At, Source};
+use frontdesk::config::place::At;
 use frontdesk::config::problem::Problems;
 use frontdesk::config::raw::{Balance, Endpoint};
+use frontdesk::config::source::Sources;
 use frontdesk::observe::{Metrics, Record};
 use frontdesk::route::host::HostPattern;
 use frontdesk::route::pattern::Pattern;
@@ -197,14 +198,14 @@ fn configuration(routes: usize) -> String {
 }
 
 fn loading(c: &mut Criterion) {
-    let source = Source::new("frontdesk.yaml", configuration(1_000));
+    let mut sources = Sources::new("frontdesk.yaml", configuration(1_000));
     let state = State::dry(Metrics::new().expect("metrics"));
     let problems = Problems::default();
-    let raw = load::read(&source, &problems).expect("a configuration");
+    let raw = load::read(&mut sources, &problems).expect("a configuration");
     let build = || Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
     let mut group = c.benchmark_group("1,000 routes");
     group.sample_size(20);
-    group.bench_function("config::load::read", |b| b.iter(|| load::read(black_box(&source), &problems)));
+    group.bench_function("config::load::read", |b| b.iter(|| load::read(black_box(&mut sources), &problems)));
     group.bench_function("snapshot::Snapshot::build", |b| b.iter(build));
     assert!(problems.is_empty());
 }

@@ -10,6 +10,7 @@ mod suite {
     mod bodies;
     mod cli;
     mod commands;
+    mod corpus;
     mod deadlines;
     mod drain;
     mod explain;
@@ -17,6 +18,7 @@ mod suite {
     mod gateway_api;
     mod house;
     mod http2;
+    mod include;
     mod log;
     mod pools;
     mod reload;

@@ -91,7 +91,10 @@ impl ProxyHttp for Gateway {
             return Box::pin(decline(session, exchange, refusal)).await;
         }
         match exchange.route() {
-            Some(Route { action: Action::Forward(..), body_bytes_max, .. }) => {
+            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, .. }) => {
+                if let Some(connection) = exchange.connection() {
+                    connection.set_body_rate(if exchange.is_long_lived { 0 } else { *body_rate_min });
+                }
                 if !fits(session, *body_bytes_max) {
                     return refuse(exchange, Refusal::BodyTooLarge);
                 }

@@ -11,7 +11,7 @@ mod requests;
 mod sockets;
 mod stream;
 
-pub use loading::{Failure, Origin, check, inspect};
+pub use loading::{Failure, Origin, Report, check, inspect};
 
 use crate::admin::{Admin, Order};
 use crate::observe::{Metrics, error_log};
