@@ -6,9 +6,9 @@ use crate::shape::forward::{
 };
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
 use crate::shape::rewrite::Rewrite;
-use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, VIA};
+use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, UPGRADE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use std::borrow::Cow;
@@ -185,7 +185,9 @@ pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &
     if headers.iter().any(|(name, value)| ends_here(name) && !is_plain(name, value)) {
         let nominated = nominated(headers);
         let own: Vec<HeaderName> = headers.keys().filter(|name| ends_here(name)).cloned().collect();
-        nominated.iter().chain(&own).for_each(|name| drop(headers.remove(name)));
+        // RFC 9110, 15.5.22: with 426 it says what is wanted.
+        let stays = |name: &&HeaderName| parts.status == StatusCode::UPGRADE_REQUIRED && **name == UPGRADE;
+        nominated.iter().chain(&own).filter(|name| !stays(name)).for_each(|name| drop(headers.remove(name)));
     }
     headers.reserve(FIELDS_ADDED);
     headers.append(VIA, via(request.version));

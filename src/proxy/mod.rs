@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Seen;
-use http::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Version};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -140,11 +140,19 @@ impl ProxyHttp for Gateway {
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
         }
+        let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);
+        if waits {
+            // Pingora drops interim answers of HTTP/2 services: a client that waits for one gets it from us.
+            head.remove_header(&EXPECT);
+        }
         // A service that answers HEAD with a body would leave it to the next request on the connection.
         if service.is_some_and(|service| !service.is_h2 && (head.method == Method::HEAD || !service.is_kept_alive)) {
             head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
         }
-        Ok(())
+        match waits && !exchange.is_h2 && !exchange.body.is_done {
+            true => session.downstream_session.write_continue_response().await,
+            false => Ok(()),
+        }
     }
 
     async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Exchange) -> Result<()> {
@@ -188,6 +196,13 @@ impl ProxyHttp for Gateway {
         match end {
             true => exchange.upstream_done(),
             false => exchange.await_upstream(),
+        }
+        if end
+            && !exchange.body.is_done
+            && let Some(connection) = exchange.connection()
+        {
+            // The service has answered before it heard all: the client must get to read that.
+            connection.set_lingering();
         }
         Ok(None)
     }
@@ -240,7 +255,7 @@ impl ProxyHttp for Gateway {
 
     fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {
         if retry::is_upstream(e) {
-            log::warn!("{} at {}: {e}", exchange.id(), exchange.endpoint_label());
+            log::warn!("{} at {}: {}", exchange.id(), exchange.endpoint_label(), respond::said(e));
         }
         true
     }

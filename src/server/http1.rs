@@ -96,6 +96,11 @@ impl Http1 {
         }
     }
 
+    /// The next request, or some of it, has been read already.
+    pub fn has_more(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     /// Reads by way of room on the stack, so that a connection that waits holds no buffer.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = [MaybeUninit::<u8>::uninit(); READ_BYTES];

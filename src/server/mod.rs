@@ -49,6 +49,8 @@ struct Server {
     state: Arc<State>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     connections: Arc<Counter>,
+    /// As many as there are descriptors for.
+    connections_fit: usize,
     listeners: Listeners<Connections<HttpProxy<Gateway>>>,
     admin_listeners: Listeners<Admin>,
     status: Arc<Status>,
@@ -102,7 +104,7 @@ impl Server {
         options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         proxy.server_options = Some(options);
         let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone()));
-        let connections = Counter::new(raw.server.max_connections.usize(), Some(state.metrics.clone()));
+        let connections = Counter::new(0, Some(state.metrics.clone()));
         let times = reload::times(raw);
         let status = Arc::new(Status::default());
         let (sender, orders) = control::orders();
@@ -114,6 +116,7 @@ impl Server {
             state,
             snapshot,
             connections,
+            connections_fit: sockets::connections_that_fit(),
             status,
         };
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;

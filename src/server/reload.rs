@@ -115,7 +115,11 @@ impl Server {
         }
         self.listeners.set_times(times(&raw));
         self.admin_listeners.set_times(times(&raw));
-        self.connections.set_max(raw.server.max_connections.usize());
+        let wanted = raw.server.max_connections.usize();
+        if wanted > self.connections_fit {
+            log::info!("max_connections is {wanted}, but there are descriptors for {} only: raise LimitNOFILE", self.connections_fit);
+        }
+        self.connections.set_max(wanted.min(self.connections_fit));
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
         self.snapshot.store(snapshot.clone());
         for (id, bound) in sockets.listeners {

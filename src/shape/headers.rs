@@ -128,7 +128,9 @@ fn field(name: &str, place: Place, problems: &Problems) -> Option<HeaderName> {
 pub fn nominated(headers: &http::HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(http::header::CONNECTION);
     let names = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    names.filter_map(|name| name.trim().parse().ok()).filter(|name| *name != http::header::HOST).collect()
+    // What says where a message goes or where it ends can't be nominated away: a broken-off answer would become a whole one.
+    let stays = [http::header::HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING];
+    names.filter_map(|name| name.trim().parse().ok()).filter(|name| !stays.contains(name)).collect()
 }
 
 #[cfg(test)]
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn connection_nominates() {
         let mut headers = http::HeaderMap::new();
-        headers.insert("connection", HeaderValue::from_static("close, X-One , host,bad name"));
+        headers.insert("connection", HeaderValue::from_static("close, X-One , host,bad name,content-length"));
         headers.append("connection", HeaderValue::from_static("x-two"));
         assert_eq!(nominated(&headers), ["close", "x-one", "x-two"]);
     }
