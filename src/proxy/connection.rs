@@ -151,6 +151,11 @@ impl Connection {
         *self.closing.borrow()
     }
 
+    /// Requests that are being served.
+    pub fn in_flight(&self) -> usize {
+        self.requests.load(Relaxed)
+    }
+
     /// No request is being served, and no byte of a next one was read: it may be closed without losing anything.
     pub fn is_idle(&self) -> bool {
         self.requests.load(Relaxed) == 0 && self.deadline.phase() == Phase::Idle

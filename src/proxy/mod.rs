@@ -74,6 +74,11 @@ impl ProxyHttp for Gateway {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }
         exchange.is_long_lived = respond::is_grpc(session);
+        // A client that resets its streams may open others at once, while what it left behind is still being wound up.
+        let streams_max = exchange.snapshot.server.streams_max as usize;
+        if exchange.is_h2 && exchange.connection().is_some_and(|connection| connection.in_flight() > 2 * streams_max) {
+            return refuse(exchange, Refusal::Overloaded);
+        }
         if exchange.is_h2
             && let Err(refusal) = strict::http2(session.req_header(), &exchange.snapshot.server.limits)
         {
