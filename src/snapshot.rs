@@ -2,12 +2,16 @@
 //!
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
+mod limits;
 mod routes;
+
+pub use limits::{LimitEntry, RouteLimits};
 
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
+use crate::limit::Limits;
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -27,6 +31,7 @@ use std::time::SystemTime;
 pub struct State {
     pub metrics: Arc<Metrics>,
     pub logs: Logs,
+    pub limits: Limits,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -35,7 +40,7 @@ pub struct State {
 impl State {
     pub fn new(metrics: Arc<Metrics>) -> State {
         let logs = Logs::new(metrics.log_dropped.clone());
-        State { metrics, logs, endpoints: States::default(), listeners: Mutex::default() }
+        State { metrics, logs, limits: Limits::default(), endpoints: States::default(), listeners: Mutex::default() }
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -71,6 +76,7 @@ pub struct Snapshot {
     pub table: Table,
     pub routes: Vec<Route>,
     pub services: Vec<Arc<ServiceEntry>>,
+    pub limits: Vec<LimitEntry>,
     pub access_log: Option<AccessLog>,
     /// Requests that no route takes.
     pub no_route: RouteMetrics,
@@ -84,6 +90,8 @@ pub struct Server {
     pub limits: raw::ServerLimits,
     /// At once on one HTTP/2 connection.
     pub streams_max: u32,
+    /// Keys of all rate limits together.
+    pub limit_keys_max: usize,
 }
 
 #[derive(Debug)]
@@ -112,6 +120,8 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// `None` is without limit.
     pub body_bytes_max: Option<u64>,
+    /// What its requests have to pass, if anything.
+    pub limits: Option<RouteLimits>,
     pub metrics: RouteMetrics,
 }
 
@@ -152,7 +162,8 @@ impl Snapshot {
         let root = At::root();
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
-        let build = routes::Build { raw, state, listeners: &listeners, services: &services, problems };
+        let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
+        let build = routes::Build { raw, state, listeners: &listeners, services: &services, limits: &limits, problems };
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
@@ -176,11 +187,13 @@ impl Snapshot {
                 timeouts: raw.server.timeouts.clone(),
                 limits: raw.server.limits.clone(),
                 streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),
+                limit_keys_max: raw.server.limit_keys_max.usize(),
             },
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             table,
             routes,
             services: services.into_iter().chain(url_services).collect(),
+            limits: limits.into_entries()?,
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, authority};
+use super::limits;
 use crate::observe::{Record, mask};
 use crate::shape::forward::unmap;
 use crate::snapshot::Snapshot;
@@ -64,7 +65,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         code: exchange.refusal.as_ref().map_or("", |refusal| refusal.code()),
         identity: "",
         auth: "",
-        limit: "",
+        limit: limits::logged(exchange),
         cache: "",
         attempts: exchange.attempt.count,
         bytes_in,

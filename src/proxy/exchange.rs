@@ -3,6 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::tunnel::Carried;
+use crate::limit::Verdict;
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -35,6 +36,8 @@ pub struct Exchange {
     pub choice: usize,
     /// Byte ranges of the normalised path.
     pub captures: Captures,
+    /// What the route's limits said.
+    pub verdict: Option<Verdict>,
     pub refusal: Option<Refusal>,
     /// gRPC, an event stream or a tunnel: either side may be silent for long.
     pub is_long_lived: bool,
@@ -92,6 +95,7 @@ impl Exchange {
             route: None,
             choice: 0,
             captures: Captures::new(),
+            verdict: None,
             refusal: None,
             is_long_lived: false,
             body: Body::default(),

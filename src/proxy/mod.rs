@@ -8,6 +8,7 @@ pub mod deadline;
 mod exchange;
 pub mod explain;
 mod forward;
+mod limits;
 pub mod respond;
 mod steps;
 pub mod strict;
@@ -87,7 +88,8 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         // What answers here is boxed, or every request would move the room that it needs.
-        if let Err(refusal) = self.route(session, exchange) {
+        let met = self.route(session, exchange).and_then(|()| limits::limit(exchange, &session.req_header().headers));
+        if let Err(refusal) = met {
             return Box::pin(decline(session, exchange, refusal)).await;
         }
         match exchange.route() {

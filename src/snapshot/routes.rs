@@ -1,5 +1,6 @@
 //! Routes with their references resolved, and the table that matches them.
 
+use super::limits::Limits;
 use super::{Action, Forward, Listener, Route, ServiceEntry, Services, State, entry};
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -22,6 +23,7 @@ pub(super) struct Build<'a> {
     pub state: &'a State,
     pub listeners: &'a [Option<Listener>],
     pub services: &'a Services,
+    pub limits: &'a Limits,
     pub problems: &'a Problems,
 }
 
@@ -134,8 +136,10 @@ impl Build<'_> {
         let rewrite = self.rewrite(raw, names, &at.key("request"));
         let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
         let response_headers = HeaderEdits::build(&raw.response.headers, names, &at.key("response"), self.problems);
+        let limits = self.limits.of_route(&raw.rate_limits, &name, self.state, &at.key("rate_limits"), self.problems);
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
         Some(Route {
+            limits: limits?,
             metrics: self.state.metrics.route(&name),
             name,
             asks: asks(raw).into(),

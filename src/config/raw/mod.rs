@@ -1,9 +1,11 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
+mod limit;
 mod route;
 mod service;
 mod words;
 
+pub use limit::{By, LimitMode, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
@@ -29,10 +31,12 @@ record! {
         access_log: Option<AccessLog> = None,
         /// What routes point at, by name.
         services: Named<Option<Service>> = Named::default(),
+        /// How often somebody may ask, by name.
+        rate_limits: Named<Option<RateLimit>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
     }
-    later ["redis", "defaults", "auth", "rate_limits", "caches", "cache_store", "include", "tests"];
+    later ["redis", "defaults", "auth", "caches", "cache_store", "include", "tests"];
 }
 
 record! {
@@ -93,8 +97,10 @@ record! {
         timeouts: ServerTimeouts = ServerTimeouts::default(),
         limits: ServerLimits = ServerLimits::default(),
         http2: Http2 = Http2::default(),
+        /// Keys of all limits together; above it the longest idle are forgotten.
+        limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
     }
-    later ["secret", "upgrade_socket", "buffers", "flood", "overload", "limit_keys_max"];
+    later ["secret", "upgrade_socket", "buffers", "flood", "overload"];
 }
 
 impl Default for Server {
@@ -108,6 +114,7 @@ impl Default for Server {
             timeouts: ServerTimeouts::default(),
             limits: ServerLimits::default(),
             http2: Http2::default(),
+            limit_keys_max: Number(1_000_000),
         }
     }
 }

@@ -23,6 +23,8 @@ record! {
         headers: Named<Match> = Named::default(),
         /// What query parameters have to be.
         query: Named<Match> = Named::default(),
+        /// Names of `rate_limits`; each has to let the request pass.
+        rate_limits: Vec<Name> = Vec::new(),
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the service's, field by field.
@@ -33,7 +35,7 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["auth", "require", "ip", "cors", "rate_limits", "priority", "max_in_flight", "cache",
+    later ["auth", "require", "ip", "cors", "priority", "max_in_flight", "cache",
         "compress", "mirror", "compose"];
 }
 
