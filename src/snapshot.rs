@@ -11,7 +11,7 @@ use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
-use crate::limit::Limits;
+use crate::limit::{Cap, Counts, Limits, Of, Queue};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -32,6 +32,7 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     pub logs: Logs,
     pub limits: Limits,
+    counts: Counts,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -40,7 +41,14 @@ pub struct State {
 impl State {
     pub fn new(metrics: Arc<Metrics>) -> State {
         let logs = Logs::new(metrics.log_dropped.clone());
-        State { metrics, logs, limits: Limits::default(), endpoints: States::default(), listeners: Mutex::default() }
+        State {
+            metrics,
+            logs,
+            limits: Limits::default(),
+            counts: Counts::default(),
+            endpoints: States::default(),
+            listeners: Mutex::default(),
+        }
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -105,6 +113,8 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct ServiceEntry {
     pub service: Service,
+    /// How many requests may be with it at once, if there is a bound.
+    pub cap: Option<Cap>,
     pub metrics: ServiceMetrics,
 }
 
@@ -122,6 +132,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// What its requests have to pass, if anything.
     pub limits: Option<RouteLimits>,
+    /// How many may be in flight at once, if there is a bound.
+    pub cap: Option<Cap>,
     pub metrics: RouteMetrics,
 }
 
@@ -268,7 +280,8 @@ impl Services {
             }
             let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &at, &state.endpoints, problems));
             services.by_name.insert(name.clone(), services.all.len());
-            services.all.push((name.clone(), service.map(|service| entry(service, state))));
+            let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
+            services.all.push((name.clone(), service.map(|service| entry(service, cap, state))));
         }
         services
     }
@@ -283,10 +296,22 @@ impl Services {
     }
 }
 
-fn entry(service: Service, state: &State) -> Arc<ServiceEntry> {
+/// A service's bound on what it is given at once.
+fn cap(name: &str, raw: &raw::Service, state: &State, at: &At<'_>, problems: &Problems) -> Option<Cap> {
+    let Some(max) = raw.max_in_flight else {
+        return match raw.queue.is_some() && problems.is_read(&at.key("max_in_flight")) {
+            true => problems.at(&at.key("queue"), "a queue without `max_in_flight`", "nobody would ever wait in it", "add `max_in_flight`"),
+            false => None,
+        };
+    };
+    let queue = raw.queue.as_ref().map(|queue| Queue { size: queue.size.usize(), timeout: queue.timeout });
+    Some(state.counts.cap(Of::Service(name.to_string()), max.usize(), queue))
+}
+
+fn entry(service: Service, cap: Option<Cap>, state: &State) -> Arc<ServiceEntry> {
     let labels: Vec<&str> = service.pool.endpoints().iter().map(|endpoint| &*endpoint.label).collect();
     let metrics = state.metrics.service(&service.name, &labels);
-    Arc::new(ServiceEntry { service, metrics })
+    Arc::new(ServiceEntry { service, cap, metrics })
 }
 
 #[cfg(test)]

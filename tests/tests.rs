@@ -17,6 +17,7 @@ mod suite {
     mod gateway_api;
     mod house;
     mod http2;
+    mod in_flight;
     mod limits;
     mod log;
     mod pools;

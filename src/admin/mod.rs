@@ -87,7 +87,7 @@ impl Admin {
 
     fn metrics(&self) -> String {
         let keys = &self.state.limits.store;
-        self.state.metrics.limit_keys(keys.len(), keys.dropped());
+        self.state.metrics.limit_keys(keys.kept(), keys.dropped());
         self.state.metrics.render()
     }
 

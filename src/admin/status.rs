@@ -1,6 +1,7 @@
 //! `/status`: the running gateway as JSON.
 
 use super::Process;
+use crate::limit::Cap;
 use crate::snapshot::{LimitEntry, ServiceEntry, Snapshot, State};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -29,9 +30,10 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
         "listeners": snapshot.listeners.iter().map(listener).collect::<Vec<_>>(),
         "routes": snapshot.routes.iter().map(|route| &*route.name).collect::<Vec<_>>(),
         "services": snapshot.services.iter().map(service).collect::<Vec<_>>(),
+        "caps": snapshot.routes.iter().filter_map(|route| Some(json!({ "route": &*route.name, "cap": cap(route.cap.as_ref()?) }))).collect::<Vec<_>>(),
         "limits": snapshot.limits.iter().map(limit).collect::<Vec<_>>(),
         "limit_keys": {
-            "kept": state.limits.store.len(),
+            "kept": state.limits.store.kept(),
             "max": snapshot.server.limit_keys_max,
             "dropped": state.limits.store.dropped(),
         },
@@ -41,7 +43,12 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
 fn service(entry: &Arc<ServiceEntry>) -> Value {
     let endpoints = entry.service.pool.endpoints().iter();
     let endpoint = |endpoint: &Arc<crate::upstream::Endpoint>| json!({ "address": &*endpoint.label, "weight": endpoint.weight, "in_flight": endpoint.state.in_flight() });
-    json!({ "name": &*entry.service.name, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
+    let cap = entry.cap.as_ref().map(cap);
+    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
+}
+
+fn cap(cap: &Cap) -> Value {
+    json!({ "in_flight": cap.inside(), "waiting": cap.waiting(), "max": cap.max() })
 }
 
 /// Keys that are shown of each limit.

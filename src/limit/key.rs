@@ -116,7 +116,7 @@ mod tests {
         };
         let header = By::Header("x-user".parse().expect("a name"));
         let of = |policy, by: &[By], route, identity, ip: &str, headers: &HeaderMap| {
-            let claim = |name: &str| (name == "plan").then(|| Cow::Borrowed("gold"));
+            let claim = |name: &str| (name == "plan").then_some(Cow::Borrowed("gold"));
             let caller = Caller { identity, claim: &claim, client_ip: ip.parse().expect("an address"), headers };
             key(&store, policy, by, route, &caller)
         };

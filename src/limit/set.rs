@@ -1,7 +1,7 @@
 //! The limits of one route, and what they say to one request.
 
 use super::key::{self, Caller};
-use super::limit::{Limit, Policy};
+use super::named::{Limit, Policy};
 use super::pace::Charge;
 use super::store::{Key, Store};
 use smallvec::SmallVec;

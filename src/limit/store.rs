@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// Keys that are kept.
-    pub fn len(&self) -> usize {
+    pub fn kept(&self) -> usize {
         self.len.load(Relaxed)
     }
 
@@ -193,7 +193,7 @@ impl Store {
                 break;
             }
         }
-        let most = self.len().saturating_sub(self.max.load(Relaxed));
+        let most = self.kept().saturating_sub(self.max.load(Relaxed));
         let leaving = (candidates.len() / SHARE).max(most.min(CANDIDATES)).max(1).min(candidates.len());
         if leaving < candidates.len() {
             candidates.select_nth_unstable(leaving);
@@ -294,13 +294,13 @@ mod tests {
         }
         assert!(!charge(&store, 0, policy, pace, 20 * MS), "refused, and not idle any more");
         assert!(charge(&store, 1_000, policy, pace, 30 * MS));
-        assert_eq!((store.len(), store.dropped()), (10, 1));
+        assert_eq!((store.kept(), store.dropped()), (10, 1));
         assert!(!charge(&store, 0, policy, pace, 40 * MS), "still known");
         assert!(charge(&store, 7, policy, pace, 40 * MS), "forgotten");
-        assert_eq!((store.len(), store.dropped()), (10, 2));
+        assert_eq!((store.kept(), store.dropped()), (10, 2));
         store.set_max(3);
         assert!(charge(&store, 2_000, policy, pace, 50 * MS));
-        assert_eq!(store.len(), 3);
+        assert_eq!(store.kept(), 3);
     }
 
     #[test]
@@ -315,13 +315,13 @@ mod tests {
                     for n in 0..20_000 {
                         let mixed = (thread * 20_000 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                         charge(store, mixed, policy, pace, n * MS);
-                        assert!(store.len() <= 1_004, "{}", store.len());
+                        assert!(store.kept() <= 1_004, "{}", store.kept());
                     }
                 });
             }
         });
         let kept: usize = (0..SHARDS).map(|place| store.read(place).len()).sum();
-        assert!(kept == store.len() && (900..=1_000).contains(&kept), "{kept} {}", store.len());
+        assert!(kept == store.kept() && (900..=1_000).contains(&kept), "{kept} {}", store.kept());
         assert_eq!(store.dropped(), 80_000 - kept as u64);
     }
 
@@ -341,7 +341,7 @@ mod tests {
         store.remove_policy(c);
         std::thread::sleep(Duration::from_millis(5));
         (0..SWEEPS).for_each(|_| store.sweep());
-        assert_eq!((store.len(), store.dropped()), (300, 0));
+        assert_eq!((store.kept(), store.dropped()), (300, 0));
         assert_eq!(store.nearest(&[(a, quick), (c, slow)], 2).0, 0);
     }
 }

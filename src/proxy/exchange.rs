@@ -3,7 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::tunnel::Carried;
-use crate::limit::Verdict;
+use crate::limit::{Pass, Verdict};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -38,6 +38,8 @@ pub struct Exchange {
     pub captures: Captures,
     /// What the route's limits said.
     pub verdict: Option<Verdict>,
+    /// Of the route and of the service, where these have a cap.
+    pub passes: [Option<Pass>; 2],
     pub refusal: Option<Refusal>,
     /// gRPC, an event stream or a tunnel: either side may be silent for long.
     pub is_long_lived: bool,
@@ -96,6 +98,7 @@ impl Exchange {
             choice: 0,
             captures: Captures::new(),
             verdict: None,
+            passes: [None, None],
             refusal: None,
             is_long_lived: false,
             body: Body::default(),

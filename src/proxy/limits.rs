@@ -1,7 +1,7 @@
 //! How much? The one place where a request meets the limits of its route.
 
 use super::exchange::Exchange;
-use crate::limit::{Caller, Fields, Verdict};
+use crate::limit::{Caller, Cap, Fields, Pass, Verdict};
 use crate::snapshot::RouteLimits;
 use crate::types::Refusal;
 use http::HeaderMap;
@@ -18,6 +18,25 @@ pub fn limit(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal
         None => Ok(()),
         Some(seconds) => Err(Refusal::RateLimited(u32::try_from(seconds).unwrap_or(u32::MAX))),
     }
+}
+
+/// Goes in where only so many may be at once; where there is a queue, after a while.
+pub async fn enter(exchange: &mut Exchange) -> Result<(), Refusal> {
+    if let Some(cap) = exchange.route().and_then(|route| route.cap.as_ref()) {
+        exchange.passes[0] = Some(pass(cap).await?);
+    }
+    if let Some(cap) = exchange.service().and_then(|(entry, _)| entry.cap.as_ref()) {
+        exchange.passes[1] = Some(pass(cap).await?);
+    }
+    Ok(())
+}
+
+async fn pass(cap: &Cap) -> Result<Pass, Refusal> {
+    let pass = match cap.enter() {
+        None if cap.has_queue() => Box::pin(cap.wait()).await,
+        pass => pass,
+    };
+    pass.ok_or(Refusal::TooManyInFlight)
 }
 
 /// Who is counted.

@@ -88,8 +88,12 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         // What answers here is boxed, or every request would move the room that it needs.
-        let met = self.route(session, exchange).and_then(|()| limits::limit(exchange, &session.req_header().headers));
-        if let Err(refusal) = met {
+        let routed = self.route(session, exchange).and_then(|()| limits::limit(exchange, &session.req_header().headers));
+        let entered = match routed {
+            Ok(()) => limits::enter(exchange).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = entered {
             return Box::pin(decline(session, exchange, refusal)).await;
         }
         match exchange.route() {

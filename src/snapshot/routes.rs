@@ -6,6 +6,7 @@ use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::shape::remedy;
+use crate::limit::Of;
 use crate::route::shadow::{self, Shadowed};
 use crate::route::{Rule, Table};
 use crate::shape::answer::{Redirect, Respond};
@@ -140,6 +141,7 @@ impl Build<'_> {
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
         Some(Route {
             limits: limits?,
+            cap: raw.max_in_flight.map(|max| self.state.counts.cap(Of::Route(name.to_string()), max.usize(), None)),
             metrics: self.state.metrics.route(&name),
             name,
             asks: asks(raw).into(),
@@ -209,7 +211,7 @@ impl Build<'_> {
                 if let Some(known) = by_url.get(&key) {
                     return Some(known.clone());
                 }
-                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, self.state);
+                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, None, self.state);
                 by_url.insert(key, built.clone());
                 Some(built)
             }

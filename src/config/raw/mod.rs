@@ -9,7 +9,7 @@ pub use limit::{By, LimitMode, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
-pub use service::{Balance, Endpoint, Keepalive, Protocol, Service, ServiceTls, Timeouts};
+pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
 
 use super::scalar::Bind;

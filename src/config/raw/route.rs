@@ -25,6 +25,8 @@ record! {
         query: Named<Match> = Named::default(),
         /// Names of `rate_limits`; each has to let the request pass.
         rate_limits: Vec<Name> = Vec::new(),
+        /// Requests at once; above it 503.
+        max_in_flight: Option<Number<1, 10_000_000>> = None,
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the service's, field by field.
@@ -35,7 +37,7 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["auth", "require", "ip", "cors", "priority", "max_in_flight", "cache",
+    later ["auth", "require", "ip", "cors", "priority", "cache",
         "compress", "mirror", "compose"];
 }
 
