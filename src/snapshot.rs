@@ -11,7 +11,7 @@ use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
-use crate::limit::{Cap, Counts, Limits, Of, Queue};
+use crate::limit::{Cap, Counts, Flood, Limits, Of, Queue};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -98,6 +98,8 @@ pub struct Server {
     pub limits: raw::ServerLimits,
     /// At once on one HTTP/2 connection.
     pub streams_max: u32,
+    /// The guard before everything else, if there is one.
+    pub flood: Option<Flood>,
     /// Keys of all rate limits together.
     pub limit_keys_max: usize,
 }
@@ -199,6 +201,7 @@ impl Snapshot {
                 timeouts: raw.server.timeouts.clone(),
                 limits: raw.server.limits.clone(),
                 streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),
+                flood: raw.server.flood.as_ref().map(|flood| Flood::new(flood.rate)),
                 limit_keys_max: raw.server.limit_keys_max.usize(),
             },
             listeners: listeners.into_iter().collect::<Option<_>>()?,

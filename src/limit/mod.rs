@@ -5,6 +5,7 @@
 
 mod cap;
 mod fields;
+mod flood;
 mod key;
 mod named;
 mod pace;
@@ -13,6 +14,7 @@ mod store;
 
 pub use cap::{Cap, Counts, Of, Pass, Queue};
 pub use fields::Fields;
+pub use flood::Flood;
 pub use key::Caller;
 pub use named::{Limit, Limits};
 pub use set::{Set, Standing, Verdict};

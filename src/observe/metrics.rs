@@ -37,6 +37,7 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     pub log_dropped: IntCounter,
     limit: IntCounterVec,
+    pub flood_refused: IntCounter,
     pub limit_keys: IntGauge,
     pub limit_keys_dropped: IntCounter,
 }
@@ -71,6 +72,10 @@ impl Metrics {
             in_flight: register(&registry, IntGauge::new("frontdesk_in_flight", "Requests that are being served.")?)?,
             log_dropped: register(&registry, IntCounter::new("frontdesk_log_dropped_total", "Log lines that were dropped.")?)?,
             limit: counters("frontdesk_limit_total", "Decisions of rate limits.", &["limit", "decision", "mode"])?,
+            flood_refused: register(
+                &registry,
+                IntCounter::new("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
+            )?,
             limit_keys: register(&registry, IntGauge::new("frontdesk_limit_keys", "Keys of rate limits that are kept.")?)?,
             limit_keys_dropped: register(
                 &registry,

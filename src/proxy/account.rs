@@ -31,6 +31,9 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
 }
 
 pub fn finish(session: &mut Session, exchange: &mut Exchange) {
+    if exchange.is_flood {
+        return;
+    }
     let total = exchange.started.elapsed();
     let head = session.req_header();
     let status = match (&exchange.tunnel, session.response_written()) {

@@ -41,6 +41,8 @@ pub struct Exchange {
     /// Of the route and of the service, where these have a cap.
     pub passes: [Option<Pass>; 2],
     pub refusal: Option<Refusal>,
+    /// One of a flood, which is not written down.
+    pub is_flood: bool,
     /// gRPC, an event stream or a tunnel: either side may be silent for long.
     pub is_long_lived: bool,
     pub body: Body,
@@ -100,6 +102,7 @@ impl Exchange {
             verdict: None,
             passes: [None, None],
             refusal: None,
+            is_flood: false,
             is_long_lived: false,
             body: Body::default(),
             attempt: Attempt::default(),

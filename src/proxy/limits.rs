@@ -7,6 +7,13 @@ use crate::types::Refusal;
 use http::HeaderMap;
 use std::borrow::Cow;
 
+/// Whether a client has sent far too much. Over HTTP/1 the requests of peers that speak for nobody else never come so far, see
+/// `server::requests`.
+pub fn is_flood(exchange: &Exchange) -> bool {
+    let is_counted = exchange.is_h2 || exchange.origin.is_trusted;
+    is_counted && exchange.snapshot.server.flood.as_ref().is_some_and(|flood| flood.is_over(exchange.origin.client_ip))
+}
+
 /// Tries the limits of the request's route. What they say is told with the answer, whatever it is.
 pub fn limit(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(limits) = exchange.route().and_then(|route| route.limits.as_ref()) else { return Ok(()) };

@@ -67,10 +67,15 @@ impl ProxyHttp for Gateway {
         let is_text = session.req_header().raw_path_is_utf8();
         forward::forget_case(session.req_header_mut());
         self.meet(session, exchange);
+        exchange.is_h2 = session.is_http2();
+        if limits::is_flood(exchange) {
+            self.metrics.flood_refused.inc();
+            exchange.is_flood = true;
+            return refuse(exchange, Refusal::RateLimited(1));
+        }
         let timeouts = &exchange.snapshot.server.timeouts;
         session.set_read_timeout(Some(timeouts.request_body));
         session.set_total_drain_timeout(Some(timeouts.request_body));
-        exchange.is_h2 = session.is_http2();
         if exchange.is_h2 {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }

@@ -113,7 +113,7 @@ impl Server {
         options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         proxy.server_options = Some(options);
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
-        let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone()));
+        let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));
         let connections = Counter::new(raw.server.max_connections.usize(), Some(state.metrics.clone()));
         let times = reload::times(raw);
         let status = Arc::new(Status::default());

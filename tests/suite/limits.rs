@@ -265,3 +265,33 @@ fn a_key_that_only_the_client_chooses_is_warned_of() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("only the client chooses what `a` counts by") && !said.contains("`b`"), "{said}");
 }
+
+#[test]
+fn a_flood_is_refused_before_everything_else() {
+    let gateway = Gateway::start(&format!("server: {{ flood: {{ rate: 5/1h }} }}\n{}", yaml(&[("few", "{ rate: 1/h }")])));
+    let mut client = gateway.connect();
+    assert_eq!([0; 5].map(|_| client.get("/free").status), [200; 5]);
+    for (method, target) in [("GET", "/free"), ("HEAD", "/free"), ("GET", "/few"), ("GET", "/nowhere")] {
+        let refused = client.request(method, target, &[], b"");
+        assert_eq!((refused.status, refused.header("retry-after"), refused.body.len()), (429, Some("1"), 0), "{method} {target}");
+        assert_eq!((refused.header("ratelimit"), refused.header("x-request-id")), (None, None));
+    }
+    // The rest of a body is not read, and another connection fares no better.
+    assert_eq!(client.request("POST", "/free", &[], b"a body").status, 429);
+    assert_eq!(gateway.get("/free").status, 429);
+    let printed = crate::kit::curl(&["--http2-prior-knowledge", "-i", &format!("http://{}/free", gateway.address())]);
+    assert!(printed.starts_with("HTTP/2 429"), "{printed}");
+    assert_eq!(gateway.metric("frontdesk_flood_refused_total"), 7.0);
+    assert_eq!(gateway.access_log(5).len(), 5, "they are in no log");
+    assert_eq!(gateway.metric("frontdesk_refusals_total{code=\"no_route\",route=\"\"}"), 0.0);
+}
+
+#[test]
+fn a_proxy_that_is_trusted_is_not_taken_for_its_clients() {
+    let yaml = yaml(&[("few", "{ rate: 1/h }")]);
+    let gateway = Gateway::start(&format!("server: {{ flood: {{ rate: 2/1h }}, trusted_proxies: [127.0.0.1] }}\n{yaml}"));
+    let mut client = gateway.connect();
+    let mut ask = |ip: &str| client.request("GET", "/free", &[("X-Forwarded-For", ip)], b"").status;
+    assert_eq!(["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"].map(&mut ask), [200, 200, 200, 429]);
+    assert_eq!(gateway.connect().request("GET", "/free", &[("X-Forwarded-For", "10.0.0.2")], b"").status, 200);
+}

@@ -30,6 +30,14 @@ choice! {
     }
 }
 
+record! {
+    /// What is refused before anything else is looked at.
+    pub struct Flood {
+        /// Of one client address.
+        rate: Rate,
+    }
+}
+
 /// One rate, or a rate for each value of a claim.
 #[derive(Clone, Debug)]
 pub enum Rates {

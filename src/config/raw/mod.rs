@@ -5,7 +5,7 @@ mod route;
 mod service;
 mod words;
 
-pub use limit::{By, LimitMode, Plans, RateLimit, Rates};
+pub use limit::{By, Flood, LimitMode, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
@@ -97,10 +97,12 @@ record! {
         timeouts: ServerTimeouts = ServerTimeouts::default(),
         limits: ServerLimits = ServerLimits::default(),
         http2: Http2 = Http2::default(),
+        /// The most of one client address, before everything else. Off when absent.
+        flood: Option<Flood> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
     }
-    later ["secret", "upgrade_socket", "buffers", "flood", "overload"];
+    later ["secret", "upgrade_socket", "buffers", "overload"];
 }
 
 impl Default for Server {
@@ -114,6 +116,7 @@ impl Default for Server {
             timeouts: ServerTimeouts::default(),
             limits: ServerLimits::default(),
             http2: Http2::default(),
+            flood: None,
             limit_keys_max: Number(1_000_000),
         }
     }
