@@ -11,7 +11,7 @@ use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
-use crate::limit::{Cap, Counts, Flood, Limits, Of, Queue};
+use crate::limit::{Cap, Counts, Flood, Limits, Load, Of, Overload, Queue};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -33,6 +33,7 @@ pub struct State {
     pub logs: Logs,
     pub limits: Limits,
     counts: Counts,
+    load: Arc<Load>,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -46,6 +47,7 @@ impl State {
             logs,
             limits: Limits::default(),
             counts: Counts::default(),
+            load: Arc::default(),
             endpoints: States::default(),
             listeners: Mutex::default(),
         }
@@ -100,6 +102,8 @@ pub struct Server {
     pub streams_max: u32,
     /// The guard before everything else, if there is one.
     pub flood: Option<Flood>,
+    /// What sheds what services can't answer in time, if anything.
+    pub overload: Option<Overload>,
     /// Keys of all rate limits together.
     pub limit_keys_max: usize,
 }
@@ -136,6 +140,7 @@ pub struct Route {
     pub limits: Option<RouteLimits>,
     /// How many may be in flight at once, if there is a bound.
     pub cap: Option<Cap>,
+    pub priority: u64,
     pub metrics: RouteMetrics,
 }
 
@@ -190,6 +195,7 @@ impl Snapshot {
         if let Some(admin) = &raw.admin {
             check_admin(admin, &root.key("admin"), problems);
         }
+        let overload = overload(raw, state, &root.key("server").key("overload"), problems);
         let (table, routes, url_services) = routes?;
         let services = services.all.into_iter().map(|(_, entry)| entry).collect::<Option<Vec<_>>>()?;
         problems.is_empty().then_some(())?;
@@ -202,6 +208,7 @@ impl Snapshot {
                 limits: raw.server.limits.clone(),
                 streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),
                 flood: raw.server.flood.as_ref().map(|flood| Flood::new(flood.rate)),
+                overload,
                 limit_keys_max: raw.server.limit_keys_max.usize(),
             },
             listeners: listeners.into_iter().collect::<Option<_>>()?,
@@ -297,6 +304,16 @@ impl Services {
     fn names(&self) -> Vec<&str> {
         self.all.iter().map(|(name, _)| name.as_str()).collect()
     }
+}
+
+fn overload(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Option<Overload> {
+    let target = raw.server.overload.as_ref()?.target;
+    if target.is_zero() {
+        let fix = "write what most answers should come within, such as `50ms`";
+        return problems.at(&at.key("target"), "a target of no time at all", "every answer would be late", fix);
+    }
+    let priorities = raw.routes.iter().flatten().map(|route| route.priority.0).collect();
+    Some(Overload::new(&state.load, target, priorities))
 }
 
 /// A service's bound on what it is given at once.

@@ -20,6 +20,7 @@ mod suite {
     mod in_flight;
     mod limits;
     mod log;
+    mod overload;
     mod pools;
     mod reload;
     mod routing;

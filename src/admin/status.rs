@@ -31,6 +31,7 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
         "routes": snapshot.routes.iter().map(|route| &*route.name).collect::<Vec<_>>(),
         "services": snapshot.services.iter().map(service).collect::<Vec<_>>(),
         "caps": snapshot.routes.iter().filter_map(|route| Some(json!({ "route": &*route.name, "cap": cap(route.cap.as_ref()?) }))).collect::<Vec<_>>(),
+        "overload": snapshot.server.overload.as_ref().map(|overload| json!({ "waiting": overload.inside(), "bound": overload.bound() })),
         "limits": snapshot.limits.iter().map(limit).collect::<Vec<_>>(),
         "limit_keys": {
             "kept": state.limits.store.kept(),

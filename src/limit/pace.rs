@@ -214,7 +214,7 @@ mod tests {
 
     /// Tokens as a plain number that grows with time, in exact fractions: (numerator, denominator = period).
     struct Model {
-        tokens: u128,
+        tokens: i128,
         last: u64,
     }
 
@@ -228,24 +228,26 @@ mod tests {
             let rate = Rate { count, period: Duration::from_millis(period_ms) };
             prop_assume!(u128::from(count) * 1_000 <= 10_000_000 * u128::from(period_ms));
             let Ok(pace) = Pace::new(rate, burst, cost) else { return Ok(()) };
-            let period = u128::from(period_ms) * 1_000_000;
-            let full = u128::from(burst) * period;
+            let period = i128::from(period_ms) * 1_000_000;
+            let full = i128::from(burst) * period;
             let mut model = Model { tokens: full, last: 0 };
-            let (word, mut now, mut passed) = (AtomicU64::new(0), 0u64, 0u128);
+            let (word, mut now, mut passed) = (AtomicU64::new(0), 0u64, 0i128);
             for (pause, kind) in steps {
                 now += match kind { 0 => 0, 1 => pause % 1_000, 2 => pause % 10_000_000, _ => pause };
-                model.tokens = full.min(model.tokens + u128::from(now - model.last) * u128::from(count));
+                model.tokens = full.min(model.tokens + i128::from(now - model.last) * i128::from(count));
                 model.last = now;
-                let fits = model.tokens >= u128::from(cost) * period;
+                let asked = i128::from(cost) * period;
+                let fits = model.tokens >= asked;
                 let charged = pace.charge(&word, now);
-                // Time is rounded down to units: a token may come up to one unit late, never early.
-                let slack = period.div_ceil(1 << pace.shift) + 1;
-                prop_assert!(charged.is_err() || fits, "let through at {now}: {} of {}", model.tokens, period);
-                prop_assert!(charged.is_ok() || model.tokens < u128::from(cost) * period + slack, "refused at {now}");
+                // The clock is read in units: a token comes up to one of them sooner or later, and that does not add up.
+                let slack = (period >> pace.shift) + 1;
+                prop_assert!(charged.is_err() || model.tokens + slack >= asked, "let through at {now}: {} of {asked}", model.tokens);
+                prop_assert!(charged.is_ok() || model.tokens < asked + slack, "refused at {now}: {} of {asked}", model.tokens);
+                prop_assert!(slack <= 30 * i128::from(count) + 1, "a unit is at most 30 ns");
                 match charged {
                     Ok(_) => {
-                        model.tokens -= u128::from(cost) * period;
-                        passed += u128::from(cost);
+                        model.tokens -= asked;
+                        passed += i128::from(cost);
                     }
                     // Both go on from the same.
                     Err(_) if fits => return Ok(()),
@@ -256,7 +258,7 @@ mod tests {
                         prop_assert!(wait == 0 || pace.look(word.load(Relaxed), (at - SECOND).saturating_sub(100)).is_err(), "sooner than {wait} s");
                     }
                 }
-                prop_assert!(passed * period <= full + u128::from(now) * u128::from(count));
+                prop_assert!(passed * period <= full + i128::from(now) * i128::from(count) + slack);
             }
         }
     }

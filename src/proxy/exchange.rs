@@ -3,7 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::tunnel::Carried;
-use crate::limit::{Pass, Verdict};
+use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -40,6 +40,8 @@ pub struct Exchange {
     pub verdict: Option<Verdict>,
     /// Of the route and of the service, where these have a cap.
     pub passes: [Option<Pass>; 2],
+    /// Counted as waiting for its service, where overload is watched.
+    pub waits: Option<Waits>,
     pub refusal: Option<Refusal>,
     /// One of a flood, which is not written down.
     pub is_flood: bool,
@@ -101,6 +103,7 @@ impl Exchange {
             captures: Captures::new(),
             verdict: None,
             passes: [None, None],
+            waits: None,
             refusal: None,
             is_flood: false,
             is_long_lived: false,

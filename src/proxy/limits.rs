@@ -38,6 +38,14 @@ pub async fn enter(exchange: &mut Exchange) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Begins to wait for a service, unless too many do. What either side may be silent in for long is not counted.
+pub fn wait(exchange: &mut Exchange) -> Result<(), Refusal> {
+    if let (Some(overload), Some(route), false) = (&exchange.snapshot.server.overload, exchange.route(), exchange.is_long_lived) {
+        exchange.waits = Some(overload.enter(route.priority).ok_or(Refusal::Overloaded)?);
+    }
+    Ok(())
+}
+
 async fn pass(cap: &Cap) -> Result<Pass, Refusal> {
     let pass = match cap.enter() {
         None if cap.has_queue() => Box::pin(cap.wait()).await,

@@ -108,7 +108,10 @@ impl ProxyHttp for Gateway {
                 }
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
-                    false => Ok(false),
+                    false => match limits::wait(exchange) {
+                        Ok(()) => Ok(false),
+                        Err(refusal) => Box::pin(decline(session, exchange, refusal)).await,
+                    },
                 }
             }
             _ => Box::pin(answer(session, exchange)).await,
@@ -162,6 +165,9 @@ impl ProxyHttp for Gateway {
         }
         exchange.body.bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         exchange.body.is_done = end;
+        if let Some(waits) = exchange.waits.as_mut().filter(|_| end) {
+            waits.sent();
+        }
         let max = exchange.route().and_then(|route| route.body_bytes_max).filter(|_| !exchange.is_long_lived);
         if max.is_some_and(|max| exchange.body.bytes > max) {
             return refuse(exchange, Refusal::BodyTooLarge);

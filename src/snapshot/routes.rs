@@ -141,6 +141,7 @@ impl Build<'_> {
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
         Some(Route {
             limits: limits?,
+            priority: raw.priority.0,
             cap: raw.max_in_flight.map(|max| self.state.counts.cap(Of::Route(name.to_string()), max.usize(), None)),
             metrics: self.state.metrics.route(&name),
             name,

@@ -42,6 +42,7 @@ fn gateway(origin: &Origin) -> Gateway {
     // What is counted of each is given back as well, see `Gateway::wait_until_idle`.
     Gateway::start(&format!(
         "listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ overload: {{ target: 7d }} }}
 services: {{ it: {{ endpoints: ['{origin}'], max_in_flight: 10000, queue: {{ size: 9 }} }} }}
 routes: [{{ path: /*, max_in_flight: 10000, to: it }}]
 "

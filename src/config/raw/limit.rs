@@ -3,6 +3,7 @@
 use crate::config::scalar::Rate;
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, choice, record};
 use serde_yaml::Value;
+use std::time::Duration;
 
 record! {
     /// How often somebody may ask.
@@ -35,6 +36,14 @@ record! {
     pub struct Flood {
         /// Of one client address.
         rate: Rate,
+    }
+}
+
+record! {
+    /// Adaptive concurrency towards services.
+    pub struct Overload {
+        /// What nine of ten answers are to come within.
+        target: Duration,
     }
 }
 

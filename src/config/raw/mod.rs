@@ -5,7 +5,7 @@ mod route;
 mod service;
 mod words;
 
-pub use limit::{By, Flood, LimitMode, Plans, RateLimit, Rates};
+pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
@@ -99,10 +99,12 @@ record! {
         http2: Http2 = Http2::default(),
         /// The most of one client address, before everything else. Off when absent.
         flood: Option<Flood> = None,
+        /// Sheds what services can't answer in time. Off when absent.
+        overload: Option<Overload> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
     }
-    later ["secret", "upgrade_socket", "buffers", "overload"];
+    later ["secret", "upgrade_socket", "buffers"];
 }
 
 impl Default for Server {
@@ -117,6 +119,7 @@ impl Default for Server {
             limits: ServerLimits::default(),
             http2: Http2::default(),
             flood: None,
+            overload: None,
             limit_keys_max: Number(1_000_000),
         }
     }

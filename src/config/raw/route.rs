@@ -25,6 +25,8 @@ record! {
         query: Named<Match> = Named::default(),
         /// Names of `rate_limits`; each has to let the request pass.
         rate_limits: Vec<Name> = Vec::new(),
+        /// Under overload the lowest is shed first.
+        priority: Number<0, 100> = Number(5),
         /// Requests at once; above it 503.
         max_in_flight: Option<Number<1, 10_000_000>> = None,
         /// Replaces the server's limit; 0 is none.
@@ -37,7 +39,7 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["auth", "require", "ip", "cors", "priority", "cache",
+    later ["auth", "require", "ip", "cors", "cache",
         "compress", "mirror", "compose"];
 }
 
