@@ -149,7 +149,7 @@ fn record(c: &mut Criterion) {
         code: "",
         identity: "",
         auth: "",
-        limit: "",
+        limit: "".into(),
         cache: "",
         attempts: 1,
         bytes_in: 0,

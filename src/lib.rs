@@ -3,6 +3,7 @@
 pub mod admin; // health, status, metrics, configuration
 pub mod cli; // the commands
 pub mod config; // YAML in, raw parts or problems out
+pub mod limit; // how much?
 pub mod observe; // access log, error log, metrics
 pub mod proxy; // the story of a request: Pingora's hooks
 pub mod route; // which route?

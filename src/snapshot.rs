@@ -2,13 +2,17 @@
 //!
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
+mod limits;
 mod routes;
 mod warnings;
+
+pub use limits::{LimitEntry, RouteLimits};
 
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
+use crate::limit::{Cap, Counts, Flood, Limits, Load, Of, Overload, Queue};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -28,6 +32,9 @@ use std::time::SystemTime;
 pub struct State {
     pub metrics: Arc<Metrics>,
     pub logs: Logs,
+    pub limits: Limits,
+    counts: Counts,
+    load: Arc<Load>,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -36,7 +43,15 @@ pub struct State {
 impl State {
     pub fn new(metrics: Arc<Metrics>) -> State {
         let logs = Logs::new(metrics.log_dropped.clone());
-        State { metrics, logs, endpoints: States::default(), listeners: Mutex::default() }
+        State {
+            metrics,
+            logs,
+            limits: Limits::default(),
+            counts: Counts::default(),
+            load: Arc::default(),
+            endpoints: States::default(),
+            listeners: Mutex::default(),
+        }
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -72,6 +87,7 @@ pub struct Snapshot {
     pub table: Table,
     pub routes: Vec<Route>,
     pub services: Vec<Arc<ServiceEntry>>,
+    pub limits: Vec<LimitEntry>,
     pub access_log: Option<AccessLog>,
     /// Requests that no route takes.
     pub no_route: RouteMetrics,
@@ -85,6 +101,12 @@ pub struct Server {
     pub limits: raw::ServerLimits,
     /// At once on one HTTP/2 connection.
     pub streams_max: u32,
+    /// The guard before everything else, if there is one.
+    pub flood: Option<Flood>,
+    /// What sheds what services can't answer in time, if anything.
+    pub overload: Option<Overload>,
+    /// Keys of all rate limits together.
+    pub limit_keys_max: usize,
 }
 
 #[derive(Debug)]
@@ -98,6 +120,8 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct ServiceEntry {
     pub service: Service,
+    /// How many requests may be with it at once, if there is a bound.
+    pub cap: Option<Cap>,
     pub metrics: ServiceMetrics,
 }
 
@@ -115,6 +139,11 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Bytes a second; 0 is none.
     pub body_rate_min: u64,
+    /// What its requests have to pass, if anything.
+    pub limits: Option<RouteLimits>,
+    /// How many may be in flight at once, if there is a bound.
+    pub cap: Option<Cap>,
+    pub priority: u64,
     pub metrics: RouteMetrics,
 }
 
@@ -155,7 +184,8 @@ impl Snapshot {
         let root = At::root();
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
-        let build = routes::Build::new(raw, state, &listeners, &services, problems);
+        let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
+        let build = routes::Build::new(raw, state, &listeners, &services, &limits, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
@@ -168,6 +198,7 @@ impl Snapshot {
         if let Some(admin) = &raw.admin {
             check_admin(admin, &root.key("admin"), problems);
         }
+        let overload = overload(raw, state, &root.key("server").key("overload"), problems);
         let (table, routes, url_services) = routes?;
         warnings::warn(raw, &listeners, &services, problems);
         let services = services.all.into_iter().map(|(_, entry)| entry).collect::<Option<Vec<_>>>()?;
@@ -180,11 +211,15 @@ impl Snapshot {
                 timeouts: raw.server.timeouts.clone(),
                 limits: raw.server.limits.clone(),
                 streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),
+                flood: raw.server.flood.as_ref().map(|flood| Flood::new(flood.rate)),
+                overload,
+                limit_keys_max: raw.server.limit_keys_max.usize(),
             },
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             table,
             routes,
             services: services.into_iter().chain(url_services).collect(),
+            limits: limits.into_entries()?,
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })
@@ -264,7 +299,8 @@ impl Services {
             }
             let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &at, &state.endpoints, problems));
             services.by_name.insert(name.clone(), services.all.len());
-            services.all.push((name.clone(), service.map(|service| entry(service, state))));
+            let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
+            services.all.push((name.clone(), service.map(|service| entry(service, cap, state))));
         }
         services
     }
@@ -279,10 +315,32 @@ impl Services {
     }
 }
 
-fn entry(service: Service, state: &State) -> Arc<ServiceEntry> {
+fn overload(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Option<Overload> {
+    let target = raw.server.overload.as_ref()?.target;
+    if target.is_zero() {
+        let fix = "write what most answers should come within, such as `50ms`";
+        return problems.at(&at.key("target"), "a target of no time at all", "every answer would be late", fix);
+    }
+    let priorities = raw.routes.iter().flatten().map(|route| route.priority.0).collect();
+    Some(Overload::new(&state.load, target, priorities))
+}
+
+/// A service's bound on what it is given at once.
+fn cap(name: &str, raw: &raw::Service, state: &State, at: &At<'_>, problems: &Problems) -> Option<Cap> {
+    let Some(max) = raw.max_in_flight else {
+        return match raw.queue.is_some() && problems.is_read(&at.key("max_in_flight")) {
+            true => problems.at(&at.key("queue"), "a queue without `max_in_flight`", "nobody would ever wait in it", "add `max_in_flight`"),
+            false => None,
+        };
+    };
+    let queue = raw.queue.as_ref().map(|queue| Queue { size: queue.size.usize(), timeout: queue.timeout });
+    Some(state.counts.cap(Of::Service(name.to_string()), max.usize(), queue))
+}
+
+fn entry(service: Service, cap: Option<Cap>, state: &State) -> Arc<ServiceEntry> {
     let labels: Vec<&str> = service.pool.endpoints().iter().map(|endpoint| &*endpoint.label).collect();
     let metrics = state.metrics.service(&service.name, &labels);
-    Arc::new(ServiceEntry { service, metrics })
+    Arc::new(ServiceEntry { service, cap, metrics })
 }
 
 #[cfg(test)]

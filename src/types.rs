@@ -71,7 +71,8 @@ refusals! {
     UriTooLong => 414 "uri_too_long" "The URI is too long",
     Misdirected => 421 "misdirected" "The host is not served on this connection",
     BodyInvalid => 422 "body_invalid" "The body can't be read",
-    RateLimited => 429 "rate_limited" "Too many requests",
+    /// Seconds until another try makes sense.
+    RateLimited(u32) => 429 "rate_limited" "Too many requests",
     HeaderTooLarge => 431 "header_too_large" "The header is too large",
 
     /// What the log says of it.
@@ -94,6 +95,8 @@ impl Refusal {
         match self {
             Refusal::BadRequest(what) => Cow::Borrowed(what),
             Refusal::MethodNotAllowed(allow) => Cow::Owned(format!("Allowed here: {allow}.")),
+            Refusal::RateLimited(1) => Cow::Borrowed("Another try makes sense in 1 second."),
+            Refusal::RateLimited(seconds) => Cow::Owned(format!("Another try makes sense in {seconds} seconds.")),
             Refusal::NoRoute => Cow::Borrowed("No route matches this host and path."),
             other => Cow::Borrowed(other.title()),
         }
@@ -101,7 +104,10 @@ impl Refusal {
 
     /// Seconds after which another try makes sense, for 429 and 503.
     pub fn retry_after(&self) -> Option<u32> {
-        matches!(self.status(), 429 | 503).then_some(1)
+        match self {
+            Refusal::RateLimited(seconds) => Some(*seconds),
+            other => (other.status() == 503).then_some(1),
+        }
     }
 }
 
@@ -118,6 +124,6 @@ mod tests {
         let refusal = Refusal::MethodNotAllowed("GET, HEAD".into());
         assert_eq!((refusal.status(), refusal.code()), (405, "method_not_allowed"));
         assert_eq!(refusal.detail(), "Allowed here: GET, HEAD.");
-        assert_eq!(Refusal::BreakerOpen.retry_after(), Some(1));
+        assert_eq!((Refusal::BreakerOpen.retry_after(), Refusal::RateLimited(7).retry_after()), (Some(1), Some(7)));
     }
 }

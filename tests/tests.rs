@@ -18,8 +18,11 @@ mod suite {
     mod gateway_api;
     mod house;
     mod http2;
+    mod in_flight;
     mod include;
+    mod limits;
     mod log;
+    mod overload;
     mod pools;
     mod reload;
     mod routing;

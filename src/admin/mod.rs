@@ -4,10 +4,9 @@
 
 mod status;
 
-use crate::observe::Metrics;
 use crate::proxy::explain::{self, Question};
 use crate::shape::template::decode_parameter;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, State};
 use crate::types::ListenerId;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -45,14 +44,14 @@ pub enum Order {
 
 pub struct Admin {
     snapshot: Arc<ArcSwap<Snapshot>>,
-    metrics: Arc<Metrics>,
+    state: Arc<State>,
     process: Arc<dyn Process>,
     orders: mpsc::Sender<Order>,
 }
 
 impl Admin {
-    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>, process: Arc<dyn Process>, orders: mpsc::Sender<Order>) -> Admin {
-        Admin { snapshot, metrics, process, orders }
+    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, state: Arc<State>, process: Arc<dyn Process>, orders: mpsc::Sender<Order>) -> Admin {
+        Admin { snapshot, state, process, orders }
     }
 
     async fn answer(&self, session: &ServerSession) -> Answer {
@@ -75,15 +74,21 @@ impl Admin {
             return refused;
         }
         match path {
-            "/metrics" => Answer::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render()),
+            "/metrics" => Answer::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()),
             "/config" => Answer::new(StatusCode::OK, "application/yaml", self.snapshot.load().meta.shown.clone()),
             "/explain" => self.explain(head.uri.query().unwrap_or_default()),
             "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
             "/reload" => self.reload().await,
             "/drain" => self.tell(Order::Drain, "draining\n").await,
             "/stop" => self.tell(Order::Stop, "stopping\n").await,
-            _ => Answer::json(StatusCode::OK, &status::json(&self.snapshot.load(), &self.metrics, &*self.process)),
+            _ => Answer::json(StatusCode::OK, &status::json(&self.snapshot.load(), &self.state, &*self.process)),
         }
+    }
+
+    fn metrics(&self) -> String {
+        let keys = &self.state.limits.store;
+        self.state.metrics.limit_keys(keys.kept(), keys.dropped());
+        self.state.metrics.render()
     }
 
     /// What would become of a request: `method`, `url`, `header` (any number), `listener`, `client_ip`.

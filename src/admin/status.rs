@@ -1,12 +1,12 @@
 //! `/status`: the running gateway as JSON.
 
 use super::Process;
-use crate::observe::Metrics;
-use crate::snapshot::{ServiceEntry, Snapshot};
+use crate::limit::Cap;
+use crate::snapshot::{LimitEntry, ServiceEntry, Snapshot, State};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-pub fn json(snapshot: &Snapshot, metrics: &Metrics, process: &dyn Process) -> Value {
+pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value {
     let listener = |listener: &crate::snapshot::Listener| {
         json!({
             "name": listener.name.as_deref(),
@@ -25,16 +25,49 @@ pub fn json(snapshot: &Snapshot, metrics: &Metrics, process: &dyn Process) -> Va
             "loaded_at": humantime::format_rfc3339_seconds(snapshot.loaded_at).to_string(),
             "last_error": process.last_error(),
         },
-        "connections": metrics.connections.get(),
-        "in_flight": metrics.in_flight.get(),
+        "connections": state.metrics.connections.get(),
+        "in_flight": state.metrics.in_flight.get(),
         "listeners": snapshot.listeners.iter().map(listener).collect::<Vec<_>>(),
         "routes": snapshot.routes.iter().map(|route| &*route.name).collect::<Vec<_>>(),
         "services": snapshot.services.iter().map(service).collect::<Vec<_>>(),
+        "caps": snapshot.routes.iter().filter_map(|route| Some(json!({ "route": &*route.name, "cap": cap(route.cap.as_ref()?) }))).collect::<Vec<_>>(),
+        "overload": snapshot.server.overload.as_ref().map(|overload| json!({ "waiting": overload.inside(), "bound": overload.bound() })),
+        "limits": snapshot.limits.iter().map(limit).collect::<Vec<_>>(),
+        "limit_keys": {
+            "kept": state.limits.store.kept(),
+            "max": snapshot.server.limit_keys_max,
+            "dropped": state.limits.store.dropped(),
+        },
     })
 }
 
 fn service(entry: &Arc<ServiceEntry>) -> Value {
     let endpoints = entry.service.pool.endpoints().iter();
     let endpoint = |endpoint: &Arc<crate::upstream::Endpoint>| json!({ "address": &*endpoint.label, "weight": endpoint.weight, "in_flight": endpoint.state.in_flight() });
-    json!({ "name": &*entry.service.name, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
+    let cap = entry.cap.as_ref().map(cap);
+    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
+}
+
+fn cap(cap: &Cap) -> Value {
+    json!({ "in_flight": cap.inside(), "waiting": cap.waiting(), "max": cap.max() })
+}
+
+/// Keys that are shown of each limit.
+const NEAREST: usize = 5;
+
+fn limit(entry: &LimitEntry) -> Value {
+    let limit = &entry.limit;
+    let (keys, nearest) = limit.nearest(NEAREST);
+    let near = |near: &crate::limit::Near| json!({ "key": near.key, "left": near.left, "reset_seconds": near.reset });
+    json!({
+        "name": &*limit.name,
+        "rate": limit.rate_text(),
+        "by": limit.by_text(),
+        "mode": if limit.is_shadow { "shadow" } else { "enforce" },
+        "allowed": entry.metrics.allowed.get(),
+        "refused": entry.metrics.refused.get(),
+        "keys": keys,
+        // By the hash that `explain` shows too: what a key is of may be secret.
+        "nearest": nearest.iter().map(near).collect::<Vec<_>>(),
+    })
 }

@@ -119,6 +119,10 @@ fn told(answer: &Value) -> String {
         out.pop();
     }
     out.push('\n');
+    for limit in answer["limits"].as_array().into_iter().flatten() {
+        let (name, rate, by, key) = (text(&limit["limit"]), text(&limit["rate"]), text(&limit["by"]), text(&limit["key"]));
+        let _ = writeln!(out, "limit {name} ({rate}) by {by}, key {key}: {}, {} left", text(&limit["verdict"]), limit["left"]);
+    }
     let _ = match answer["outcome"].as_object().and_then(|outcome| outcome.iter().next()) {
         Some((kind, refused)) if kind == "refused" => {
             writeln!(out, "refused: {} {}: {}", refused["status"], text(&refused["code"]), text(&refused["detail"]))

@@ -216,6 +216,21 @@ fn summary(status: &Value) -> String {
             ));
         }
     }
+    for limit in list(&status["limits"]) {
+        out.push_str(&format!(
+            "limit {}: {} by {}, {} keys, {} let through, {} refused{}\n",
+            text(&limit["name"]),
+            text(&limit["rate"]),
+            text(&limit["by"]),
+            limit["keys"],
+            limit["allowed"],
+            limit["refused"],
+            if limit["mode"] == "shadow" { " (shadow)" } else { "" }
+        ));
+        for near in list(&limit["nearest"]) {
+            out.push_str(&format!("  {}: {} left, all of it in {} s\n", text(&near["key"]), near["left"], near["reset_seconds"]));
+        }
+    }
     if let Some(error) = snapshot["last_error"].as_str() {
         out.push_str(&format!("the last reload failed:\n{error}\n"));
     }

@@ -53,6 +53,45 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(expected)
 }
 
+/// So many in so long: `100/1m`, `100/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u64,
+    /// More than nothing.
+    pub period: Duration,
+}
+
+/// More than any gateway serves, and as much as limits count exactly.
+const PER_SECOND_MAX: u128 = 10_000_000;
+
+impl FromStr for Rate {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("`{text}` is not a rate");
+        let (count, period) = text.split_once('/').ok_or_else(expected)?;
+        let count: u64 = count.trim().parse().map_err(|_| expected())?;
+        let period = period.trim();
+        let period = match period.starts_with(|c: char| c.is_ascii_digit()) {
+            true => duration(period),
+            false => duration(&format!("1{period}")),
+        };
+        let period = period.map_err(|_| expected())?;
+        match (count, period.as_nanos()) {
+            (0, _) => Err(format!("`{text}` lets nothing through")),
+            (_, 0) => Err(format!("`{text}` is in no time at all")),
+            (_, ns) if u128::from(count) * 1_000_000_000 > PER_SECOND_MAX * ns => Err(format!("`{text}` is more than 10 million a second")),
+            _ => Ok(Rate { count, period }),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, humantime::format_duration(self.period))
+    }
+}
+
 fn split_unit(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit())?;
     Some((text[..end].parse().ok()?, &text[end..]))
@@ -180,6 +219,18 @@ mod tests {
         for text in ["64KB", "KiB", "-1", "1.5MiB", "18446744073709551615GiB"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_have_a_number_and_a_time() {
+        for (text, count, ms) in [("100/1m", 100, 60_000), ("100/s", 100, 1_000), ("1/7d", 1, 604_800_000), ("5/250ms", 5, 250)] {
+            assert_eq!(text.parse(), Ok(Rate { count, period: Duration::from_millis(ms) }), "{text}");
+        }
+        for text in ["100", "/s", "s/100", "0/s", "1/0s", "1/0", "-1/s", "1.5/s", "1/s/s", "100/x", "10000001/s", "99999999999999999999/s"]
+        {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+        assert_eq!("100/60s".parse::<Rate>().map(|rate| rate.to_string()), Ok("100/1m".to_string()));
     }
 
     #[test]

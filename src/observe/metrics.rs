@@ -36,6 +36,10 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     pub in_flight: IntGauge,
     pub log_dropped: IntCounter,
+    limit: IntCounterVec,
+    pub flood_refused: IntCounter,
+    pub limit_keys: IntGauge,
+    pub limit_keys_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -67,6 +71,16 @@ impl Metrics {
             )?,
             in_flight: register(&registry, IntGauge::new("frontdesk_in_flight", "Requests that are being served.")?)?,
             log_dropped: register(&registry, IntCounter::new("frontdesk_log_dropped_total", "Log lines that were dropped.")?)?,
+            limit: counters("frontdesk_limit_total", "Decisions of rate limits.", &["limit", "decision", "mode"])?,
+            flood_refused: register(
+                &registry,
+                IntCounter::new("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
+            )?,
+            limit_keys: register(&registry, IntGauge::new("frontdesk_limit_keys", "Keys of rate limits that are kept.")?)?,
+            limit_keys_dropped: register(
+                &registry,
+                IntCounter::new("frontdesk_limit_keys_dropped_total", "Keys forgotten to make room.")?,
+            )?,
             registry,
         }))
     }
@@ -104,6 +118,18 @@ impl Metrics {
             failed: self.upstream_requests.clone(),
             retries: self.retries.with_label_values(&[name]),
         }
+    }
+
+    /// How many keys there are, and how many were forgotten so far.
+    pub fn limit_keys(&self, kept: usize, dropped: u64) {
+        self.limit_keys.set(i64::try_from(kept).unwrap_or(i64::MAX));
+        self.limit_keys_dropped.inc_by(dropped.saturating_sub(self.limit_keys_dropped.get()));
+    }
+
+    pub fn limit(&self, name: &str, is_shadow: bool) -> LimitMetrics {
+        let mode = if is_shadow { "shadow" } else { "enforce" };
+        let decision = |decision| self.limit.with_label_values(&[name, decision, mode]);
+        LimitMetrics { allowed: decision("allowed"), refused: decision("refused") }
     }
 
     pub fn reloaded(&self, result: &str) {
@@ -192,6 +218,13 @@ impl ServiceMetrics {
     }
 }
 
+/// What is counted of one limit.
+#[derive(Clone, Debug)]
+pub struct LimitMetrics {
+    pub allowed: IntCounter,
+    pub refused: IntCounter,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,7 +237,7 @@ mod tests {
         route.answered(&Method::GET, 200, ms(3), ms(1));
         route.answered(&Method::GET, 200, ms(3), ms(1));
         route.answered(&Method::from_bytes(b"BREW").expect("a method"), 0, ms(3), ms(1));
-        route.refused(&Refusal::RateLimited);
+        route.refused(&Refusal::RateLimited(1));
         let service = metrics.service("s", &["10.0.0.1:1"]);
         service.answered(0, ms(2));
         service.failed("10.0.0.1:1", "connect");

@@ -32,7 +32,8 @@ pub struct Record<'a> {
     pub code: &'a str,
     pub identity: &'a str,
     pub auth: &'a str,
-    pub limit: &'a str,
+    /// The limit that refused, or `… (shadow)` that would have.
+    pub limit: Cow<'a, str>,
     pub cache: &'a str,
     pub attempts: usize,
     pub bytes_in: u64,
@@ -67,7 +68,7 @@ impl Record<'_> {
             code: "",
             identity: "",
             auth: "",
-            limit: "",
+            limit: "".into(),
             cache: "",
             attempts: 0,
             bytes_in: 0,
@@ -127,7 +128,7 @@ impl Record<'_> {
         plain(out, "\",\"auth\":\"");
         escaped(out, self.auth);
         plain(out, "\",\"limit\":\"");
-        plain(out, self.limit);
+        plain(out, &self.limit);
         plain(out, "\",\"cache\":\"");
         plain(out, self.cache);
     }

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, authority};
+use super::limits;
 use crate::observe::{Record, mask};
 use crate::shape::forward::unmap;
 use crate::snapshot::Snapshot;
@@ -30,6 +31,9 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
 }
 
 pub fn finish(session: &mut Session, exchange: &mut Exchange) {
+    if exchange.is_flood {
+        return;
+    }
     let total = exchange.started.elapsed();
     let head = session.req_header();
     let status = match (&exchange.tunnel, session.response_written()) {
@@ -64,7 +68,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         code: exchange.refusal.as_ref().map_or("", |refusal| refusal.code()),
         identity: "",
         auth: "",
-        limit: "",
+        limit: limits::logged(exchange),
         cache: "",
         attempts: exchange.attempt.count,
         bytes_in,

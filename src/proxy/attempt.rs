@@ -73,6 +73,9 @@ impl Exchange {
             entry.metrics.answered(self.endpoint_index(), took);
         }
         self.attempt.upstream = took;
+        if let Some(waits) = self.waits.take() {
+            waits.answered();
+        }
         self.await_upstream();
     }
 
@@ -108,6 +111,9 @@ impl Exchange {
         let in_time = self.attempt.total_due == 0 || deadline::now() < self.attempt.total_due;
         e.set_retry(may && in_time && !respond::has_begun(session) && !is_late);
         self.attempt.upstream = self.attempt.elapsed();
+        if let Some(waits) = self.waits.take_if(|_| !e.retry()) {
+            waits.answered();
+        }
         self.deadline.enter(Phase::Busy, None);
         e
     }

@@ -3,6 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::tunnel::Carried;
+use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -35,7 +36,15 @@ pub struct Exchange {
     pub choice: usize,
     /// Byte ranges of the normalised path.
     pub captures: Captures,
+    /// What the route's limits said.
+    pub verdict: Option<Verdict>,
+    /// Of the route and of the service, where these have a cap.
+    pub passes: [Option<Pass>; 2],
+    /// Counted as waiting for its service, where overload is watched.
+    pub waits: Option<Waits>,
     pub refusal: Option<Refusal>,
+    /// One of a flood, which is not written down.
+    pub is_flood: bool,
     /// gRPC, an event stream or a tunnel: either side may be silent for long.
     pub is_long_lived: bool,
     pub body: Body,
@@ -92,7 +101,11 @@ impl Exchange {
             route: None,
             choice: 0,
             captures: Captures::new(),
+            verdict: None,
+            passes: [None, None],
+            waits: None,
             refusal: None,
+            is_flood: false,
             is_long_lived: false,
             body: Body::default(),
             attempt: Attempt::default(),

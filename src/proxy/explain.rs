@@ -1,6 +1,7 @@
 //! What would become of a request, and why: the steps that serve requests, without a service to send it to.
 
 use super::exchange::{Exchange, Seen};
+use super::limits::caller;
 use super::strict::head::HeadReader;
 use super::{forward, steps};
 use crate::route::Criterion;
@@ -75,6 +76,8 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// Routes whose path does not fit.
     pub others: usize,
+    /// What the route's limits say, the tightest first.
+    pub limits: Vec<Limited>,
     pub outcome: Outcome,
 }
 
@@ -84,6 +87,19 @@ pub struct Candidate {
     pub asks: String,
     /// `wins`, `outranked`, or what is in the way.
     pub verdict: String,
+}
+
+/// A limit and the key that the request counts under.
+#[derive(Debug, Serialize)]
+pub struct Limited {
+    pub limit: String,
+    pub rate: String,
+    pub by: String,
+    /// The begin of the key's hash, as `/status` shows it.
+    pub key: String,
+    pub left: u64,
+    /// `passes`, `refused`, or `would be refused` by a shadow.
+    pub verdict: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -179,6 +195,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         Err(_) => (Vec::new(), 0),
     };
     let taken = read.and_then(|()| steps::take(&mut exchange, explained.outcome));
+    let (limits, within) = limits(&head, &exchange);
     Ok(Explanation {
         method: head.method.to_string(),
         host: super::exchange::authority(&head).to_string(),
@@ -187,11 +204,31 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         client_ip: exchange.origin.client_ip,
         candidates,
         others,
-        outcome: match taken.and_then(|()| outcome(&head, &exchange)) {
+        limits,
+        outcome: match taken.and(within).and_then(|()| outcome(&head, &exchange)) {
             Ok(outcome) => outcome,
             Err(refusal) => refused(&refusal, exchange.route()),
         },
     })
+}
+
+/// What the limits would say now. A file alone knows of nobody who has asked before.
+fn limits(head: &RequestHeader, exchange: &Exchange) -> (Vec<Limited>, Result<(), Refusal>) {
+    let Some(limits) = exchange.route().and_then(|route| route.limits.as_ref()) else { return (Vec::new(), Ok(())) };
+    let caller = caller(exchange, &head.headers);
+    let verdict = limits.set.look(&caller);
+    let limited = |standing: &crate::limit::Standing| {
+        let limit = &limits.entry(standing).limit;
+        let (key, by) = limits.set.shown(standing, &caller);
+        let verdict = match (standing.is_refused, limit.is_shadow) {
+            (false, _) => "passes",
+            (true, false) => "refused",
+            (true, true) => "would be refused",
+        };
+        Limited { limit: limit.name.to_string(), rate: limit.rate_text(), by, key, left: limits.set.told(standing).0, verdict }
+    };
+    let refused = verdict.refused.map(|seconds| Refusal::RateLimited(u32::try_from(seconds).unwrap_or(u32::MAX)));
+    (verdict.standings.iter().map(limited).collect(), refused.map_or(Ok(()), Err))
 }
 
 fn head(question: &Question) -> Result<RequestHeader, String> {

@@ -1,6 +1,7 @@
 //! Heads on their way through: what is added, what is taken away.
 
 use super::exchange::{Exchange, Seen};
+use super::limits;
 use crate::shape::forward::{
     Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_look_alike, is_rewritten,
 };
@@ -195,6 +196,7 @@ pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &
     // Over HTTP/2 a value that never comes again is kept out of the table of those that may.
     id.set_sensitive(exchange.is_h2);
     headers.insert(X_REQUEST_ID, id);
+    limits::tell(exchange, headers);
     *head = parts.into();
     match reason {
         Some(reason) => head.set_reason_phrase(Some(&reason)),

@@ -8,6 +8,7 @@ pub mod deadline;
 mod exchange;
 pub mod explain;
 mod forward;
+mod limits;
 pub mod respond;
 mod steps;
 pub mod strict;
@@ -66,10 +67,15 @@ impl ProxyHttp for Gateway {
         let is_text = session.req_header().raw_path_is_utf8();
         forward::forget_case(session.req_header_mut());
         self.meet(session, exchange);
+        exchange.is_h2 = session.is_http2();
+        if limits::is_flood(exchange) {
+            self.metrics.flood_refused.inc();
+            exchange.is_flood = true;
+            return refuse(exchange, Refusal::RateLimited(1));
+        }
         let timeouts = &exchange.snapshot.server.timeouts;
         session.set_read_timeout(Some(timeouts.request_body));
         session.set_total_drain_timeout(Some(timeouts.request_body));
-        exchange.is_h2 = session.is_http2();
         if exchange.is_h2 {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }
@@ -92,7 +98,12 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         // What answers here is boxed, or every request would move the room that it needs.
-        if let Err(refusal) = self.route(session, exchange) {
+        let routed = self.route(session, exchange).and_then(|()| limits::limit(exchange, &session.req_header().headers));
+        let entered = match routed {
+            Ok(()) => limits::enter(exchange).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = entered {
             return Box::pin(decline(session, exchange, refusal)).await;
         }
         match exchange.route() {
@@ -105,7 +116,10 @@ impl ProxyHttp for Gateway {
                 }
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
-                    false => Ok(false),
+                    false => match limits::wait(exchange) {
+                        Ok(()) => Ok(false),
+                        Err(refusal) => Box::pin(decline(session, exchange, refusal)).await,
+                    },
                 }
             }
             _ => Box::pin(answer(session, exchange)).await,
@@ -167,6 +181,9 @@ impl ProxyHttp for Gateway {
         }
         exchange.body.bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         exchange.body.is_done = end;
+        if let Some(waits) = exchange.waits.as_mut().filter(|_| end) {
+            waits.sent();
+        }
         let max = exchange.route().and_then(|route| route.body_bytes_max).filter(|_| !exchange.is_long_lived);
         if max.is_some_and(|max| exchange.body.bytes > max) {
             return refuse(exchange, Refusal::BodyTooLarge);

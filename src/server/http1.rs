@@ -101,6 +101,11 @@ impl Http1 {
         !self.ahead.is_empty()
     }
 
+    /// Nothing of the request's body is still to come.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.body, Body::Done)
+    }
+
     /// Reads by way of room on the stack, so that a connection that waits holds no buffer.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = [MaybeUninit::<u8>::uninit(); READ_BYTES];

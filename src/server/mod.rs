@@ -14,6 +14,7 @@ mod stream;
 pub use loading::{Failure, Origin, Report, check, inspect};
 
 use crate::admin::{Admin, Order};
+use crate::limit::SWEEP_EVERY;
 use crate::observe::{Metrics, error_log};
 use crate::proxy::Gateway;
 use crate::snapshot::{Snapshot, State};
@@ -34,7 +35,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 /// Tries that Pingora allows in all: how many there are is decided by `upstream::retry`.
 const RETRIES_MAX: usize = 16;
@@ -79,6 +80,16 @@ pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
     code
 }
 
+/// Forgets the keys of limits that have rested, for as long as the process runs.
+async fn keep_limits(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot>>) {
+    let mut ticks = interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        state.limits.store.set_max(snapshot.load().server.limit_keys_max);
+        state.limits.store.sweep();
+    }
+}
+
 impl Server {
     /// Binds everything and begins to accept. What the operator orders comes out of the receiver.
     fn start(origin: Origin, state: Arc<State>, loaded: Loaded, threads: usize) -> Result<(Server, Receiver<Order>), Failure> {
@@ -103,12 +114,13 @@ impl Server {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         proxy.server_options = Some(options);
-        let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone()));
+        tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
+        let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));
         let connections = Counter::new(0, Some(state.metrics.clone()));
         let times = reload::times(raw);
         let status = Arc::new(Status::default());
         let (sender, orders) = control::orders();
-        let admin = Arc::new(Admin::new(snapshot.clone(), state.metrics.clone(), status.clone(), sender));
+        let admin = Arc::new(Admin::new(snapshot.clone(), state.clone(), status.clone(), sender));
         let server = Server {
             origin,
             listeners: Listeners::new(Arc::new(Connections(requests)), connections.clone(), times),
@@ -119,6 +131,7 @@ impl Server {
             connections_fit: sockets::connections_that_fit(),
             status,
         };
+        server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;
         Ok((server, orders))
     }

@@ -1,15 +1,18 @@
 //! Between Pingora's connections and its requests: each request runs under its deadline.
 
 use super::http1::Http1;
+use crate::observe::Metrics;
 use crate::proxy::account;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::{Deadline, Phase, within};
 use crate::proxy::respond;
 use crate::proxy::watch::{self, Borrowed};
+use crate::shape::forward::Origin;
 use crate::snapshot::Snapshot;
 use crate::types::Refusal;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use http::HeaderMap;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
@@ -30,11 +33,12 @@ const UPLOAD_WINDOW: u32 = 1 << 20;
 pub struct Requests<A> {
     app: Arc<A>,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
 }
 
 impl<A> Requests<A> {
-    pub fn new(app: Arc<A>, snapshot: Arc<ArcSwap<Snapshot>>) -> Requests<A> {
-        Requests { app, snapshot }
+    pub fn new(app: Arc<A>, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Requests<A> {
+        Requests { app, snapshot, metrics }
     }
 }
 
@@ -70,10 +74,21 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
                 refused => {
                     let refusal = refused.and_then(Result::err).unwrap_or(Refusal::RequestTimeout);
                     account::unread(&snapshot, &connection, &refusal);
-                    refuse(*stream, &connection, &refusal).await;
+                    refuse(*stream, &connection, &respond::bare(&refusal)).await;
                     return None;
                 }
             };
+            if is_flood(&snapshot, &connection) {
+                self.metrics.flood_refused.inc();
+                if !stream.is_whole() {
+                    // Its body is not waited for.
+                    refuse(*stream, &connection, FLOOD).await;
+                    return None;
+                }
+                connection.deadline.enter(Phase::Busy, None);
+                stream.write_all(FLOOD).await.ok()?;
+                continue;
+            }
             drop(snapshot);
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings.take() {
@@ -95,17 +110,28 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
     }
 }
 
+/// A request too many of its peer. One that is trusted speaks for others: those are counted once its fields are read, in
+/// `proxy::limits`.
+fn is_flood(snapshot: &Snapshot, connection: &Connection) -> bool {
+    let Some(flood) = &snapshot.server.flood else { return false };
+    let origin = Origin::of(connection.peer.ip(), &snapshot.server.trusted_proxies, &HeaderMap::new());
+    !origin.is_trusted && flood.is_over(origin.client_ip)
+}
+
+/// As cheap as an answer can be, and right for any method.
+const FLOOD: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+
 fn connection_of(digest: &ProxyDigest) -> Option<Arc<Connection>> {
     digest.user_data.as_ref()?.downcast_ref().cloned()
 }
 
-/// Answers a head that is none. The client may be in the midst of sending, and is read on for a while: to close on what it sends
+/// Answers a head that is none, or one too many. The client may be in the midst of sending, and is read on for a while: to close on what it sends
 /// would reset the connection and take the answer along.
-async fn refuse(mut stream: Http1, connection: &Connection, refusal: &Refusal) {
+async fn refuse(mut stream: Http1, connection: &Connection, answer: &[u8]) {
     connection.deadline.enter(Phase::Busy, None);
     connection.set_lingering();
     // A client that has gone is told nothing.
-    if stream.write_all(&respond::bare(refusal)).await.is_ok() {
+    if stream.write_all(answer).await.is_ok() {
         Shutdown::shutdown(&mut stream).await;
     }
 }

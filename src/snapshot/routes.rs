@@ -1,9 +1,11 @@
 //! Routes with their references resolved, and the table that matches them.
 
+use super::limits::Limits;
 use super::{Action, Forward, Listener, Route, ServiceEntry, Services, State, entry};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
+use crate::limit::Of;
 use crate::route::shadow::{self, Shadowed};
 use crate::route::{Rule, Table};
 use crate::shape::answer::{Redirect, Respond};
@@ -21,6 +23,7 @@ pub(super) struct Build<'a> {
     pub state: &'a State,
     pub listeners: &'a [Option<Listener>],
     pub services: &'a Services,
+    pub limits: &'a Limits,
     pub problems: &'a Problems,
     /// None of them has a name that could not be read.
     are_listeners_known: bool,
@@ -32,13 +35,14 @@ impl<'a> Build<'a> {
         state: &'a State,
         listeners: &'a [Option<Listener>],
         services: &'a Services,
+        limits: &'a Limits,
         problems: &'a Problems,
     ) -> Build<'a> {
         let root = At::root();
         let at = root.key("listeners");
         let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && problems.is_read(&at.index(index).key("name"));
         let are_listeners_known = problems.is_read(&at) && raw.listeners.iter().enumerate().all(is_known);
-        Build { raw, state, listeners, services, problems, are_listeners_known }
+        Build { raw, state, listeners, services, limits, problems, are_listeners_known }
     }
 
     /// The table, the routes, and the services that routes name by URL.
@@ -147,8 +151,12 @@ impl<'a> Build<'a> {
         let rewrite = self.rewrite(raw, names, &at.key("request"));
         let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
         let response_headers = HeaderEdits::build(&raw.response.headers, names, &at.key("response"), self.problems);
+        let limits = self.limits.of_route(&raw.rate_limits, &name, self.state, &at.key("rate_limits"), self.problems);
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
         Some(Route {
+            limits: limits?,
+            priority: raw.priority.0,
+            cap: raw.max_in_flight.map(|max| self.state.counts.cap(Of::Route(name.to_string()), max.usize(), None)),
             metrics: self.state.metrics.route(&name),
             name,
             asks: asks(raw).into(),
@@ -222,7 +230,7 @@ impl<'a> Build<'a> {
                 if let Some(known) = by_url.get(&key) {
                     return Some(known.clone());
                 }
-                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, self.state);
+                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, None, self.state);
                 by_url.insert(key, built.clone());
                 Some(built)
             }

@@ -96,6 +96,8 @@ impl Service {
             balance: raw::Balance::LeastRequest,
             timeouts: raw::Timeouts::default(),
             keepalive: raw::Keepalive::default(),
+            max_in_flight: None,
+            queue: None,
         };
         Service::build(&format!("{scheme}://{}", url.authority), &raw, at, states, problems)
     }

@@ -187,7 +187,10 @@ impl Gateway {
             let pools = status["services"].as_array().cloned().unwrap_or_default();
             let endpoints = pools.iter().flat_map(|service| service["endpoints"].as_array().cloned().unwrap_or_default());
             let busy: u64 = endpoints.map(|endpoint| endpoint["in_flight"].as_u64().unwrap_or(1)).sum();
-            (status["connections"] == 0 && status["in_flight"] == 0 && busy == 0).then_some(())
+            let waiting = status["overload"]["waiting"].as_u64().unwrap_or(0);
+            let entries = pools.iter().chain(status["caps"].as_array().into_iter().flatten());
+            let inside: u64 = entries.map(|entry| entry["cap"]["in_flight"].as_u64().unwrap_or(0)).sum();
+            (status["connections"] == 0 && status["in_flight"] == 0 && busy == 0 && inside + waiting == 0).then_some(())
         });
     }
 

@@ -39,7 +39,14 @@ fn service() -> Origin {
 }
 
 fn gateway(origin: &Origin) -> Gateway {
-    Gateway::start(&format!("listeners: [{{ bind: 127.0.0.1:0 }}]\nroutes: [{{ path: /*, to: http://{origin} }}]\n"))
+    // What is counted of each is given back as well, see `Gateway::wait_until_idle`.
+    Gateway::start(&format!(
+        "listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ overload: {{ target: 7d }} }}
+services: {{ it: {{ endpoints: ['{origin}'], max_in_flight: 10000, queue: {{ size: 9 }} }} }}
+routes: [{{ path: /*, max_in_flight: 10000, to: it }}]
+"
+    ))
 }
 
 /// Lets clients reach a stage and vanish; then nothing may be left of them, and the next is served.

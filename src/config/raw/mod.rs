@@ -1,13 +1,15 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
+mod limit;
 mod route;
 mod service;
 mod words;
 
+pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
-pub use service::{Balance, Endpoint, Keepalive, Protocol, Service, ServiceTls, Timeouts};
+pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
 
 /// A key of the whole file.
@@ -34,6 +36,8 @@ record! {
         access_log: Option<AccessLog> = None,
         /// What routes point at, by name.
         services: Named<Option<Service>> = Named::default(),
+        /// How often somebody may ask, by name.
+        rate_limits: Named<Option<RateLimit>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
         /// What holds for every route that does not say otherwise.
@@ -41,7 +45,7 @@ record! {
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "auth", "rate_limits", "caches", "cache_store", "tests"];
+    later ["redis", "auth", "caches", "cache_store", "tests"];
 }
 
 record! {
@@ -111,8 +115,14 @@ record! {
         timeouts: ServerTimeouts = ServerTimeouts::default(),
         limits: ServerLimits = ServerLimits::default(),
         http2: Http2 = Http2::default(),
+        /// The most of one client address, before everything else. Off when absent.
+        flood: Option<Flood> = None,
+        /// Sheds what services can't answer in time. Off when absent.
+        overload: Option<Overload> = None,
+        /// Keys of all limits together; above it the longest idle are forgotten.
+        limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
     }
-    later ["secret", "upgrade_socket", "buffers", "flood", "overload", "limit_keys_max"];
+    later ["secret", "upgrade_socket", "buffers"];
 }
 
 impl Default for Server {
@@ -126,6 +136,9 @@ impl Default for Server {
             timeouts: ServerTimeouts::default(),
             limits: ServerLimits::default(),
             http2: Http2::default(),
+            flood: None,
+            overload: None,
+            limit_keys_max: Number(1_000_000),
         }
     }
 }

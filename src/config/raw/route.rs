@@ -25,6 +25,12 @@ record! {
         headers: Named<Match> = Named::default(),
         /// What query parameters have to be.
         query: Named<Match> = Named::default(),
+        /// Names of `rate_limits`; each has to let the request pass.
+        rate_limits: Vec<Name> = Vec::new(),
+        /// Under overload the lowest is shed first.
+        priority: Number<0, 100> = Number(5),
+        /// Requests at once; above it 503.
+        max_in_flight: Option<Number<1, 10_000_000>> = None,
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the server's; 0 is none.
@@ -37,7 +43,7 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["auth", "require", "ip", "cors", "rate_limits", "priority", "max_in_flight", "cache",
+    later ["auth", "require", "ip", "cors", "cache",
         "compress", "mirror", "compose"];
 }
 

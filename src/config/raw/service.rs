@@ -19,9 +19,21 @@ record! {
         balance: Balance = Balance::LeastRequest,
         timeouts: Timeouts = Timeouts::default(),
         keepalive: Keepalive = Keepalive::default(),
+        /// Requests at once, over all routes.
+        max_in_flight: Option<Number<1, 10_000_000>> = None,
+        /// Those above it that wait, before 503.
+        queue: Option<Queue> = None,
     }
-    later ["dns", "srv", "sticky", "health_check", "ejection", "breaker", "slow_start", "max_in_flight", "queue", "retries", "fallback",
+    later ["dns", "srv", "sticky", "health_check", "ejection", "breaker", "slow_start", "retries", "fallback",
         "endpoints_file", "zone"];
+}
+
+record! {
+    pub struct Queue {
+        size: Number<1, 1_000_000>,
+        /// How long one may wait.
+        timeout: Duration = Duration::from_secs(1),
+    }
 }
 
 choice! {

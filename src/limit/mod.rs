@@ -1,0 +1,23 @@
+//! How much? Rates by key: buckets, the decision about one request, and what the client is told of it. And how many at once.
+//!
+//! This room owns the counting. It knows nothing of routes or of who a client is: it is told, see [`Caller`]. A decision
+//! waits for nobody and allocates only where a key is new. State that outlives a reload is in [`Limits`].
+
+mod cap;
+mod fields;
+mod flood;
+mod key;
+mod named;
+mod overload;
+mod pace;
+mod set;
+mod store;
+
+pub use cap::{Cap, Counts, Of, Pass, Queue};
+pub use fields::Fields;
+pub use flood::Flood;
+pub use key::Caller;
+pub use named::{Limit, Limits};
+pub use overload::{Load, Overload, Waits};
+pub use set::{Set, Standing, Verdict};
+pub use store::{Near, SWEEP_EVERY, Store};

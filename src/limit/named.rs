@@ -1,0 +1,170 @@
+//! A limit as it is configured, and what of all limits outlives a configuration.
+
+use super::key::{self, Caller};
+use super::pace::Pace;
+use super::store::{Key, Near, PolicyId, Store};
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw::{By, LimitMode, RateLimit, Rates};
+use crate::config::scalar::Rate;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// The limits of a process: their buckets, and those that are configured.
+#[derive(Debug, Default)]
+pub struct Limits {
+    pub store: Arc<Store>,
+    /// By name and the text of their configuration: one that is unchanged goes on with its buckets.
+    known: Mutex<HashMap<(String, String), Weak<Limit>>>,
+}
+
+/// One name of `rate_limits`, however many routes use it.
+#[derive(Debug)]
+pub struct Limit {
+    pub name: Arc<str>,
+    pub by: Box<[By]>,
+    /// It only counts what it would have refused.
+    pub is_shadow: bool,
+    pub has_legacy_fields: bool,
+    /// The claim that chooses among the plans, if there are any.
+    claim: Option<Box<str>>,
+    /// By the claim's value, the one for all others last.
+    plans: Box<[(Box<str>, Policy)]>,
+    store: Arc<Store>,
+}
+
+/// One rate of a limit.
+#[derive(Debug)]
+pub struct Policy {
+    id: PolicyId,
+    pub pace: Pace,
+    pub rate: Rate,
+    /// `"name";q=20;w=12`, as RateLimit-Policy has it.
+    pub field: Box<str>,
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        self.plans.iter().for_each(|(_, policy)| self.store.remove_policy(policy.id));
+    }
+}
+
+impl Limits {
+    /// Builds a limit, or goes on with it. `None` means that a problem was reported.
+    pub fn build(&self, name: &str, raw: &RateLimit, at: &At<'_>, problems: &Problems) -> Option<Arc<Limit>> {
+        let key = (name.to_string(), format!("{raw:?}"));
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limit) = known().get(&key).and_then(Weak::upgrade) {
+            return Some(limit);
+        }
+        let limit = Arc::new(self.fresh(name, raw, at, problems)?);
+        let mut known = known();
+        known.retain(|_, limit| limit.strong_count() > 0);
+        known.insert(key, Arc::downgrade(&limit));
+        Some(limit)
+    }
+
+    fn fresh(&self, name: &str, raw: &RateLimit, at: &At<'_>, problems: &Problems) -> Option<Limit> {
+        let at_rate = at.key("rate");
+        if let Some((nth, by)) = raw.by.0.iter().enumerate().find(|(nth, by)| raw.by.0[..*nth].contains(by)) {
+            let fix = "remove one of the two";
+            return problems.at(&at.key("by").index(nth), format!("`{}` is named twice", by.text()), "it would change nothing", fix);
+        }
+        let pace = |rate: &Rate, at: &At<'_>| self.pace(name, raw, *rate, at, problems);
+        let (claim, plans) = match &raw.rate {
+            Rates::One(rate) => (None, vec![pace(rate, &at_rate).map(|pace| (String::new(), *rate, pace))]),
+            Rates::Plans(plans) => {
+                let at_values = at_rate.key("values");
+                let named = plans.values.0.iter().map(|(value, rate)| Some((value.clone(), *rate, pace(rate, &at_values.key(value))?)));
+                let otherwise = pace(&plans.otherwise, &at_rate.key("otherwise"));
+                let all = named.chain([otherwise.map(|pace| (String::new(), plans.otherwise, pace))]).collect();
+                (Some(plans.claim.as_str().into()), all)
+            }
+        };
+        let plans: Vec<(String, Rate, Pace)> = plans.into_iter().collect::<Option<_>>()?;
+        let policy = |(value, rate, pace): (String, Rate, Pace)| {
+            let field = format!("\"{name}\";q={};w={}", pace.burst(), pace.window()).into();
+            (value.into(), Policy { id: self.store.add_policy(pace), pace, rate, field })
+        };
+        Some(Limit {
+            name: name.into(),
+            by: raw.by.0.as_slice().into(),
+            is_shadow: raw.mode == LimitMode::Shadow,
+            has_legacy_fields: raw.legacy_headers,
+            claim,
+            plans: plans.into_iter().map(policy).collect(),
+            store: self.store.clone(),
+        })
+    }
+
+    fn pace(&self, name: &str, raw: &RateLimit, rate: Rate, at: &At<'_>, problems: &Problems) -> Option<Pace> {
+        let (burst, cost) = (raw.burst.map_or(rate.count, |burst| burst.0), raw.cost.0);
+        if cost > burst {
+            let what = format!("a request of `{name}` costs {cost}, and there are never more than {burst}");
+            return problems.at(at, what, "every request would be refused", "lower `cost`, or raise `burst` to at least that");
+        }
+        let why = "a bucket that takes so long to fill can't be counted exactly";
+        problems.ok(Pace::new(rate, burst, cost), at, why, "raise the rate, or lower `burst`")
+    }
+}
+
+impl Limit {
+    /// The policy of a caller's plan.
+    pub fn policy(&self, caller: &Caller<'_>) -> u16 {
+        let last = self.plans.len() - 1;
+        let value = self.claim.as_deref().and_then(|claim| (caller.claim)(claim));
+        let named = value.and_then(|value| self.plans[..last].iter().position(|(known, _)| **known == *value));
+        u16::try_from(named.unwrap_or(last)).unwrap_or(u16::MAX)
+    }
+
+    pub fn plan(&self, number: u16) -> &Policy {
+        &self.plans[usize::from(number).min(self.plans.len() - 1)].1
+    }
+
+    pub fn key(&self, plan: u16, route: u64, caller: &Caller<'_>) -> Key {
+        key::key(&self.store, self.plan(plan).id, &self.by, route, caller)
+    }
+
+    pub fn id(&self, plan: u16) -> PolicyId {
+        self.plan(plan).id
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whoever asks can choose to be counted as somebody else each time.
+    pub fn is_chosen_by_client(&self) -> bool {
+        self.by.iter().any(|by| matches!(by, By::Header(_)))
+            && self.by.iter().all(|by| matches!(by, By::Header(_) | By::Route | By::Global))
+    }
+
+    /// How many keys it has, and those with the least left.
+    pub fn nearest(&self, most: usize) -> (usize, Vec<Near>) {
+        let policies: Vec<_> = self.plans.iter().map(|(_, policy)| (policy.id, policy.pace)).collect();
+        self.store.nearest(&policies, most)
+    }
+
+    /// What it counts by, as it is configured.
+    pub fn by_text(&self) -> String {
+        self.by.iter().map(By::text).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Its rates for people: `100/1m, burst 20`.
+    pub fn rate_text(&self) -> String {
+        let mut out = String::new();
+        for (value, policy) in &self.plans {
+            if !out.is_empty() {
+                out.push_str("; ");
+            }
+            match (&self.claim, value.is_empty()) {
+                (None, _) => {}
+                (Some(claim), false) => drop(write!(out, "{claim} {value}: ")),
+                (Some(_), true) => out.push_str("else: "),
+            }
+            let _ = write!(out, "{}, burst {}", policy.rate, policy.pace.burst());
+        }
+        out
+    }
+}

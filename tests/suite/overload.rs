@@ -1,0 +1,90 @@
+//! More than services can answer in time: what is too much is shed, and the rest is answered as before.
+
+use crate::kit::{Gateway, Origin, answer, wrk};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+const AT_ONCE: usize = 4;
+const WORK: Duration = Duration::from_millis(10);
+
+/// Works on four requests at once, 10 ms each: 400 a second, and whatever comes above it waits.
+fn service() -> Origin {
+    let free = Arc::new((Mutex::new(AT_ONCE), Condvar::new()));
+    Origin::new(move |_| {
+        let (places, freed) = &*free;
+        let mut left = freed.wait_while(places.lock().expect("the places"), |left| *left == 0).expect("a place");
+        *left -= 1;
+        drop(left);
+        std::thread::sleep(WORK);
+        *places.lock().expect("the places") += 1;
+        freed.notify_one();
+        answer(200, &[], b"served")
+    })
+}
+
+fn gateway(origin: &Origin) -> Gateway {
+    Gateway::start(&format!(
+        "listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ overload: {{ target: 60ms }} }}
+routes:
+  - {{ name: high, path: /high, priority: 9, to: 'http://{origin}' }}
+  - {{ name: low, path: /low, priority: 1, to: 'http://{origin}' }}
+  - {{ path: /fixed, priority: 0, respond: {{}} }}
+"
+    ))
+}
+
+fn counted(gateway: &Gateway, route: &str, status: u16) -> f64 {
+    gateway.metric(&format!("frontdesk_requests_total{{method=\"GET\",route=\"{route}\",status=\"{status}\"}}"))
+}
+
+#[test]
+fn what_is_too_much_is_shed_and_the_rest_is_in_time() {
+    let origin = service();
+    let gateway = gateway(&origin);
+    let url = format!("http://{}/high", gateway.address());
+    wrk(&url, 2); // learns
+    let (before, shed) = (counted(&gateway, "high", 200), counted(&gateway, "high", 503));
+    let lines = gateway.access_log(1).len();
+    wrk(&url, 3);
+    let (served, shed) = (counted(&gateway, "high", 200) - before, counted(&gateway, "high", 503) - shed);
+    // The most is 1,200; other tests share the machine.
+    assert!(served >= 600.0 && shed > 0.0, "{served} served, {shed} shed");
+    let log = gateway.access_log(lines + 1);
+    let mut took: Vec<f64> =
+        log[lines..].iter().filter(|line| line["status"] == 200).filter_map(|line| line["duration_ms"].as_f64()).collect();
+    took.sort_by(f64::total_cmp);
+    // Unshed, 64 clients would wait 160 ms each.
+    assert!(took[took.len() / 2] < 110.0, "the median took {} ms", took[took.len() / 2]);
+    let refused = log[lines..].iter().find(|line| line["status"] == 503).expect("one that was shed");
+    assert_eq!(refused["code"], "overloaded");
+    assert_eq!((gateway.get("/fixed").status, gateway.ask("/healthz").status), (200, 200));
+    gateway.wait_until_idle();
+    let alone = gateway.get("/low");
+    assert_eq!(alone.status, 200, "nobody else is there");
+}
+
+#[test]
+fn the_lowest_priority_is_shed_first() {
+    let origin = service();
+    let gateway = gateway(&origin);
+    let url = |route: &str| format!("http://{}/{route}", gateway.address());
+    wrk(&url("low"), 2);
+    let before = ["high", "low"].map(|route| (counted(&gateway, route, 200), counted(&gateway, route, 503)));
+    std::thread::scope(|scope| {
+        scope.spawn(|| wrk(&url("low"), 3));
+        // Few enough to fit into the bound.
+        let one = || {
+            let mut client = gateway.connect();
+            let until = std::time::Instant::now() + Duration::from_secs(2);
+            let mut statuses = Vec::new();
+            while std::time::Instant::now() < until {
+                statuses.push(client.get("/high").status);
+            }
+            statuses
+        };
+        let high = scope.spawn(one).join().expect("a client");
+        assert!(high.len() > 10 && high.iter().all(|status| *status == 200), "{high:?}");
+    });
+    assert!(counted(&gateway, "low", 503) > before[1].1, "the low ones were shed");
+}
