@@ -219,13 +219,6 @@ impl ProxyHttp for Gateway {
             true => exchange.upstream_done(),
             false => exchange.await_upstream(),
         }
-        if end
-            && !exchange.body.is_done
-            && let Some(connection) = exchange.connection()
-        {
-            // The service has answered before it heard all: the client must get to read that.
-            connection.set_lingering();
-        }
         Ok(None)
     }
 
@@ -273,6 +266,10 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
         account::finish(session, exchange);
+        if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
+            // The service has answered before it heard all: the client must get to read that.
+            Box::pin(respond::linger(session, exchange)).await;
+        }
     }
 
     fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {

@@ -153,6 +153,16 @@ pub fn said(e: &Error) -> String {
     }
 }
 
+/// Ends a connection whose client is still sending, and reads on for a while: to close on what it sends would reset the connection
+/// and take the answer along.
+pub async fn linger(session: &mut Session, exchange: &Exchange) {
+    session.set_keepalive(None);
+    if let Some(connection) = exchange.connection().filter(|connection| !connection.is_lingering()) {
+        connection.set_lingering();
+        session.downstream_session.shutdown().await;
+    }
+}
+
 /// The Content-Length of a request.
 pub fn announced_length(session: &Session) -> Option<u64> {
     session.get_header(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
