@@ -4,6 +4,8 @@
 
 mod routes;
 
+use crate::auth::cors::Cors;
+use crate::auth::{Access, Methods};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
@@ -71,6 +73,8 @@ pub struct Snapshot {
     pub table: Table,
     pub routes: Vec<Route>,
     pub services: Vec<Arc<ServiceEntry>>,
+    /// Ways to recognise who comes.
+    pub methods: Methods,
     pub access_log: Option<AccessLog>,
     /// Requests that no route takes.
     pub no_route: RouteMetrics,
@@ -106,6 +110,10 @@ pub struct Route {
     /// Methods, hosts, path and the rest, for people.
     pub asks: Box<str>,
     pub action: Action,
+    /// Who may come.
+    pub access: Access,
+    /// Which pages of other origins may ask.
+    pub cors: Option<Cors>,
     /// Another target for the service.
     pub rewrite: Option<Rewrite>,
     pub request_headers: HeaderEdits,
@@ -141,6 +149,11 @@ impl Forward {
         self.services.iter().map(|(entry, _)| entry).zip(self.split.weights())
     }
 
+    /// The place of the service that somebody gets who is recognised.
+    pub fn choose_for(&self, name: &str) -> usize {
+        self.split.choose_for(name)
+    }
+
     pub fn get(&self, place: usize) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
         self.services.get(place).map(|(entry, timeouts)| (entry, timeouts))
     }
@@ -152,11 +165,14 @@ impl Snapshot {
         let root = At::root();
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
-        let build = routes::Build { raw, state, listeners: &listeners, services: &services, problems };
+        let methods = Methods::build(&raw.auth, &root.key("auth"), problems);
+        let build = routes::Build { raw, state, listeners: &listeners, services: &services, methods: &methods, problems };
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
             Some(log) => {
+                let redact = log.redact.iter().cloned().chain(methods.secret_parameters()).collect();
+                let log = &raw::AccessLog { redact, ..log.clone() };
                 let opened = AccessLog::open(log, &state.logs).map_err(|e| format!("can't open `{}`: {e}", log.path.0));
                 let fix = "correct the path, or let this user write it";
                 problems.ok(opened, &root.key("access_log").key("path"), "requests could not be written down", fix).map(Some)
@@ -181,6 +197,7 @@ impl Snapshot {
             table,
             routes,
             services: services.into_iter().chain(url_services).collect(),
+            methods,
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })
@@ -405,7 +422,7 @@ routes:
   - { path: x, to: nobody, host: [], body_bytes: 1MB }
   - { path: \"/${UNSET}\", host: \"${UNSET}\", redirect: {} }
   - { pth: /d, respond: { status: 99 } }
-  - { path: /e, to: half, auth: [x] }
+  - { path: /e, to: half, mirror: {} }
   - { path: /f, compose: {} }
 ";
         assert_eq!(
@@ -427,7 +444,7 @@ routes:
                 "f.yaml:13:54: `redirect` has no `to`",
                 "f.yaml:14:35: `status` is 99",
                 "f.yaml:14:7: unknown key `pth`",
-                "f.yaml:15:27: `auth` is not supported by this version yet",
+                "f.yaml:15:27: `mirror` is not supported by this version yet",
                 "f.yaml:16:17: `compose` is not supported by this version yet",
                 "f.yaml:6:9: `protocol: h2` needs TLS",
                 "f.yaml:12:13: the path `x` does not begin with a slash",

@@ -167,6 +167,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
     if !exchange.origin.is_trusted {
         forward::drop_claims(&mut head);
     }
+    forward::drop_own(&mut head, &snapshot.methods);
     let read = strict.and_then(|()| steps::normalise(&mut head));
     let explained = snapshot.table.explain(&steps::query(&head, listener));
     let candidates = explained.candidates.iter().map(|candidate| {

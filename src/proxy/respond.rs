@@ -3,10 +3,11 @@
 
 use super::exchange::{Exchange, Seen};
 use super::forward;
+use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
 use crate::types::Refusal;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -29,6 +30,9 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
     head.insert_header(CACHE_CONTROL, "no-store")?;
     if let Some(seconds) = refusal.retry_after() {
         head.insert_header(RETRY_AFTER, seconds)?;
+    }
+    for challenge in exchange.route().map(|route| route.access.challenges(refusal, exchange.auth.as_ref())).unwrap_or_default() {
+        head.append_header(WWW_AUTHENTICATE, challenge)?;
     }
     if let Refusal::MethodNotAllowed(allow) = refusal {
         head.insert_header(ALLOW, &**allow)?;
@@ -92,6 +96,15 @@ fn grpc_status(status: u16) -> &'static str {
         429 | 502 | 503 => "14",
         _ => "2",
     }
+}
+
+/// Answers a preflight.
+pub async fn preflight(session: &mut Session, exchange: &Exchange, cors: &Cors) -> Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
+    for (name, value) in cors.preflight(&session.req_header().headers) {
+        head.insert_header(name, value)?;
+    }
+    send(session, exchange, head, Bytes::new()).await
 }
 
 /// Answers as `respond:` says.

@@ -1,6 +1,8 @@
 //! Routes with their references resolved, and the table that matches them.
 
 use super::{Action, Forward, Listener, Route, ServiceEntry, Services, State, entry};
+use crate::auth::cors::Cors;
+use crate::auth::{Access, Methods};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
@@ -22,6 +24,7 @@ pub(super) struct Build<'a> {
     pub state: &'a State,
     pub listeners: &'a [Option<Listener>],
     pub services: &'a Services,
+    pub methods: &'a Methods,
     pub problems: &'a Problems,
 }
 
@@ -134,12 +137,16 @@ impl Build<'_> {
         let rewrite = self.rewrite(raw, names, &at.key("request"));
         let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
         let response_headers = HeaderEdits::build(&raw.response.headers, names, &at.key("response"), self.problems);
+        let access = Access::build(raw, self.methods, at, self.problems);
+        let cors = raw.cors.as_ref().map(|cors| Cors::build(cors, raw.methods.as_ref(), &at.key("cors"), self.problems));
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
         Some(Route {
             metrics: self.state.metrics.route(&name),
             name,
             asks: asks(raw).into(),
             action: action?,
+            access: access?,
+            cors: cors.map_or(Some(None), |cors| cors.map(Some))?,
             rewrite: rewrite?,
             request_headers: request_headers?,
             response_headers: response_headers?,

@@ -1,5 +1,6 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
+pub mod auth;
 mod route;
 mod service;
 mod words;
@@ -29,10 +30,12 @@ record! {
         access_log: Option<AccessLog> = None,
         /// What routes point at, by name.
         services: Named<Option<Service>> = Named::default(),
+        /// Ways to recognise who comes, by name.
+        auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
     }
-    later ["redis", "defaults", "auth", "rate_limits", "caches", "cache_store", "include", "tests"];
+    later ["redis", "defaults", "rate_limits", "caches", "cache_store", "include", "tests"];
 }
 
 record! {

@@ -1,5 +1,6 @@
 //! `routes`.
 
+use super::auth::{Addresses, Cors, Require};
 use super::words::name;
 use super::{Method, Name, Timeouts};
 use crate::config::scalar::Url;
@@ -23,6 +24,14 @@ record! {
         headers: Named<Match> = Named::default(),
         /// What query parameters have to be.
         query: Named<Match> = Named::default(),
+        /// Who may come: any of these methods of `auth`, or `anonymous`. Open when absent.
+        auth: Option<OneOrMany<Name>> = None,
+        /// What who comes has to have.
+        require: Require = Require::default(),
+        /// Which addresses may come.
+        ip: Addresses = Addresses::default(),
+        /// Which pages of other origins may ask.
+        cors: Option<Cors> = None,
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the service's, field by field.
@@ -33,7 +42,7 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["auth", "require", "ip", "cors", "rate_limits", "priority", "max_in_flight", "cache",
+    later ["rate_limits", "priority", "max_in_flight", "cache",
         "compress", "mirror", "compose"];
 }
 

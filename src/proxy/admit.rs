@@ -1,0 +1,74 @@
+//! Who is it, and may they? The one place where a request meets `auth`: before anything is answered or sent on.
+
+use super::exchange::Exchange;
+use crate::auth::{self, Method, Outcome, Request};
+use crate::snapshot::Action;
+use crate::types::{Identity, Refusal};
+use pingora::http::RequestHeader;
+use std::sync::Arc;
+
+/// A credential that takes longer.
+pub struct Ask {
+    method: Arc<Method>,
+    credential: String,
+}
+
+/// Lets a request in or not.
+///
+/// # Errors
+/// It is refused.
+pub async fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
+    match check(head, exchange)? {
+        None => Ok(()),
+        Some(ask) => Box::pin(finish(ask, exchange)).await,
+    }
+}
+
+/// The same without waiting for anything.
+///
+/// # Errors
+/// It is refused.
+pub fn check(head: &RequestHeader, exchange: &mut Exchange) -> Result<Option<Ask>, Refusal> {
+    let Some(access) = exchange.route().map(|route| &route.access).filter(|access| !access.is_open()) else { return Ok(None) };
+    let request = Request {
+        headers: &head.headers,
+        query: head.uri.query().unwrap_or_default(),
+        client: exchange.origin.client_ip,
+        now: auth::now(),
+    };
+    let verdict = access.check(&request);
+    exchange.auth = verdict.by.clone();
+    match (verdict.outcome, verdict.by) {
+        (Outcome::Admitted(identity), _) => {
+            recognise(exchange, identity);
+            Ok(None)
+        }
+        (Outcome::Refused(refusal), _) => Err(refusal),
+        (Outcome::Ask(credential), Some(method)) => Ok(Some(Ask { method, credential })),
+        (Outcome::Ask(_), None) => Err(Refusal::Internal("a credential without a method")),
+    }
+}
+
+async fn finish(ask: Ask, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let found = ask.method.ask(&ask.credential).await;
+    let outcome = exchange.route().map(|route| route.access.finish(found));
+    match outcome {
+        Some(Outcome::Admitted(identity)) => {
+            recognise(exchange, identity);
+            Ok(())
+        }
+        Some(Outcome::Refused(refusal)) => Err(refusal),
+        Some(Outcome::Ask(_)) | None => Err(Refusal::Internal("a credential that was asked twice")),
+    }
+}
+
+/// Whoever has a name gets the same version of a service from any address.
+fn recognise(exchange: &mut Exchange, identity: Option<Arc<Identity>>) {
+    if let Some(identity) = &identity
+        && !identity.name.is_empty()
+        && let Some(Action::Forward(forward)) = exchange.route().map(|route| &route.action)
+    {
+        exchange.choice = forward.choose_for(&identity.name);
+    }
+    exchange.identity = identity;
+}
