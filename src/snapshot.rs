@@ -5,7 +5,7 @@
 mod routes;
 
 use crate::auth::cors::Cors;
-use crate::auth::{Access, Methods};
+use crate::auth::{Access, Issuers, Methods};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
@@ -29,6 +29,8 @@ use std::time::SystemTime;
 pub struct State {
     pub metrics: Arc<Metrics>,
     pub logs: Logs,
+    /// Whose keys are known.
+    pub issuers: Arc<Issuers>,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -37,7 +39,7 @@ pub struct State {
 impl State {
     pub fn new(metrics: Arc<Metrics>) -> State {
         let logs = Logs::new(metrics.log_dropped.clone());
-        State { metrics, logs, endpoints: States::default(), listeners: Mutex::default() }
+        State { metrics, logs, issuers: Arc::default(), endpoints: States::default(), listeners: Mutex::default() }
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -165,7 +167,7 @@ impl Snapshot {
         let root = At::root();
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
-        let methods = Methods::build(&raw.auth, &root.key("auth"), problems);
+        let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         let build = routes::Build { raw, state, listeners: &listeners, services: &services, methods: &methods, problems };
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {

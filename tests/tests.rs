@@ -9,6 +9,7 @@ mod suite {
     mod admin;
     mod auth_access;
     mod auth_cors;
+    mod auth_issuers;
     mod auth_jwt;
     mod auth_keys;
     mod bodies;

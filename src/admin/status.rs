@@ -1,6 +1,7 @@
 //! `/status`: the running gateway as JSON.
 
 use super::Process;
+use crate::auth::Told;
 use crate::observe::Metrics;
 use crate::snapshot::{ServiceEntry, Snapshot};
 use serde_json::{Value, json};
@@ -25,12 +26,17 @@ pub fn json(snapshot: &Snapshot, metrics: &Metrics, process: &dyn Process) -> Va
             "loaded_at": humantime::format_rfc3339_seconds(snapshot.loaded_at).to_string(),
             "last_error": process.last_error(),
         },
+        "issuers": snapshot.methods.issuers().into_iter().map(issuer).collect::<Vec<_>>(),
         "connections": metrics.connections.get(),
         "in_flight": metrics.in_flight.get(),
         "listeners": snapshot.listeners.iter().map(listener).collect::<Vec<_>>(),
         "routes": snapshot.routes.iter().map(|route| &*route.name).collect::<Vec<_>>(),
         "services": snapshot.services.iter().map(service).collect::<Vec<_>>(),
     })
+}
+
+fn issuer(told: Told) -> Value {
+    json!({ "url": told.url, "age_seconds": told.age.map(|age| age.as_secs()), "error": told.error })
 }
 
 fn service(entry: &Arc<ServiceEntry>) -> Value {

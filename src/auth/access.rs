@@ -132,7 +132,7 @@ impl Access {
                 }
             }
         };
-        (method, Answer::Known(jwt.check(&compact, token, request.now)))
+        (method, jwt.check(&compact, token, request.now))
     }
 
     /// What is left to be asked of somebody who was recognised.

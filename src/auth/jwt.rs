@@ -1,6 +1,8 @@
 //! Signed tokens (RFC 7519): whose, for whom, for how long.
 
+use super::Answer;
 use super::credential::{Place, header};
+use super::issuer::{Issuer, Issuers, Source, is_url};
 use super::keys::{KeyId, Keys};
 use super::remembered::Remembered;
 use super::token::Compact;
@@ -29,12 +31,30 @@ pub struct Jwt {
     audience: Vec<String>,
     /// Those that fit the keys when `None`.
     algorithms: Option<Vec<Algorithm>>,
-    keys: Arc<Keys>,
+    keys: Origin,
     leeway: f64,
     require: Vec<String>,
     pub to_headers: ToHeaders,
     pub forwards: bool,
     remembered: Remembered<Known>,
+}
+
+/// Where the keys come from.
+#[derive(Debug)]
+enum Origin {
+    /// The configuration.
+    Fixed(Arc<Keys>),
+    Issuer(Arc<Issuer>, Arc<Issuers>),
+}
+
+impl Origin {
+    /// Nothing when the issuer has never been reached.
+    fn keys(&self) -> Option<Arc<Keys>> {
+        match self {
+            Origin::Fixed(keys) => Some(keys.clone()),
+            Origin::Issuer(issuer, _) => issuer.keys(),
+        }
+    }
 }
 
 /// Fields that services get, by the claim they come from.
@@ -51,10 +71,10 @@ struct Known {
 
 impl Jwt {
     /// `None` means that a problem was reported.
-    pub fn build(raw: &raw::Jwt, name: &Arc<str>, at: &At<'_>, problems: &Problems) -> Option<Jwt> {
+    pub fn build(raw: &raw::Jwt, name: &Arc<str>, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Option<Jwt> {
         let algorithms = raw.algorithms.as_ref().map(|list| list.0.iter().map(|algorithm| named(*algorithm)).collect::<Vec<_>>());
-        let keys = keys(raw, at, problems);
-        if let (Some(algorithms), Some(keys)) = (&algorithms, &keys)
+        let keys = keys(raw, issuers, at, problems);
+        if let (Some(algorithms), Some(Origin::Fixed(keys))) = (&algorithms, &keys)
             && let Some(useless) = algorithms.iter().find(|algorithm| !keys.algorithms().any(|fits| fits == **algorithm))
         {
             let what = format!("no key is for {useless:?}");
@@ -73,10 +93,10 @@ impl Jwt {
         Some(Jwt {
             name: name.clone(),
             place: Place::build(&raw.from, &at.key("from"), problems)?,
-            issuers: raw.issuer.iter().flat_map(|list| list.0.clone()).collect(),
+            issuers: expected(raw),
             audience: raw.audience.iter().flat_map(|list| list.0.clone()).collect(),
             algorithms,
-            keys: Arc::new(keys?),
+            keys: keys?,
             leeway: raw.leeway.as_secs_f64(),
             require: raw.require_claims.clone(),
             to_headers: to_headers?,
@@ -97,19 +117,35 @@ impl Jwt {
     pub fn recall(&self, token: &str, now: f64) -> Option<Arc<Identity>> {
         let known = self.remembered.get(token)?;
         // A key that is gone takes along what it signed.
-        if now < known.expires && self.keys.contains(&known.key) {
+        if now < known.expires && self.keys.keys().is_some_and(|keys| keys.contains(&known.key)) {
             return Some(known.identity);
         }
         self.remembered.remove(token);
         None
     }
 
-    /// Checks a token that is not remembered.
+    /// Checks a token that is not remembered. A key that is not known is reason to ask the issuer, now and then.
+    pub(super) fn check(&self, token: &Compact<'_>, text: &str, now: f64) -> Answer {
+        match (self.verify(token, text, now), &self.keys) {
+            (Err(Refusal::TokenKeyUnknown), Origin::Issuer(issuer, _)) if issuer.may_be_asked() => Answer::Ask,
+            (known, _) => Answer::Known(known),
+        }
+    }
+
+    /// Checks a token once the issuer has been asked for its keys.
     ///
     /// # Errors
     /// Any of the `token_` refusals.
-    pub fn check(&self, token: &Compact<'_>, text: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
-        let key = self.keys.verify(token, self.algorithms.as_deref())?.id;
+    pub async fn ask(&self, text: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
+        if let Origin::Issuer(issuer, issuers) = &self.keys {
+            issuer.fetch(&issuers.client).await;
+        }
+        self.verify(&Compact::parse(text)?, text, now)
+    }
+
+    fn verify(&self, token: &Compact<'_>, text: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
+        let keys = self.keys.keys().ok_or(Refusal::AuthUnavailable)?;
+        let key = keys.verify(token, self.algorithms.as_deref())?.id;
         let claims = token.claims()?;
         let expires = self.check_claims(&claims, now)?;
         let name = claims.get("sub").and_then(Value::as_str).unwrap_or_default().into();
@@ -173,7 +209,36 @@ pub fn to_headers(raw: &Named<String>, at: &At<'_>, problems: &Problems) -> Opti
     all.into_iter().collect()
 }
 
-fn keys(raw: &raw::Jwt, at: &At<'_>, problems: &Problems) -> Option<Keys> {
+/// The issuers that are believed: those that are named, or the one whose configuration is read, with and without a slash at its end.
+fn expected(raw: &raw::Jwt) -> Vec<String> {
+    match (&raw.issuer, &raw.oidc) {
+        (Some(named), _) => named.0.clone(),
+        (None, Some(url)) => vec![url.trim_end_matches('/').to_string(), format!("{}/", url.trim_end_matches('/'))],
+        (None, None) => Vec::new(),
+    }
+}
+
+fn keys(raw: &raw::Jwt, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Option<Origin> {
+    let remote = match (&raw.jwks, &raw.oidc) {
+        (Some(url), None) if url.contains("://") => Some((Source::Jwks(url.clone()), at.key("jwks"))),
+        (None, Some(url)) => Some((Source::Oidc(url.clone()), at.key("oidc"))),
+        _ => None,
+    };
+    // Keys from two places have a problem below.
+    let Some((source, at)) = remote.filter(|_| raw.secret.is_none() && raw.secret_base64url.is_none() && raw.public_key.is_none()) else {
+        return fixed_keys(raw, at, problems).map(|keys| Origin::Fixed(Arc::new(keys)));
+    };
+    let url = source.url();
+    match is_url(url) {
+        true => Some(Origin::Issuer(issuers.get(source), issuers.clone())),
+        false => {
+            let what = format!("`{url}` is not a URL");
+            problems.at(&at, what, "there would be no keys", "write an http or https URL, such as `https://issuer.example`")
+        }
+    }
+}
+
+fn fixed_keys(raw: &raw::Jwt, at: &At<'_>, problems: &Problems) -> Option<Keys> {
     const WHY: &str = "no token could be checked";
     let given = [raw.secret.is_some(), raw.secret_base64url.is_some(), raw.public_key.is_some(), raw.jwks.is_some(), raw.oidc.is_some()];
     let names = ["secret", "secret_base64url", "public_key", "jwks", "oidc"];

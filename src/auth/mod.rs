@@ -8,6 +8,8 @@ pub mod basic;
 pub mod cors;
 mod credential;
 mod crypto;
+mod fetch;
+mod issuer;
 mod json;
 mod jwt;
 mod keys;
@@ -17,6 +19,7 @@ mod require;
 mod token;
 
 pub use access::{ANONYMOUS, Access, Outcome, Verdict};
+pub use issuer::{Issuers, Told};
 
 use crate::config::place::At;
 use crate::config::problem::{Place as Position, Problem, Problems};
@@ -70,7 +73,7 @@ enum Answer {
 }
 
 impl Method {
-    fn build(name: &str, raw: &raw::Method, at: &At<'_>, problems: &Problems) -> Option<Method> {
+    fn build(name: &str, raw: &raw::Method, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Option<Method> {
         let name: Arc<str> = name.into();
         let keys = [("jwt", raw.jwt.is_some()), ("api_key", raw.api_key.is_some()), ("basic", raw.basic.is_some())];
         if keys.iter().any(|(key, _)| !problems.is_read(&at.key(key))) {
@@ -86,7 +89,7 @@ impl Method {
             };
         }
         let scheme = if let Some(raw) = &raw.jwt {
-            Scheme::Jwt(Jwt::build(raw, &name, &at.key("jwt"), problems)?)
+            Scheme::Jwt(Jwt::build(raw, &name, issuers, &at.key("jwt"), problems)?)
         } else if let Some(raw) = &raw.api_key {
             Scheme::ApiKey(ApiKeys::build(raw, &name, &at.key("api_key"), problems)?)
         } else {
@@ -123,8 +126,9 @@ impl Method {
     /// Who shows it is refused.
     pub async fn ask(&self, credential: &str) -> Result<Arc<Identity>, Refusal> {
         match &self.scheme {
+            Scheme::Jwt(jwt) => jwt.ask(credential, now()).await,
             Scheme::Basic(basic) => basic.check(credential).await,
-            Scheme::Jwt(_) | Scheme::ApiKey(_) => Err(Refusal::Unauthenticated),
+            Scheme::ApiKey(_) => Err(Refusal::Unauthenticated),
         }
     }
 
@@ -184,11 +188,12 @@ pub struct Methods {
     all: Vec<(String, Option<Arc<Method>>)>,
     /// Fields that only the gateway may set.
     own: Vec<HeaderName>,
+    issuers: Arc<Issuers>,
 }
 
 impl Methods {
-    pub fn build(raw: &Named<Option<raw::Method>>, at: &At<'_>, problems: &Problems) -> Methods {
-        let mut methods = Methods::default();
+    pub fn build(raw: &Named<Option<raw::Method>>, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Methods {
+        let mut methods = Methods { issuers: issuers.clone(), ..Methods::default() };
         for (name, raw) in &raw.0 {
             let at = at.key(name);
             let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
@@ -198,11 +203,16 @@ impl Methods {
             } else if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
                 complain(format!("`{name}` is not a name"), "routes call it that", "use small letters, digits, `-` and `_`");
             }
-            let method = raw.as_ref().and_then(|raw| Method::build(name, raw, &at, problems)).map(Arc::new);
+            let method = raw.as_ref().and_then(|raw| Method::build(name, raw, issuers, &at, problems)).map(Arc::new);
             methods.own.extend(method.iter().flat_map(|method| method.to_headers().iter().map(|(_, field)| field.clone())));
             methods.all.push((name.clone(), method));
         }
         methods
+    }
+
+    /// What is known of the issuers' keys.
+    pub fn issuers(&self) -> Vec<Told> {
+        self.issuers.told()
     }
 
     fn get(&self, name: &str) -> Option<&Option<Arc<Method>>> {
