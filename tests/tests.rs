@@ -8,6 +8,7 @@ mod kit;
 mod suite {
     mod admin;
     mod auth_access;
+    mod auth_asked;
     mod auth_cors;
     mod auth_issuers;
     mod auth_jwt;

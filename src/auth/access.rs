@@ -2,9 +2,10 @@
 
 use super::credential::Found;
 use super::jwt::Jwt;
+use super::method::{Method, Scheme};
 use super::require::{Addresses, Require};
 use super::token::Compact;
-use super::{Answer, Method, Methods, Request, Scheme};
+use super::{Answer, Methods, Request};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;

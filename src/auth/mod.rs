@@ -9,28 +9,30 @@ pub mod cors;
 mod credential;
 mod crypto;
 mod fetch;
+mod forward;
+mod introspection;
 mod issuer;
 mod json;
 mod jwt;
 mod keys;
 mod lists;
+mod method;
 mod remembered;
 mod require;
 mod token;
 
 pub use access::{ANONYMOUS, Access, Outcome, Verdict};
+pub use fetch::Answered;
 pub use issuer::{Issuers, Told};
+pub use method::Method;
 
 use crate::config::place::At;
 use crate::config::problem::{Place as Position, Problem, Problems};
 use crate::config::raw::auth as raw;
 use crate::config::shape::Named;
 use crate::types::{Identity, Refusal};
-use api_key::ApiKeys;
-use basic::Basic;
-use credential::{Found, Place};
+use credential::Place;
 use http::{HeaderMap, HeaderName};
-use jwt::Jwt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -51,20 +53,6 @@ pub fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// One way to recognise somebody.
-#[derive(Debug)]
-pub struct Method {
-    pub name: Arc<str>,
-    scheme: Scheme,
-}
-
-#[derive(Debug)]
-enum Scheme {
-    Jwt(Jwt),
-    ApiKey(ApiKeys),
-    Basic(Basic),
-}
-
 /// What is known of a credential without waiting.
 enum Answer {
     Known(Result<Arc<Identity>, Refusal>),
@@ -72,114 +60,24 @@ enum Answer {
     Ask,
 }
 
-impl Method {
-    fn build(name: &str, raw: &raw::Method, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Option<Method> {
-        let name: Arc<str> = name.into();
-        let keys = [("jwt", raw.jwt.is_some()), ("api_key", raw.api_key.is_some()), ("basic", raw.basic.is_some())];
-        if keys.iter().any(|(key, _)| !problems.is_read(&at.key(key))) {
-            return None;
-        }
-        let count = keys.iter().filter(|(_, given)| *given).count();
-        if count != 1 {
-            let what = format!("`{name}` has {} ways to recognise somebody", if count == 0 { "no" } else { "several" });
-            let fix = "give it one of `jwt`, `api_key` and `basic`; a route's `auth` may name several methods";
-            return match count == 0 && !problems.is_sound(at) {
-                true => None,
-                false => problems.at(at, what, "a method is one way", fix),
-            };
-        }
-        let scheme = if let Some(raw) = &raw.jwt {
-            Scheme::Jwt(Jwt::build(raw, &name, issuers, &at.key("jwt"), problems)?)
-        } else if let Some(raw) = &raw.api_key {
-            Scheme::ApiKey(ApiKeys::build(raw, &name, &at.key("api_key"), problems)?)
-        } else {
-            Scheme::Basic(Basic::build(raw.basic.as_ref()?, &name, &at.key("basic"), problems)?)
-        };
-        Some(Method { name, scheme })
-    }
+/// Why somebody does not get in.
+#[derive(Debug)]
+pub enum Denied {
+    Refused(Refusal),
+    /// Another service's answer is the client's.
+    Relayed(Box<Answered>),
+}
 
-    /// Where its credential is.
-    fn place(&self) -> Option<&Place> {
-        match &self.scheme {
-            Scheme::Jwt(jwt) => Some(&jwt.place),
-            Scheme::ApiKey(keys) => Some(&keys.place),
-            Scheme::Basic(basic) => Some(&basic.place),
-        }
-    }
-
-    fn find<'a>(&self, request: &Request<'a>) -> Found<'a> {
-        self.place().map_or(Found::Nothing, |place| place.find(request.headers, request.query))
-    }
-
-    fn check(&self, credential: &str, request: &Request<'_>) -> Answer {
-        match &self.scheme {
-            Scheme::ApiKey(keys) => Answer::Known(keys.check(credential, request.now)),
-            Scheme::Basic(basic) => basic.recall(credential).map_or(Answer::Ask, |identity| Answer::Known(Ok(identity))),
-            // Tokens are `Access::token`'s, which chooses among several methods.
-            Scheme::Jwt(_) => Answer::Known(Err(Refusal::Unauthenticated)),
-        }
-    }
-
-    /// Finds out what takes longer.
-    ///
-    /// # Errors
-    /// Who shows it is refused.
-    pub async fn ask(&self, credential: &str) -> Result<Arc<Identity>, Refusal> {
-        match &self.scheme {
-            Scheme::Jwt(jwt) => jwt.ask(credential, now()).await,
-            Scheme::Basic(basic) => basic.check(credential).await,
-            Scheme::ApiKey(_) => Err(Refusal::Unauthenticated),
-        }
-    }
-
-    /// What somebody is told who shows two credentials for one, or one that is not a text.
-    fn unclear(&self) -> Refusal {
-        match &self.scheme {
-            Scheme::Jwt(_) => Refusal::TokenMalformed,
-            Scheme::ApiKey(_) => Refusal::KeyUnknown,
-            Scheme::Basic(_) => Refusal::Unauthenticated,
-        }
-    }
-
-    /// Whether services get the credential too.
-    fn forwards(&self) -> bool {
-        match &self.scheme {
-            Scheme::Jwt(jwt) => jwt.forwards,
-            Scheme::ApiKey(_) | Scheme::Basic(_) => false,
-        }
-    }
-
-    /// Fields that services get of who is recognised, by claim.
-    fn to_headers(&self) -> &[(String, HeaderName)] {
-        match &self.scheme {
-            Scheme::Jwt(jwt) => &jwt.to_headers,
-            Scheme::ApiKey(_) | Scheme::Basic(_) => &[],
-        }
-    }
-
-    fn is_bearer(&self) -> bool {
-        matches!(self.scheme, Scheme::Jwt(_))
-    }
-
-    fn challenge(&self, refusal: Option<&Refusal>) -> String {
-        let realm = &self.name;
-        match (&self.scheme, refusal) {
-            (Scheme::Basic(basic), _) => format!("Basic realm=\"{}\", charset=\"UTF-8\"", basic.realm),
-            (Scheme::ApiKey(_), _) => format!("ApiKey realm=\"{realm}\""),
-            (Scheme::Jwt(_), None | Some(Refusal::Unauthenticated)) => format!("Bearer realm=\"{realm}\""),
-            (Scheme::Jwt(_), Some(refusal)) => {
-                format!("Bearer realm=\"{realm}\", error=\"invalid_token\", error_description=\"{}\"", refusal.title())
-            }
-        }
-    }
-
-    /// The fields that services get of somebody, with their values.
-    pub fn headers<'a>(&'a self, identity: &'a Identity) -> impl Iterator<Item = (&'a HeaderName, http::HeaderValue)> {
-        self.to_headers().iter().filter_map(|(claim, name)| {
-            let value = http::HeaderValue::from_str(&identity.claim_text(claim)?).ok()?;
-            Some((name, value))
-        })
-    }
+/// A head, for those who judge the whole of it.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    pub method: &'a http::Method,
+    pub scheme: &'static str,
+    pub host: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    pub headers: &'a HeaderMap,
+    pub client: IpAddr,
 }
 
 /// All methods of a configuration, by name. Those that could not be built have their own problem.

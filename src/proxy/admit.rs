@@ -1,7 +1,7 @@
 //! Who is it, and may they? The one place where a request meets `auth`: before anything is answered or sent on.
 
-use super::exchange::Exchange;
-use crate::auth::{self, Method, Outcome, Request};
+use super::exchange::{Exchange, authority};
+use crate::auth::{self, Denied, Head, Method, Outcome, Request};
 use crate::snapshot::Action;
 use crate::types::{Identity, Refusal};
 use pingora::http::RequestHeader;
@@ -20,7 +20,7 @@ pub struct Ask {
 pub async fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
     match check(head, exchange)? {
         None => Ok(()),
-        Some(ask) => Box::pin(finish(ask, exchange)).await,
+        Some(ask) => Box::pin(finish(ask, head, exchange)).await,
     }
 }
 
@@ -49,8 +49,21 @@ pub fn check(head: &RequestHeader, exchange: &mut Exchange) -> Result<Option<Ask
     }
 }
 
-async fn finish(ask: Ask, exchange: &mut Exchange) -> Result<(), Refusal> {
-    let found = ask.method.ask(&ask.credential).await;
+async fn finish(ask: Ask, head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let found = {
+        let scheme = if exchange.is_tls() { "https" } else { "http" };
+        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let (host, client) = (authority(head), exchange.origin.client_ip);
+        ask.method.ask(&ask.credential, &Head { method: &head.method, scheme, host, target, headers: &head.headers, client }).await
+    };
+    let found = match found {
+        Ok(identity) => Ok(identity),
+        Err(Denied::Refused(refusal)) => Err(refusal),
+        Err(Denied::Relayed(answered)) => {
+            exchange.relayed = Some(answered);
+            return Err(Refusal::Unauthenticated);
+        }
+    };
     let outcome = exchange.route().map(|route| route.access.finish(found));
     match outcome {
         Some(Outcome::Admitted(identity)) => {

@@ -3,7 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::tunnel::Carried;
-use crate::auth::Method;
+use crate::auth::{Answered, Method};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -36,6 +36,8 @@ pub struct Exchange {
     pub identity: Option<Arc<Identity>>,
     /// The method that decided who may come.
     pub auth: Option<Arc<Method>>,
+    /// Another service's answer, which takes the place of a refusal.
+    pub relayed: Option<Box<Answered>>,
     /// Which of the route's services gets the request.
     pub choice: usize,
     /// Byte ranges of the normalised path.
@@ -97,6 +99,7 @@ impl Exchange {
             route: None,
             identity: None,
             auth: None,
+            relayed: None,
             choice: 0,
             captures: Captures::new(),
             refusal: None,

@@ -3,8 +3,10 @@
 
 use super::exchange::{Exchange, Seen};
 use super::forward;
+use crate::auth::Answered;
 use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
+use crate::shape::headers::HOP_BY_HOP;
 use crate::types::Refusal;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -22,6 +24,9 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
     if has_begun(session) {
         return Ok(());
     }
+    if let Some(answered) = &exchange.relayed {
+        return relay(session, exchange, answered).await;
+    }
     if is_grpc(session) {
         return grpc(session, exchange, refusal).await;
     }
@@ -38,6 +43,15 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
         head.insert_header(ALLOW, &**allow)?;
     }
     send(session, exchange, head, problem(refusal, Some(exchange.id()))).await
+}
+
+/// Passes on another service's answer, but for what belonged to its connection.
+async fn relay(session: &mut Session, exchange: &Exchange, answered: &Answered) -> Result<()> {
+    let mut head = ResponseHeader::build(answered.status, Some(8))?;
+    for (name, value) in answered.headers.iter().filter(|(name, _)| !HOP_BY_HOP.contains(name) && *name != CONTENT_LENGTH) {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    send(session, exchange, head, Bytes::copy_from_slice(&answered.body)).await
 }
 
 /// What a browser or a program reads: never an endpoint, a file or a secret.
