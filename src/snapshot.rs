@@ -5,7 +5,7 @@
 mod routes;
 
 use crate::auth::cors::Cors;
-use crate::auth::{Access, Issuers, Methods};
+use crate::auth::{Access, Failures, Issuers, Methods};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
@@ -31,6 +31,7 @@ pub struct State {
     pub logs: Logs,
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
+    failures: Arc<Failures>,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -39,7 +40,14 @@ pub struct State {
 impl State {
     pub fn new(metrics: Arc<Metrics>) -> State {
         let logs = Logs::new(metrics.log_dropped.clone());
-        State { metrics, logs, issuers: Arc::default(), endpoints: States::default(), listeners: Mutex::default() }
+        State {
+            metrics,
+            logs,
+            issuers: Arc::default(),
+            failures: Arc::default(),
+            endpoints: States::default(),
+            listeners: Mutex::default(),
+        }
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -77,6 +85,8 @@ pub struct Snapshot {
     pub services: Vec<Arc<ServiceEntry>>,
     /// Ways to recognise who comes.
     pub methods: Methods,
+    /// Who was refused, and how often.
+    pub failures: Arc<Failures>,
     pub access_log: Option<AccessLog>,
     /// Requests that no route takes.
     pub no_route: RouteMetrics,
@@ -200,6 +210,7 @@ impl Snapshot {
             routes,
             services: services.into_iter().chain(url_services).collect(),
             methods,
+            failures: state.failures.clone(),
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })

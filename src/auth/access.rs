@@ -168,7 +168,12 @@ impl Access {
         }
     }
 
-    /// What it asks, for people: the methods, and what they have to have.
+    /// Scopes, claims and addresses, for people.
+    pub fn requires(&self) -> Vec<String> {
+        self.require.shown().chain(self.addresses.shown()).collect()
+    }
+
+    /// What it asks, for people: the methods.
     pub fn asks(&self) -> Vec<&str> {
         let names = self.methods.iter().map(|method| &*method.name);
         names.chain(self.anonymous.then_some(ANONYMOUS)).collect()

@@ -90,19 +90,13 @@ impl Introspection {
     /// # Errors
     /// `token_inactive`, or `auth_unavailable` when there is no answer: it is never let in for that.
     pub async fn ask(&self, token: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
-        let flight = self.flights().entry(token.to_string()).or_default().clone();
-        let held = flight.lock().await;
-        let known = match self.recall(token, now) {
+        let lock = self.flights().entry(token.to_string()).or_default().clone();
+        let flight = Flight { of: self, token, lock };
+        let _held = flight.lock.lock().await;
+        match self.recall(token, now) {
             Some(known) => known,
             None => self.ask_now(token, now).await,
-        };
-        drop(held);
-        // The last one turns off the light: one here and one in the map.
-        let mut flights = self.flights();
-        if Arc::strong_count(&flight) <= 2 {
-            flights.remove(token);
         }
-        known
     }
 
     async fn ask_now(&self, token: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
@@ -138,5 +132,22 @@ impl Introspection {
 
     fn flights(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who waits to hear of a token.
+struct Flight<'a> {
+    of: &'a Introspection,
+    token: &'a str,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Drop for Flight<'_> {
+    /// The last one turns off the light: one is here and one in the map.
+    fn drop(&mut self) {
+        let mut flights = self.of.flights();
+        if Arc::strong_count(&self.lock) <= 2 {
+            flights.remove(self.token);
+        }
     }
 }

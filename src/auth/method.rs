@@ -14,6 +14,7 @@ use crate::config::raw::auth as raw;
 use crate::types::{Identity, Refusal};
 use http::{HeaderName, HeaderValue};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Method {
@@ -108,6 +109,15 @@ impl Method {
             Scheme::ApiKey(_) => Refusal::KeyUnknown,
             Scheme::Basic(_) | Scheme::Forward(_) => Refusal::Unauthenticated,
         }
+    }
+
+    /// How long a failure is to be rested from: the easier it is guessed, the longer.
+    pub fn cost(&self) -> Duration {
+        Duration::from_millis(match &self.scheme {
+            Scheme::Basic(_) => 1_000,
+            Scheme::ApiKey(_) => 100,
+            Scheme::Jwt(_) | Scheme::Introspection(_) | Scheme::Forward(_) => 10,
+        })
     }
 
     /// Whether services get the credential too.

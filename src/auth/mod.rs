@@ -8,6 +8,7 @@ pub mod basic;
 pub mod cors;
 mod credential;
 mod crypto;
+mod failures;
 mod fetch;
 mod forward;
 mod introspection;
@@ -22,6 +23,7 @@ mod require;
 mod token;
 
 pub use access::{ANONYMOUS, Access, Outcome, Verdict};
+pub use failures::Failures;
 pub use fetch::Answered;
 pub use issuer::{Issuers, Told};
 pub use method::Method;

@@ -30,6 +30,17 @@ impl Require {
         self.all.iter().chain(&self.any).map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
+    /// For people.
+    pub fn shown(&self) -> impl Iterator<Item = String> {
+        let all = (!self.all.is_empty()).then(|| format!("all scopes of {}", self.all.join(" ")));
+        let any = (!self.any.is_empty()).then(|| format!("any scope of {}", self.any.join(" ")));
+        let claims = self.claims.iter().map(|(path, wanted)| match wanted {
+            raw::Claim::OneOf(values) => format!("claim {path} of {}", values.join(", ")),
+            raw::Claim::Contains(values) => format!("claim {path} with {}", values.join(", ")),
+        });
+        all.into_iter().chain(any).chain(claims)
+    }
+
     /// # Errors
     /// `forbidden_scope` or `forbidden_claim`.
     pub fn check(&self, identity: &Identity) -> Result<(), Refusal> {
@@ -81,6 +92,14 @@ impl Addresses {
 
     pub fn is_empty(&self) -> bool {
         self.allow.is_none() && self.deny.is_empty()
+    }
+
+    /// For people.
+    pub fn shown(&self) -> impl Iterator<Item = String> {
+        let list = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let allow = self.allow.as_deref().map(|networks| format!("an address of {}", list(networks)));
+        let deny = (!self.deny.is_empty()).then(|| format!("no address of {}", list(&self.deny)));
+        allow.into_iter().chain(deny)
     }
 
     /// What is denied is denied even if it is allowed.

@@ -18,10 +18,21 @@ pub struct Ask {
 /// # Errors
 /// It is refused.
 pub async fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
-    match check(head, exchange)? {
-        None => Ok(()),
-        Some(ask) => Box::pin(finish(ask, head, exchange)).await,
+    let admitted = match check(head, exchange) {
+        Ok(None) => return Ok(()),
+        Ok(Some(ask)) => Box::pin(finish(ask, head, exchange)).await,
+        Err(refusal) => Err(refusal),
+    };
+    if let (Err(refusal), Some(method)) = (&admitted, &exchange.auth)
+        && refusal.status() == 401
+        && exchange.relayed.is_none()
+    {
+        let wait = exchange.snapshot.failures.failed(exchange.origin.client_ip, method.cost());
+        if !wait.is_zero() {
+            Box::pin(tokio::time::sleep(wait)).await;
+        }
     }
+    admitted
 }
 
 /// The same without waiting for anything.

@@ -2,7 +2,7 @@
 
 use super::exchange::{Exchange, Seen};
 use super::strict::head::HeadReader;
-use super::{forward, steps};
+use super::{admit, forward, steps};
 use crate::route::Criterion;
 use crate::route::explain::Verdict;
 use crate::shape::forward::Origin;
@@ -75,7 +75,20 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// Routes whose path does not fit.
     pub others: usize,
+    /// What is asked of who comes; nothing where everybody may come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Checked>,
     pub outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// Any of them.
+    pub methods: Vec<String>,
+    /// What they have to have, and from where they may come.
+    pub requires: Vec<String>,
+    /// The method that decided, and what it found.
+    pub verdict: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -180,6 +193,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         Err(_) => (Vec::new(), 0),
     };
     let taken = read.and_then(|()| steps::take(&mut exchange, explained.outcome));
+    let admitted = taken.and_then(|()| admit(&head, &mut exchange));
     Ok(Explanation {
         method: head.method.to_string(),
         host: super::exchange::authority(&head).to_string(),
@@ -188,7 +202,8 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         client_ip: exchange.origin.client_ip,
         candidates,
         others,
-        outcome: match taken.and_then(|()| outcome(&head, &exchange)) {
+        auth: checked(&exchange, &admitted),
+        outcome: match admitted.and_then(|_| outcome(&head, &exchange)) {
             Ok(outcome) => outcome,
             Err(refusal) => refused(&refusal, exchange.route()),
         },
@@ -251,6 +266,27 @@ fn verdict(verdict: &Verdict<'_>) -> String {
     }
 }
 
+/// Who it is, as far as nobody else has to be asked; a preflight is nobody's. The answer says whether somebody would be asked.
+fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<bool, Refusal> {
+    match steps::asks_before(head, exchange) {
+        true => Ok(false),
+        false => admit::check(head, exchange).map(|ask| ask.is_some()),
+    }
+}
+
+fn checked(exchange: &Exchange, admitted: &Result<bool, Refusal>) -> Option<Checked> {
+    let access = exchange.route().map(|route| &route.access).filter(|access| !access.is_open())?;
+    let by = exchange.auth.as_ref().map(|method| format!("{}: ", method.name)).unwrap_or_default();
+    let found = match (admitted, &exchange.identity) {
+        (Err(refusal), _) => refusal.code().to_string(),
+        (Ok(true), _) => "has to be asked when it comes".to_string(),
+        (Ok(false), Some(identity)) => identity.name.to_string(),
+        (Ok(false), None) => "lets everybody in".to_string(),
+    };
+    let methods = access.asks().into_iter().map(str::to_string).collect();
+    Some(Checked { methods, requires: access.requires(), verdict: format!("{by}{found}") })
+}
+
 fn refused(refusal: &Refusal, route: Option<&Route>) -> Outcome {
     Outcome::Refused {
         status: refusal.status(),
@@ -264,6 +300,9 @@ fn refused(refusal: &Refusal, route: Option<&Route>) -> Outcome {
 fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal> {
     let Some(route) = exchange.route() else { return Err(Refusal::NoRoute) };
     let name = route.name.to_string();
+    if steps::asks_before(head, exchange) {
+        return Ok(Outcome::Answered { route: name, status: 204 });
+    }
     let seen = Seen { exchange, head };
     match &route.action {
         Action::Redirect(redirect) => {

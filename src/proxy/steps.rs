@@ -110,7 +110,11 @@ pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refu
 
 /// A question of a browser that the route answers by itself.
 pub(super) fn is_preflight(session: &Session, exchange: &Exchange) -> bool {
-    let head = session.req_header();
+    asks_before(session.req_header(), exchange)
+}
+
+/// The same of a head.
+pub(super) fn asks_before(head: &RequestHeader, exchange: &Exchange) -> bool {
     exchange.route().is_some_and(|route| route.cors.is_some()) && Cors::is_preflight(&head.method, &head.headers)
 }
 

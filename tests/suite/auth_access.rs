@@ -115,6 +115,52 @@ routes:
 }
 
 #[test]
+fn explain_tells_what_is_asked_and_what_a_token_finds() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text = format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+auth: {{ one: {{ jwt: {{ secret: '{SECRET}', issuer: one }} }}, two: {{ jwt: {{ secret: '{SECRET}', issuer: two }} }} }}
+routes:
+  - {{ path: /a, auth: [one, two], ip: {{ deny: 10.0.0.1 }}, require: {{ scopes_all: [read] }}, cors: {{ origins: '*' }}, respond: {{}} }}
+  - {{ path: /b, respond: {{}} }}
+"
+    )
+    .replace("deny: 10.0.0.1", "deny: [10.0.0.1]");
+    std::fs::write(file.path(), text).expect("a file");
+    let explain = |path: &str, more: &[&str]| {
+        let mut command = crate::kit::frontdesk();
+        command.args(["explain", "--json", "-c"]).arg(file.path()).args(["GET", path]).args(more);
+        let output = crate::kit::run(&mut command);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let of = |claims: Value| format!("Authorization: {}", bearer(claims));
+    let told = explain("/a", &["-H", &of(json!({ "iss": "two", "scope": "read" }))]);
+    assert_eq!(told["auth"]["methods"], json!(["one", "two"]));
+    assert_eq!(told["auth"]["requires"], json!(["all scopes of read", "no address of 10.0.0.1/32"]));
+    assert_eq!((&told["auth"]["verdict"], &told["outcome"]["answered"]["status"]), (&json!("two: ada"), &json!(200)));
+    for (claims, verdict) in [
+        (json!({ "iss": "two" }), "two: forbidden_scope"),
+        (json!({ "iss": "one", "scope": "read", "exp": 1 }), "one: token_expired"),
+        (json!({ "iss": "three" }), "one: token_issuer"),
+    ] {
+        let told = explain("/a", &["-H", &of(claims)]);
+        assert_eq!(told["auth"]["verdict"], verdict);
+        assert!(verdict.ends_with(told["outcome"]["refused"]["code"].as_str().expect("a code")), "{told}");
+    }
+    assert_eq!(explain("/a", &[])["auth"]["verdict"], "unauthenticated");
+    assert_eq!(explain("/a", &["--client-ip", "10.0.0.1"])["auth"]["verdict"], "forbidden_ip");
+    assert!(explain("/b", &[])["auth"].is_null());
+    let mut command = crate::kit::frontdesk();
+    command.args(["explain", "-c"]).arg(file.path()).args(["GET", "/a", "-H", &of(json!({ "iss": "one" }))]);
+    let told = String::from_utf8_lossy(&crate::kit::run(&mut command).stdout).into_owned();
+    assert!(
+        told.contains("it asks for all scopes of read, no address of 10.0.0.1/32, one of one, two\n  and finds  one: forbidden_scope\n"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_name_gets_the_same_version_from_any_address() {
     let (a, b) = (Origin::fixed("a"), Origin::fixed("b"));
     let gateway = Gateway::start(&format!(

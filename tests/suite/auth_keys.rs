@@ -126,6 +126,15 @@ routes: [{{ path: /*, auth: staff, to: 'http://{origin}', request: {{ headers: {
     }
     assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
     assert_eq!(origin.seen().len(), 2);
+    // Whoever fails on is told later and later; whoever gets in is not.
+    let wait = eventually("a refusal that waits", || {
+        let started = std::time::Instant::now();
+        assert_eq!(ask(&of("ada:guess")).status, 401);
+        (started.elapsed().as_millis() >= 900).then(|| started.elapsed())
+    });
+    let started = std::time::Instant::now();
+    assert_eq!(ask(&of("ada:correct horse")).status, 200);
+    assert!(started.elapsed() < wait, "{:?}", started.elapsed());
     // Another password, and the remembered one is forgotten.
     std::fs::write(gateway.file("users.yaml"), made(&["hash-password", "ada"], "another")).expect("the users");
     eventually("the new password", || (ask(&of("ada:another")).status == 200).then_some(()));
