@@ -31,6 +31,7 @@ fn rule(n: usize, host: HostPattern, path: &str) -> Rule {
         headers: vec![],
         query: vec![],
         listeners: vec![],
+        has_cors: false,
     }
 }
 

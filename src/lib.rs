@@ -1,6 +1,7 @@
 //! Frontdesk, an API gateway on Pingora. ARCHITECTURE.md is the map of these rooms.
 
 pub mod admin; // health, status, metrics, configuration
+pub mod auth; // who comes, and may they?
 pub mod cli; // the commands
 pub mod config; // YAML in, raw parts or problems out
 pub mod limit; // how much?

@@ -8,6 +8,8 @@ mod warnings;
 
 pub use limits::{LimitEntry, RouteLimits};
 
+use crate::auth::cors::Cors;
+use crate::auth::{Access, Failures, Issuers, Methods};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
@@ -35,6 +37,9 @@ pub struct State {
     pub limits: Limits,
     counts: Counts,
     load: Arc<Load>,
+    /// Whose keys are known.
+    pub issuers: Arc<Issuers>,
+    failures: Arc<Failures>,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -49,6 +54,8 @@ impl State {
             limits: Limits::default(),
             counts: Counts::default(),
             load: Arc::default(),
+            issuers: Arc::default(),
+            failures: Arc::default(),
             endpoints: States::default(),
             listeners: Mutex::default(),
         }
@@ -88,6 +95,10 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     pub services: Vec<Arc<ServiceEntry>>,
     pub limits: Vec<LimitEntry>,
+    /// Ways to recognise who comes.
+    pub methods: Methods,
+    /// Who was refused, and how often.
+    pub failures: Arc<Failures>,
     pub access_log: Option<AccessLog>,
     /// Requests that no route takes.
     pub no_route: RouteMetrics,
@@ -131,6 +142,10 @@ pub struct Route {
     /// Methods, hosts, path and the rest, for people.
     pub asks: Box<str>,
     pub action: Action,
+    /// Who may come.
+    pub access: Access,
+    /// Which pages of other origins may ask.
+    pub cors: Option<Cors>,
     /// Another target for the service.
     pub rewrite: Option<Rewrite>,
     pub request_headers: HeaderEdits,
@@ -173,6 +188,11 @@ impl Forward {
         self.services.iter().map(|(entry, _)| entry).zip(self.split.weights())
     }
 
+    /// The place of the service that somebody gets who is recognised.
+    pub fn choose_for(&self, name: &str) -> usize {
+        self.split.choose_for(name)
+    }
+
     pub fn get(&self, place: usize) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
         self.services.get(place).map(|(entry, timeouts)| (entry, timeouts))
     }
@@ -185,11 +205,14 @@ impl Snapshot {
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
         let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
-        let build = routes::Build::new(raw, state, &listeners, &services, &limits, problems);
+        let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
+        let build = routes::Build::new(raw, state, &listeners, &services, &limits, &methods, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
             Some(log) => {
+                let redact = log.redact.iter().cloned().chain(methods.secret_parameters()).collect();
+                let log = &raw::AccessLog { redact, ..log.clone() };
                 let opened = AccessLog::open(log, &state.logs).map_err(|e| format!("can't open `{}`: {e}", log.path.0));
                 let fix = "correct the path, or let this user write it";
                 problems.ok(opened, &root.key("access_log").key("path"), "requests could not be written down", fix).map(Some)
@@ -220,6 +243,8 @@ impl Snapshot {
             routes,
             services: services.into_iter().chain(url_services).collect(),
             limits: limits.into_entries()?,
+            methods,
+            failures: state.failures.clone(),
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })
@@ -466,13 +491,13 @@ services:
   half: { endpoints: [x, 10.0.0.1:1], protocol: h2 }
 routes:
   - { path: /a, to: broken, listener: a }
-  - { path: /b, tp: half, listener: b }
+  - { path: /b, too: half, listener: b }
   - { path: /c, to: \"${UNSET}\" }
   - { path: [1], to: half }
   - { path: x, to: nobody, host: [], body_bytes: 1MB }
   - { path: \"/${UNSET}\", host: \"${UNSET}\", redirect: {} }
   - { pth: /d, respond: { status: 99 } }
-  - { path: /e, to: half, auth: [x] }
+  - { path: /e, to: half, mirror: {} }
   - { path: /f, compose: {} }
 ";
         assert_eq!(
@@ -487,14 +512,14 @@ routes:
                 "f.yaml:3:41: `5` has no unit",
                 "f.yaml:5:24: `endpoints` must be a list, not a number",
                 "f.yaml:6:23: `x` has no port",
-                "f.yaml:9:17: unknown key `tp`",
+                "f.yaml:9:17: unknown key `too`",
                 "f.yaml:11:13: `path` must be a text, not a list",
                 "f.yaml:12:34: `host` is an empty list",
                 "f.yaml:12:50: `1MB` has a unit that is not binary",
                 "f.yaml:13:54: `redirect` has no `to`",
                 "f.yaml:14:35: `status` is 99",
                 "f.yaml:14:7: unknown key `pth`",
-                "f.yaml:15:27: `auth` is not supported by this version yet",
+                "f.yaml:15:27: `mirror` is not supported by this version yet",
                 "f.yaml:16:17: `compose` is not supported by this version yet",
                 "f.yaml:6:9: `protocol: h2` needs TLS",
                 "f.yaml:12:13: the path `x` does not begin with a slash",

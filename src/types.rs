@@ -1,5 +1,6 @@
 //! Nouns that several rooms share.
 
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -11,9 +12,53 @@ pub struct RouteId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u32);
 
-/// Who was recognised.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity(pub Arc<str>);
+/// Who was recognised, by what, and what is known of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// What they are called: a token's `sub`, a key's `id`, a user's name.
+    pub name: Arc<str>,
+    /// The method of `auth` that recognised them.
+    pub method: Arc<str>,
+    pub claims: Map<String, Value>,
+}
+
+impl Identity {
+    /// A claim by its name or, where there is none of that name, by its path: `realm_access.roles`.
+    pub fn claim(&self, path: &str) -> Option<&Value> {
+        claim(&self.claims, path)
+    }
+
+    /// A claim as a text; lists are joined by spaces, as scopes are.
+    pub fn claim_text(&self, path: &str) -> Option<Cow<'_, str>> {
+        self.claim(path).map(text)
+    }
+
+    /// What a token may be used for: `scope` as a text (RFC 8693, 4.2) or a list, `scp` likewise.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        let values = ["scope", "scp"].into_iter().filter_map(|name| self.claims.get(name));
+        let texts = values.flat_map(|value| match value {
+            Value::Array(items) => &items[..],
+            one => std::slice::from_ref(one),
+        });
+        texts.filter_map(Value::as_str).flat_map(str::split_ascii_whitespace)
+    }
+}
+
+fn claim<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    claims.get(path).or_else(|| {
+        // Names may have dots themselves.
+        path.match_indices('.').find_map(|(dot, _)| claim(claims.get(&path[..dot])?.as_object()?, &path[dot + 1..]))
+    })
+}
+
+fn text(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => Cow::Borrowed(text),
+        Value::Null => Cow::Borrowed(""),
+        Value::Array(items) => Cow::Owned(items.iter().map(text).collect::<Vec<_>>().join(" ")),
+        other => Cow::Owned(other.to_string()),
+    }
+}
 
 macro_rules! refusals {
     ($( $(#[$doc:meta])* $variant:ident $(($payload:ty))? => $status:literal $code:literal $title:literal, )*) => {
@@ -114,6 +159,27 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_are_found_by_name_and_by_path() {
+        let claims = serde_json::json!({
+            "plan": "gold", "n": 7, "a": { "b.c": { "d": [1, "x"] }, "b": {} }, "https://x.example/y": true, "scope": "a b", "scp": ["c"],
+        });
+        let Value::Object(claims) = claims else { panic!("a map") };
+        let identity = Identity { name: "n".into(), method: "m".into(), claims };
+        for (path, text) in [
+            ("plan", Some("gold")),
+            ("n", Some("7")),
+            ("a.b.c.d", Some("1 x")),
+            ("https://x.example/y", Some("true")),
+            ("a.b.d", None),
+            ("plan.x", None),
+            ("", None),
+        ] {
+            assert_eq!(identity.claim_text(path).as_deref(), text, "{path}");
+        }
+        assert_eq!(identity.scopes().collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
 
     #[test]
     fn codes_are_told_apart() {

@@ -10,7 +10,16 @@ use frontdesk::types::{ListenerId, RouteId};
 use http::{HeaderMap, HeaderValue, Method};
 
 fn rule(id: usize, host: HostPattern, path: PathRule) -> Rule {
-    Rule { id: RouteId(id as u32), hosts: vec![host], path, methods: vec![], headers: vec![], query: vec![], listeners: vec![] }
+    Rule {
+        id: RouteId(id as u32),
+        hosts: vec![host],
+        path,
+        methods: vec![],
+        headers: vec![],
+        query: vec![],
+        listeners: vec![],
+        has_cors: false,
+    }
 }
 
 fn pattern(text: &str) -> PathRule {

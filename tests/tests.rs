@@ -7,6 +7,12 @@ mod kit;
 
 mod suite {
     mod admin;
+    mod auth_access;
+    mod auth_asked;
+    mod auth_cors;
+    mod auth_issuers;
+    mod auth_jwt;
+    mod auth_keys;
     mod bodies;
     mod cli;
     mod commands;

@@ -88,6 +88,7 @@ impl Admin {
     fn metrics(&self) -> String {
         let keys = &self.state.limits.store;
         self.state.metrics.limit_keys(keys.kept(), keys.dropped());
+        self.state.metrics.keys(self.snapshot.load().methods.issuers().into_iter().filter_map(|told| Some((told.url, told.age?))));
         self.state.metrics.render()
     }
 

@@ -1,6 +1,7 @@
 //! `/status`: the running gateway as JSON.
 
 use super::Process;
+use crate::auth::Told;
 use crate::limit::Cap;
 use crate::snapshot::{LimitEntry, ServiceEntry, Snapshot, State};
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
             "loaded_at": humantime::format_rfc3339_seconds(snapshot.loaded_at).to_string(),
             "last_error": process.last_error(),
         },
+        "issuers": snapshot.methods.issuers().into_iter().map(issuer).collect::<Vec<_>>(),
         "connections": state.metrics.connections.get(),
         "in_flight": state.metrics.in_flight.get(),
         "listeners": snapshot.listeners.iter().map(listener).collect::<Vec<_>>(),
@@ -39,6 +41,10 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
             "dropped": state.limits.store.dropped(),
         },
     })
+}
+
+fn issuer(told: Told) -> Value {
+    json!({ "url": told.url, "age_seconds": told.age.map(|age| age.as_secs()), "error": told.error })
 }
 
 fn service(entry: &Arc<ServiceEntry>) -> Value {

@@ -119,6 +119,17 @@ fn told(answer: &Value) -> String {
         out.pop();
     }
     out.push('\n');
+    if let Some(auth) = answer["auth"].as_object() {
+        let list = |key: &str| auth[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+        let asks: Vec<&str> = list("requires").into_iter().chain((!list("methods").is_empty()).then_some("one of")).collect();
+        let _ = writeln!(
+            out,
+            "it asks for {} {}\n  and finds  {}\n",
+            asks.join(", "),
+            list("methods").join(", "),
+            text(&answer["auth"]["verdict"])
+        );
+    }
     for limit in answer["limits"].as_array().into_iter().flatten() {
         let (name, rate, by, key) = (text(&limit["limit"]), text(&limit["rate"]), text(&limit["by"]), text(&limit["key"]));
         let _ = writeln!(out, "limit {name} ({rate}) by {by}, key {key}: {}, {} left", text(&limit["verdict"]), limit["left"]);

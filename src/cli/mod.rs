@@ -1,6 +1,7 @@
 //! The commands.
 
 mod explain;
+mod hash;
 mod remote;
 
 use crate::config::schema::schema;
@@ -59,12 +60,18 @@ enum Command {
     Status(Target),
     /// Prints the JSON Schema of configurations, for editors.
     Schema,
+    /// Makes an API key, and prints its entry for the keys file.
+    HashKey(hash::KeyFor),
+    /// Reads a password from standard input, and prints its entry for the users file.
+    HashPassword(hash::PasswordFor),
     /// Says which version this is.
     Version,
 }
 
 /// Runs the command that the process was started with. Exit codes: 0 done, 1 refused or failed, 2 wrong use.
 pub fn main() -> ExitCode {
+    // For the one client that has none of its own; more than once does no harm.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(e) => {
@@ -82,6 +89,8 @@ pub fn main() -> ExitCode {
         Command::Drain(target) => print(remote::end(&target, "/drain")),
         Command::Stop(target) => print(remote::end(&target, "/stop")),
         Command::Status(target) => print(remote::status(&target)),
+        Command::HashKey(asked) => print(hash::key(&asked)),
+        Command::HashPassword(asked) => print(hash::password(&asked)),
         Command::Version => {
             println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -76,6 +76,22 @@ pub fn parse(sources: &mut Sources, problems: &Problems) -> Option<Value> {
     Some(value)
 }
 
+/// Reads a file that is a part of its own, such as a list of keys.
+///
+/// # Errors
+/// The first thing that is wrong with it, with its place. Nothing of what stands there is repeated but keys.
+pub fn part<T: Shape>(name: &str, text: &str) -> Result<T, String> {
+    let (mut sources, problems) = (Sources::new(name, text), Problems::default());
+    let (value, marks) = yaml::read(&sources.files()[0].text, 0, &problems);
+    sources.set_marks(0, marks);
+    let read = value.and_then(|value| T::read(&Node { value: &value, at: &At::root(), problems: &problems }));
+    match (read, problems.into_parts().0.first()) {
+        (Some(read), None) => Ok(read),
+        (_, Some(problem)) => Err(problem.render(&sources).lines().next().unwrap_or_default().to_string()),
+        (None, None) => Err("it can't be read".to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,6 +32,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     snapshot_info: IntGaugeVec,
     certificate_expiry: IntGaugeVec,
+    jwks_age: IntGaugeVec,
     pub connections: IntGauge,
     pub connections_refused: IntCounter,
     pub in_flight: IntGauge,
@@ -64,6 +65,7 @@ impl Metrics {
             reloads: counters("frontdesk_reloads_total", "Reloads.", &["result"])?,
             snapshot_info: gauges("frontdesk_snapshot_info", "The configuration that is running.", &["version", "hash"])?,
             certificate_expiry: gauges("frontdesk_certificate_expiry_seconds", "When a certificate expires, in Unix time.", &["name"])?,
+            jwks_age: gauges("frontdesk_jwks_age_seconds", "Since the keys of an issuer were last fetched.", &["issuer"])?,
             connections: register(&registry, IntGauge::new("frontdesk_connections", "Client connections that are open.")?)?,
             connections_refused: register(
                 &registry,
@@ -140,6 +142,12 @@ impl Metrics {
     pub fn snapshot(&self, version: u64, hash: &str) {
         self.snapshot_info.reset();
         self.snapshot_info.with_label_values(&[version.to_string().as_str(), hash]).set(1);
+    }
+
+    /// Issuers and the age of their keys; replaces what was said before.
+    pub fn keys(&self, ages: impl Iterator<Item = (String, Duration)>) {
+        self.jwks_age.reset();
+        ages.for_each(|(issuer, age)| self.jwks_age.with_label_values(&[&issuer]).set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
     }
 
     /// Names and the Unix time at which each expires; replaces what was said before.

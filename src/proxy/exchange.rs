@@ -3,13 +3,14 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::tunnel::Carried;
+use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
 use crate::shape::template::{Value, Values, Variable, decode_parameter};
 use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
-use crate::types::{Refusal, RouteId};
+use crate::types::{Identity, Refusal, RouteId};
 use crate::upstream::{Picked, Timeouts};
 use http::HeaderValue;
 use pingora::http::RequestHeader;
@@ -32,6 +33,12 @@ pub struct Exchange {
     /// The client speaks HTTP/2.
     pub is_h2: bool,
     pub route: Option<RouteId>,
+    /// Who was recognised.
+    pub identity: Option<Arc<Identity>>,
+    /// The method that decided who may come.
+    pub auth: Option<Arc<Method>>,
+    /// Another service's answer, which takes the place of a refusal.
+    pub relayed: Option<Box<Answered>>,
     /// Which of the route's services gets the request.
     pub choice: usize,
     /// Byte ranges of the normalised path.
@@ -99,6 +106,9 @@ impl Exchange {
             tls: "",
             is_h2: false,
             route: None,
+            identity: None,
+            auth: None,
+            relayed: None,
             choice: 0,
             captures: Captures::new(),
             verdict: None,
@@ -133,6 +143,11 @@ impl Exchange {
         !self.tls.is_empty()
     }
 
+    /// What the one who was recognised is called; nothing when nobody was.
+    pub fn identity_name(&self) -> &str {
+        self.identity.as_ref().map_or("", |identity| &identity.name)
+    }
+
     /// The request's id.
     pub fn id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
@@ -164,6 +179,11 @@ impl Values for Seen<'_> {
         match variable {
             Variable::Route => plain(self.exchange.route().map_or("", |route| &route.name)),
             Variable::ClientIp => plain(&self.exchange.origin.client_ip.to_string()),
+            Variable::Identity => plain(self.exchange.identity_name()),
+            Variable::Claim(path) => {
+                let identity = self.exchange.identity.as_ref();
+                Value::Plain(identity.and_then(|identity| identity.claim_text(path)).unwrap_or_default())
+            }
             Variable::RequestId => plain(self.exchange.id()),
             Variable::Host => plain(authority(self.head)),
             Variable::Path => Value::Path(path.into()),

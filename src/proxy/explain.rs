@@ -1,9 +1,9 @@
 //! What would become of a request, and why: the steps that serve requests, without a service to send it to.
 
 use super::exchange::{Exchange, Seen};
-use super::limits::caller;
+use super::limits::with_caller;
 use super::strict::head::HeadReader;
-use super::{forward, steps};
+use super::{admit, forward, steps};
 use crate::route::Criterion;
 use crate::route::explain::Verdict;
 use crate::shape::forward::Origin;
@@ -78,7 +78,20 @@ pub struct Explanation {
     pub others: usize,
     /// What the route's limits say, the tightest first.
     pub limits: Vec<Limited>,
+    /// What is asked of who comes; nothing where everybody may come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Checked>,
     pub outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// Any of them.
+    pub methods: Vec<String>,
+    /// What they have to have, and from where they may come.
+    pub requires: Vec<String>,
+    /// The method that decided, and what it found.
+    pub verdict: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -183,6 +196,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
     if !exchange.origin.is_trusted {
         forward::drop_claims(&mut head);
     }
+    forward::drop_own(&mut head, &snapshot.methods);
     let read = strict.and_then(|()| steps::normalise(&mut head));
     let explained = snapshot.table.explain(&steps::query(&head, listener));
     let candidates = explained.candidates.iter().map(|candidate| {
@@ -195,6 +209,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         Err(_) => (Vec::new(), 0),
     };
     let taken = read.and_then(|()| steps::take(&mut exchange, explained.outcome));
+    let admitted = taken.and_then(|()| admit(&head, &mut exchange));
     let (limits, within) = limits(&head, &exchange);
     Ok(Explanation {
         method: head.method.to_string(),
@@ -204,8 +219,9 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         client_ip: exchange.origin.client_ip,
         candidates,
         others,
+        auth: checked(&exchange, &admitted),
         limits,
-        outcome: match taken.and(within).and_then(|()| outcome(&head, &exchange)) {
+        outcome: match admitted.map(drop).and(within).and_then(|()| outcome(&head, &exchange)) {
             Ok(outcome) => outcome,
             Err(refusal) => refused(&refusal, exchange.route()),
         },
@@ -215,20 +231,21 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
 /// What the limits would say now. A file alone knows of nobody who has asked before.
 fn limits(head: &RequestHeader, exchange: &Exchange) -> (Vec<Limited>, Result<(), Refusal>) {
     let Some(limits) = exchange.route().and_then(|route| route.limits.as_ref()) else { return (Vec::new(), Ok(())) };
-    let caller = caller(exchange, &head.headers);
-    let verdict = limits.set.look(&caller);
-    let limited = |standing: &crate::limit::Standing| {
-        let limit = &limits.entry(standing).limit;
-        let (key, by) = limits.set.shown(standing, &caller);
-        let verdict = match (standing.is_refused, limit.is_shadow) {
-            (false, _) => "passes",
-            (true, false) => "refused",
-            (true, true) => "would be refused",
+    with_caller(exchange, &head.headers, |caller| {
+        let verdict = limits.set.look(caller);
+        let limited = |standing: &crate::limit::Standing| {
+            let limit = &limits.entry(standing).limit;
+            let (key, by) = limits.set.shown(standing, caller);
+            let verdict = match (standing.is_refused, limit.is_shadow) {
+                (false, _) => "passes",
+                (true, false) => "refused",
+                (true, true) => "would be refused",
+            };
+            Limited { limit: limit.name.to_string(), rate: limit.rate_text(), by, key, left: limits.set.told(standing).0, verdict }
         };
-        Limited { limit: limit.name.to_string(), rate: limit.rate_text(), by, key, left: limits.set.told(standing).0, verdict }
-    };
-    let refused = verdict.refused.map(|seconds| Refusal::RateLimited(u32::try_from(seconds).unwrap_or(u32::MAX)));
-    (verdict.standings.iter().map(limited).collect(), refused.map_or(Ok(()), Err))
+        let refused = verdict.refused.map(|seconds| Refusal::RateLimited(u32::try_from(seconds).unwrap_or(u32::MAX)));
+        (verdict.standings.iter().map(limited).collect(), refused.map_or(Ok(()), Err))
+    })
 }
 
 fn head(question: &Question) -> Result<RequestHeader, String> {
@@ -287,6 +304,27 @@ fn verdict(verdict: &Verdict<'_>) -> String {
     }
 }
 
+/// Who it is, as far as nobody else has to be asked; a preflight is nobody's. The answer says whether somebody would be asked.
+fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<bool, Refusal> {
+    match steps::asks_before(head, exchange) {
+        true => Ok(false),
+        false => admit::check(head, exchange).map(|ask| ask.is_some()),
+    }
+}
+
+fn checked(exchange: &Exchange, admitted: &Result<bool, Refusal>) -> Option<Checked> {
+    let access = exchange.route().map(|route| &route.access).filter(|access| !access.is_open())?;
+    let by = exchange.auth.as_ref().map(|method| format!("{}: ", method.name)).unwrap_or_default();
+    let found = match (admitted, &exchange.identity) {
+        (Err(refusal), _) => refusal.code().to_string(),
+        (Ok(true), _) => "has to be asked when it comes".to_string(),
+        (Ok(false), Some(identity)) => identity.name.to_string(),
+        (Ok(false), None) => "lets everybody in".to_string(),
+    };
+    let methods = access.asks().into_iter().map(str::to_string).collect();
+    Some(Checked { methods, requires: access.requires(), verdict: format!("{by}{found}") })
+}
+
 fn refused(refusal: &Refusal, route: Option<&Route>) -> Outcome {
     Outcome::Refused {
         status: refusal.status(),
@@ -300,6 +338,9 @@ fn refused(refusal: &Refusal, route: Option<&Route>) -> Outcome {
 fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal> {
     let Some(route) = exchange.route() else { return Err(Refusal::NoRoute) };
     let name = route.name.to_string();
+    if steps::asks_before(head, exchange) {
+        return Ok(Outcome::Answered { route: name, status: 204 });
+    }
     let seen = Seen { exchange, head };
     match &route.action {
         Action::Redirect(redirect) => {

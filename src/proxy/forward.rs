@@ -2,6 +2,8 @@
 
 use super::exchange::{Exchange, Seen};
 use super::limits;
+use crate::auth::Methods;
+use crate::auth::cors::Cors;
 use crate::shape::forward::{
     Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_look_alike, is_rewritten,
 };
@@ -107,6 +109,7 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
         headers.insert(HOST, host.clone());
         parts.uri = with_authority(parts.uri, host)?;
     }
+    credentials(&mut parts, exchange);
     if let Some(rewrite) = exchange.route().and_then(|route| route.rewrite.as_ref()) {
         parts.uri = rewritten(parts.uri, rewrite, &Seen { exchange, head: request })?;
     }
@@ -126,8 +129,27 @@ pub fn drop_claims(head: &mut RequestHeader) {
     }
 }
 
-fn remove(headers: &mut HeaderMap, is_meant: fn(&HeaderName) -> bool) {
-    if headers.keys().any(is_meant) {
+/// Takes away the fields by which services are told who it is: only the gateway says that, whoever the client is.
+pub fn drop_own(head: &mut RequestHeader, methods: &Methods) {
+    let is_own = |name: &HeaderName| methods.is_own(name);
+    if methods.has_own() && head.headers.keys().any(is_own) {
+        let mut parts = parts(head);
+        remove(&mut parts.headers, is_own);
+        *head = parts.into();
+    }
+}
+
+/// What was shown to the gateway ends here, and what it found out goes on.
+fn credentials(parts: &mut Parts, exchange: &Exchange) {
+    let Some(route) = exchange.route().filter(|route| !route.access.is_open()) else { return };
+    route.access.remove_credentials(exchange.auth.as_ref(), &mut parts.headers, &mut parts.uri);
+    if let (Some(method), Some(identity)) = (&exchange.auth, &exchange.identity) {
+        method.headers(identity).for_each(|(name, value)| drop(parts.headers.insert(name, value)));
+    }
+}
+
+fn remove(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().any(&is_meant) {
         let meant: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name)).cloned().collect();
         meant.iter().for_each(|name| drop(headers.remove(name)));
     }
@@ -192,6 +214,9 @@ pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &
     }
     headers.reserve(FIELDS_ADDED);
     headers.append(VIA, via(request.version));
+    if let Some(cors) = exchange.route().and_then(|route| route.cors.as_ref()) {
+        pages(headers, cors, request);
+    }
     let mut id = exchange.id.clone();
     // Over HTTP/2 a value that never comes again is kept out of the table of those that may.
     id.set_sensitive(exchange.is_h2);
@@ -202,6 +227,16 @@ pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &
         Some(reason) => head.set_reason_phrase(Some(&reason)),
         None => Ok(()),
     }
+}
+
+/// What pages of other origins may do with an answer is the gateway's to say. A preflight has been told already.
+fn pages(headers: &mut HeaderMap, cors: &Cors, request: &RequestHeader) {
+    if Cors::is_preflight(&request.method, &request.headers) {
+        return;
+    }
+    remove(headers, |name| name.as_str().starts_with("access-control-"));
+    headers.extend(cors.answer(&request.headers));
+    headers.append(http::header::VARY, HeaderValue::from_static("Origin"));
 }
 
 /// A reason phrase that is not the status's usual one.

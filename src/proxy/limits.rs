@@ -17,7 +17,7 @@ pub fn is_flood(exchange: &Exchange) -> bool {
 /// Tries the limits of the request's route. What they say is told with the answer, whatever it is.
 pub fn limit(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(limits) = exchange.route().and_then(|route| route.limits.as_ref()) else { return Ok(()) };
-    let verdict = limits.set.decide(&caller(exchange, headers));
+    let verdict = with_caller(exchange, headers, |caller| limits.set.decide(caller));
     count(limits, &verdict);
     let refused = verdict.refused;
     exchange.verdict = Some(verdict);
@@ -54,10 +54,12 @@ async fn pass(cap: &Cap) -> Result<Pass, Refusal> {
     pass.ok_or(Refusal::TooManyInFlight)
 }
 
-/// Who is counted.
-pub fn caller<'a>(exchange: &Exchange, headers: &'a HeaderMap) -> Caller<'a> {
-    // Nobody is recognised yet.
-    Caller { identity: None, claim: &|_| None, client_ip: exchange.origin.client_ip, headers }
+/// Answers with who is counted.
+pub fn with_caller<T>(exchange: &Exchange, headers: &HeaderMap, ask: impl FnOnce(&Caller<'_>) -> T) -> T {
+    let who = exchange.identity.as_deref();
+    let claim = |name: &str| who.and_then(|who| who.claim_text(name));
+    let identity = who.map(|who| &*who.name).filter(|name| !name.is_empty());
+    ask(&Caller { identity, claim: &claim, client_ip: exchange.origin.client_ip, headers })
 }
 
 fn count(limits: &RouteLimits, verdict: &Verdict) {

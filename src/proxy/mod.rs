@@ -2,6 +2,7 @@
 //! the rooms that are called.
 
 pub mod account;
+mod admit;
 mod attempt;
 pub mod connection;
 pub mod deadline;
@@ -35,7 +36,7 @@ use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use steps::{answer, decline, fits, refusal};
+use steps::{answer, decline, fits, is_preflight, preflight, refusal};
 
 /// The gateway as Pingora sees it.
 pub struct Gateway {
@@ -98,8 +99,14 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         // What answers here is boxed, or every request would move the room that it needs.
-        let routed = self.route(session, exchange).and_then(|()| limits::limit(exchange, &session.req_header().headers));
-        let entered = match routed {
+        if let Err(refusal) = self.route(session, exchange) {
+            return Box::pin(decline(session, exchange, refusal)).await;
+        }
+        if is_preflight(session, exchange) {
+            return Box::pin(preflight(session, exchange)).await;
+        }
+        let admitted = admit::admit(session.req_header(), exchange).await;
+        let entered = match admitted.and_then(|()| limits::limit(exchange, &session.req_header().headers)) {
             Ok(()) => limits::enter(exchange).await,
             Err(refusal) => Err(refusal),
         };

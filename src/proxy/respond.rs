@@ -3,10 +3,13 @@
 
 use super::exchange::{Exchange, Seen};
 use super::forward;
+use crate::auth::Answered;
+use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
+use crate::shape::headers::HOP_BY_HOP;
 use crate::types::Refusal;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -25,6 +28,9 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
     if has_begun(session) {
         return Ok(());
     }
+    if let Some(answered) = &exchange.relayed {
+        return relay(session, exchange, answered).await;
+    }
     if is_grpc(session) {
         return grpc(session, exchange, refusal).await;
     }
@@ -34,10 +40,22 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
     if let Some(seconds) = refusal.retry_after() {
         head.insert_header(RETRY_AFTER, seconds)?;
     }
+    for challenge in exchange.route().map(|route| route.access.challenges(refusal, exchange.auth.as_ref())).unwrap_or_default() {
+        head.append_header(WWW_AUTHENTICATE, challenge)?;
+    }
     if let Refusal::MethodNotAllowed(allow) = refusal {
         head.insert_header(ALLOW, &**allow)?;
     }
     send(session, exchange, head, problem(refusal, Some(exchange.id()))).await
+}
+
+/// Passes on another service's answer, but for what belonged to its connection.
+async fn relay(session: &mut Session, exchange: &Exchange, answered: &Answered) -> Result<()> {
+    let mut head = ResponseHeader::build(answered.status, Some(8))?;
+    for (name, value) in answered.headers.iter().filter(|(name, _)| !HOP_BY_HOP.contains(name) && *name != CONTENT_LENGTH) {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    send(session, exchange, head, Bytes::copy_from_slice(&answered.body)).await
 }
 
 /// What a browser or a program reads: never an endpoint, a file or a secret.
@@ -96,6 +114,15 @@ fn grpc_status(status: u16) -> &'static str {
         429 | 502 | 503 => "14",
         _ => "2",
     }
+}
+
+/// Answers a preflight.
+pub async fn preflight(session: &mut Session, exchange: &Exchange, cors: &Cors) -> Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
+    for (name, value) in cors.preflight(&session.req_header().headers) {
+        head.insert_header(name, value)?;
+    }
+    send(session, exchange, head, Bytes::new()).await
 }
 
 /// Answers as `respond:` says.

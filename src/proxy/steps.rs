@@ -4,6 +4,7 @@ use super::connection::{Connection, Fault, InFlight};
 use super::deadline::{self, Phase};
 use super::exchange::{self, Exchange, authority};
 use super::{Gateway, forward, respond, tunnel};
+use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::shape::forward::{Origin, Trace, request_id};
 use crate::snapshot::Action;
@@ -35,6 +36,7 @@ impl Gateway {
         if !exchange.origin.is_trusted {
             forward::drop_claims(session.req_header_mut());
         }
+        forward::drop_own(session.req_header_mut(), &exchange.snapshot.methods);
     }
 
     /// Carries a WebSocket.
@@ -104,6 +106,24 @@ pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refu
     respond::refusal(session, exchange, &refusal).await?;
     exchange.refusal = Some(refusal);
     Ok(true)
+}
+
+/// A question of a browser that the route answers by itself.
+pub(super) fn is_preflight(session: &Session, exchange: &Exchange) -> bool {
+    asks_before(session.req_header(), exchange)
+}
+
+/// The same of a head.
+pub(super) fn asks_before(head: &RequestHeader, exchange: &Exchange) -> bool {
+    exchange.route().is_some_and(|route| route.cors.is_some()) && Cors::is_preflight(&head.method, &head.headers)
+}
+
+/// Answers it, whoever asks: a browser shows no credentials with it (Fetch, 4.8).
+pub(super) async fn preflight(session: &mut Session, exchange: &Exchange) -> Result<bool> {
+    match exchange.route().and_then(|route| route.cors.as_ref()) {
+        Some(cors) => respond::preflight(session, exchange, cors).await.map(|()| true),
+        None => Ok(false),
+    }
 }
 
 /// Answers as the route says by itself.

@@ -39,6 +39,7 @@ impl Rule {
             headers: headers?,
             query: query.into_iter().collect::<Option<_>>()?,
             listeners,
+            has_cors: raw.cors.is_some(),
         })
     }
 }

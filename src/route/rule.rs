@@ -20,6 +20,8 @@ pub struct Rule {
     pub query: Vec<Parameter>,
     /// Empty for any.
     pub listeners: Vec<ListenerId>,
+    /// The preflights of its methods are answered by the gateway.
+    pub has_cors: bool,
 }
 
 /// What a route asks of the path.
@@ -63,16 +65,16 @@ pub struct Query<'a> {
 pub(super) enum Asked {
     /// Those that allow this one.
     For(Method),
-    /// Those that name OPTIONS themselves.
-    OptionsByName,
+    /// Those that answer the preflight of this one, or name OPTIONS themselves.
+    Preflight(Method),
 }
 
 impl Query<'_> {
-    /// A CORS preflight belongs to a route that names OPTIONS; where there is none, to the route that the request behind it
-    /// would take. So it asks twice.
+    /// A CORS preflight belongs to a route that answers it or names OPTIONS; where there is none, to the route that the request
+    /// behind it would take. So it asks twice.
     pub(super) fn asks(&self) -> impl Iterator<Item = Asked> + use<> {
         match self.preflight() {
-            Some(method) => [Some(Asked::OptionsByName), Some(Asked::For(method))],
+            Some(method) => [Some(Asked::Preflight(method.clone())), Some(Asked::For(method))],
             None => [Some(Asked::For(self.method.clone())), None],
         }
         .into_iter()
@@ -115,13 +117,15 @@ impl Rule {
         (!self.allows(asked)).then_some(Criterion::Method)
     }
 
-    /// GET implies HEAD.
     fn allows(&self, asked: &Asked) -> bool {
         match asked {
-            Asked::OptionsByName => self.methods.contains(&Method::OPTIONS),
-            Asked::For(method) => {
-                self.methods.is_empty() || self.methods.contains(method) || (*method == Method::HEAD && self.methods.contains(&Method::GET))
-            }
+            Asked::Preflight(method) => self.methods.contains(&Method::OPTIONS) || (self.has_cors && self.names(method)),
+            Asked::For(method) => self.names(method),
         }
+    }
+
+    /// GET implies HEAD.
+    fn names(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(method) || (*method == Method::HEAD && self.methods.contains(&Method::GET))
     }
 }

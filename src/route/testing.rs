@@ -27,6 +27,7 @@ pub fn rule(id: usize, line: &str) -> Rule {
         headers: vec![],
         query: vec![],
         listeners: vec![],
+        has_cors: false,
     };
     for word in words {
         if let Some(listeners) = word.strip_prefix('@') {

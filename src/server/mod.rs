@@ -39,6 +39,8 @@ use tokio::time::{interval, sleep, timeout};
 
 /// Tries that Pingora allows in all: how many there are is decided by `upstream::retry`.
 const RETRIES_MAX: usize = 16;
+/// How long readiness waits for the first keys of issuers.
+const FIRST_KEYS: Duration = Duration::from_secs(10);
 /// The admin listener's number among its own.
 const ADMIN: ListenerId = ListenerId(0);
 /// Connections of the admin listener.
@@ -138,10 +140,20 @@ impl Server {
 
     /// Waits to be asked for something, and does it.
     async fn serve(self, mut control: Control) -> ExitCode {
-        self.status.set_ready(true);
-        log::info!("ready: {} routes, {} services", self.snapshot.load().routes.len(), self.snapshot.load().services.len());
+        tokio::spawn(self.state.issuers.clone().keep_fresh());
+        let mut becoming = Box::pin(timeout(FIRST_KEYS, self.state.issuers.first_keys()));
+        let mut is_ready = false;
         loop {
-            match control.next().await {
+            let asked = tokio::select! {
+                biased;
+                got = &mut becoming, if !is_ready => {
+                    is_ready = true;
+                    self.become_ready(got.is_ok());
+                    continue;
+                }
+                asked = control.next() => asked,
+            };
+            match asked {
                 Asked::Reload(asker) => {
                     let outcome = self.reload().await;
                     // Whoever asked may have gone.
@@ -161,6 +173,14 @@ impl Server {
             () = control.stop() => log::info!("stopping at once"),
         }
         ExitCode::SUCCESS
+    }
+
+    fn become_ready(&self, has_keys: bool) {
+        if !has_keys {
+            log::warn!("some issuers have no keys yet: their tokens are answered 503");
+        }
+        self.status.set_ready(true);
+        log::info!("ready: {} routes, {} services", self.snapshot.load().routes.len(), self.snapshot.load().services.len());
     }
 
     /// Lets what is in flight finish, and ends as soon as nothing is.

@@ -7,13 +7,18 @@ use std::borrow::Cow;
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What to do about a name that is not known.
-pub const FIX: &str = "name one of route, client_ip, request_id, host, path, rest, query.NAME, header.NAME or a `{name}` of the path";
+pub const FIX: &str =
+    "name one of route, identity, claim.NAME, client_ip, request_id, host, path, rest, query.NAME, header.NAME or a `{name}` of the path";
 
 /// Something of a request that a template may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Variable {
     Route,
     ClientIp,
+    /// Who was recognised.
+    Identity,
+    /// What is known of them, by its path.
+    Claim(Box<str>),
     RequestId,
     Host,
     Path,
@@ -166,6 +171,8 @@ fn variable(name: &str, names: Names<'_>) -> Result<Variable, String> {
     Ok(match (name, name.split_once('.')) {
         ("route", _) => Variable::Route,
         ("client_ip", _) => Variable::ClientIp,
+        ("identity", _) => Variable::Identity,
+        (_, Some(("claim", path))) if !path.is_empty() => Variable::Claim(path.into()),
         ("request_id", _) => Variable::RequestId,
         ("host", _) => Variable::Host,
         ("path", _) => Variable::Path,

@@ -72,7 +72,7 @@ impl Limits {
     ) -> Option<Option<RouteLimits>> {
         let one = |(index, name): (usize, &raw::Name)| {
             let at = at.index(index);
-            if names[..index].contains(name) {
+            if names[..index].contains(name) && problems.is_sound(&at) {
                 let why = "one request would be charged twice";
                 return problems.at(&at, format!("`{}` is named twice", name.0), why, "remove one of the two, or raise its `cost`");
             }
@@ -80,6 +80,8 @@ impl Limits {
                 // One that could not be built has its own problem.
                 Some((_, entry)) => entry.clone(),
                 None if !problems.is_read(&At::root().key("rate_limits")) => None,
+                // Said already: many routes have the same defaults.
+                None if !problems.is_sound(&at) => None,
                 None => {
                     let known: Vec<&str> = self.all.iter().map(|(name, _)| name.as_str()).collect();
                     let what = format!("no limit is named `{}`", name.0);

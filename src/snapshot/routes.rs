@@ -2,6 +2,8 @@
 
 use super::limits::Limits;
 use super::{Action, Forward, Listener, Route, ServiceEntry, Services, State, entry};
+use crate::auth::cors::Cors;
+use crate::auth::{Access, Methods};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
@@ -24,6 +26,7 @@ pub(super) struct Build<'a> {
     pub listeners: &'a [Option<Listener>],
     pub services: &'a Services,
     pub limits: &'a Limits,
+    pub methods: &'a Methods,
     pub problems: &'a Problems,
     /// None of them has a name that could not be read.
     are_listeners_known: bool,
@@ -36,13 +39,14 @@ impl<'a> Build<'a> {
         listeners: &'a [Option<Listener>],
         services: &'a Services,
         limits: &'a Limits,
+        methods: &'a Methods,
         problems: &'a Problems,
     ) -> Build<'a> {
         let root = At::root();
         let at = root.key("listeners");
         let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && problems.is_read(&at.index(index).key("name"));
         let are_listeners_known = problems.is_read(&at) && raw.listeners.iter().enumerate().all(is_known);
-        Build { raw, state, listeners, services, limits, problems, are_listeners_known }
+        Build { raw, state, listeners, services, limits, methods, problems, are_listeners_known }
     }
 
     /// The table, the routes, and the services that routes name by URL.
@@ -151,7 +155,16 @@ impl<'a> Build<'a> {
         let rewrite = self.rewrite(raw, names, &at.key("request"));
         let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
         let response_headers = HeaderEdits::build(&raw.response.headers, names, &at.key("response"), self.problems);
-        let limits = self.limits.of_route(&raw.rate_limits, &name, self.state, &at.key("rate_limits"), self.problems);
+        let root = At::root();
+        let limits = match &raw.rate_limits {
+            Some(names) => self.limits.of_route(names, &name, self.state, &at.key("rate_limits"), self.problems),
+            None => {
+                let defaults = &self.raw.defaults.rate_limits;
+                self.limits.of_route(defaults, &name, self.state, &root.key("defaults").key("rate_limits"), self.problems)
+            }
+        };
+        let access = Access::build(raw, &self.raw.defaults, self.methods, at, self.problems);
+        let cors = raw.cors.as_ref().map(|cors| Cors::build(cors, raw.methods.as_ref(), &at.key("cors"), self.problems));
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
         Some(Route {
             limits: limits?,
@@ -161,6 +174,8 @@ impl<'a> Build<'a> {
             name,
             asks: asks(raw).into(),
             action: action?,
+            access: access?,
+            cors: cors.map_or(Some(None), |cors| cors.map(Some))?,
             rewrite: rewrite?,
             request_headers: request_headers?,
             response_headers: response_headers?,

@@ -29,8 +29,19 @@ impl Split {
     /// meets the new version of all services or of none where their routes have the same weights. A client is a point on a line
     /// that the weights cut up, so only those between the old and the new cut change sides when the weights do.
     pub fn choose(&self, client: IpAddr) -> usize {
+        self.at(hash(client))
+    }
+
+    /// The place of somebody's service, whatever address they come from.
+    pub fn choose_for(&self, name: &str) -> usize {
+        // FNV-1a, 64 bits (RFC 9923), whose high bits are poor by themselves.
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        self.at(mix(hash))
+    }
+
+    fn at(&self, hash: u64) -> usize {
         let (1.., Some(total)) = (self.sums.len().saturating_sub(1), self.sums.last()) else { return 0 };
-        let point = (u128::from(hash(client)) * u128::from(*total)) >> 64;
+        let point = (u128::from(hash) * u128::from(*total)) >> 64;
         self.sums.partition_point(|sum| u128::from(*sum) <= point)
     }
 }
@@ -84,6 +95,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn names_have_shares_too() {
+        let split = Split::new([90, 10]);
+        let second = (0..10_000).filter(|n| split.choose_for(&format!("user-{n}")) == 1).count();
+        assert!((700..1_300).contains(&second), "{second}");
+        assert_eq!(split.choose_for("ada"), split.choose_for("ada"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod origin;
 mod pace;
 mod secure;
 mod tls_origin;
+mod tokens;
 mod websocket;
 
 pub use client::{Answer, Client, head};
@@ -31,6 +32,7 @@ pub use origin::{Origin, Request, Stream, answer, read_head, read_request};
 pub use pace::{Gate, busy, rest, steadily, until_gone};
 pub use secure::{Secure, secure, secure_and_send, shown};
 pub use tls_origin::TlsOrigin;
+pub use tokens::{SECRET, Signer, base64url, hs256, in_seconds, token};
 pub use websocket::{ACCEPTED, HANDSHAKE, echoes, websocket};
 
 use std::path::{Path, PathBuf};

@@ -70,7 +70,7 @@ fn check_speaks_json() {
     assert_eq!((output.status.code(), &json["ok"], &json["file"]), (Some(0), &true.into(), &"f.yaml".into()));
     let warning = &json["problems"][0];
     assert_eq!((&warning["severity"], &warning["line"], &warning["path"]), (&"warning".into(), &1.into(), &"services.idle".into()));
-    write(&folder, "listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, to: x }, { path: /b, tp: y }]\n");
+    write(&folder, "listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, to: x }, { path: /b, too: y }]\n");
     let output = check();
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((output.status.code(), &json["ok"], json["problems"].as_array().map(Vec::len)), (Some(1), &false.into(), Some(2)));
@@ -123,9 +123,9 @@ fn check_makes_no_file_and_knows_a_log_that_could_not_be_opened() {
 
 #[test]
 fn keys_of_later_versions_are_refused_rather_than_ignored() {
-    let (code, text) = check("listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, respond: {}, auth: [customers] }]\n");
+    let (code, text) = check("listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, respond: {}, mirror: orders }]\n");
     assert_eq!(code, Some(1));
-    assert!(text.contains("f.yaml:2:35: `auth` is not supported by this version yet"), "{text}");
+    assert!(text.contains("f.yaml:2:35: `mirror` is not supported by this version yet"), "{text}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
+pub mod auth;
 mod limit;
 mod route;
 mod service;
@@ -38,6 +39,8 @@ record! {
         services: Named<Option<Service>> = Named::default(),
         /// How often somebody may ask, by name.
         rate_limits: Named<Option<RateLimit>> = Named::default(),
+        /// Ways to recognise who comes, by name.
+        auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
         /// What holds for every route that does not say otherwise.
@@ -45,7 +48,7 @@ record! {
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "auth", "caches", "cache_store", "tests"];
+    later ["redis", "caches", "cache_store", "tests"];
 }
 
 record! {
@@ -53,8 +56,11 @@ record! {
     pub struct Defaults {
         /// Replaces the services', field by field.
         timeouts: Timeouts = Timeouts::default(),
+        /// Who may come. A route opens itself with `anonymous`.
+        auth: Option<OneOrMany<Name>> = None,
+        /// Names of `rate_limits`.
+        rate_limits: Vec<Name> = Vec::new(),
     }
-    later ["auth", "rate_limits"];
 }
 
 record! {

@@ -1,5 +1,6 @@
 //! `routes`.
 
+use super::auth::{Addresses, Cors, Require};
 use super::words::name;
 use super::{Method, Name, Timeouts};
 use crate::config::scalar::Url;
@@ -26,11 +27,19 @@ record! {
         /// What query parameters have to be.
         query: Named<Match> = Named::default(),
         /// Names of `rate_limits`; each has to let the request pass.
-        rate_limits: Vec<Name> = Vec::new(),
+        rate_limits: Option<Vec<Name>> = None,
         /// Under overload the lowest is shed first.
         priority: Number<0, 100> = Number(5),
         /// Requests at once; above it 503.
         max_in_flight: Option<Number<1, 10_000_000>> = None,
+        /// Who may come: any of these methods of `auth`, or `anonymous`. Open when absent.
+        auth: Option<OneOrMany<Name>> = None,
+        /// What who comes has to have.
+        require: Require = Require::default(),
+        /// Which addresses may come.
+        ip: Addresses = Addresses::default(),
+        /// Which pages of other origins may ask.
+        cors: Option<Cors> = None,
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the server's; 0 is none.
@@ -43,7 +52,7 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["auth", "require", "ip", "cors", "cache",
+    later ["cache",
         "compress", "mirror", "compose"];
 }
 

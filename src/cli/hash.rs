@@ -1,0 +1,64 @@
+//! `hash-key` and `hash-password`: what goes into the files of `api_key` and `basic`.
+
+use crate::auth::{api_key, basic};
+use clap::Args;
+use std::io::{self, BufRead, IsTerminal};
+
+/// Whose key.
+#[derive(Args)]
+pub struct KeyFor {
+    /// Who has it.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Takes the key from the first line of standard input instead of making one.
+    #[arg(long)]
+    stdin: bool,
+    /// What it may be used for.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// The moment after which it is good no more, such as 2027-01-31T00:00:00Z.
+    #[arg(long, value_name = "WHEN")]
+    expires: Option<String>,
+}
+
+/// Whose password. It is the first line of standard input.
+#[derive(Args)]
+pub struct PasswordFor {
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// The entry for the keys file; the key itself, when it was made here, is shown once and in a comment.
+pub fn key(asked: &KeyFor) -> Result<String, String> {
+    let (key, is_new) = match asked.stdin {
+        true => (line()?, false),
+        false => (api_key::make().map_err(|what| what + "\n")?, true),
+    };
+    let mut entry = serde_json::json!({ "id": asked.id, "hash": api_key::hashed(&key).map_err(|what| what + "\n")? });
+    if !asked.scopes.is_empty() {
+        entry["scopes"] = asked.scopes.clone().into();
+    }
+    if let Some(expires) = &asked.expires {
+        api_key::moment(expires).ok_or(format!("`{expires}` is not a moment such as 2027-01-31T00:00:00Z\n"))?;
+        entry["expires"] = expires.as_str().into();
+    }
+    let comment = if is_new { format!("# the key, shown once: {key}\n") } else { String::new() };
+    Ok(format!("{comment}- {entry}\n"))
+}
+
+/// The entry for the users file.
+pub fn password(asked: &PasswordFor) -> Result<String, String> {
+    let hash = basic::hashed(&line()?).map_err(|what| what + "\n")?;
+    Ok(format!("- {}\n", serde_json::json!({ "name": asked.name, "hash": hash })))
+}
+
+/// The first line of standard input, without what ends it.
+fn line() -> Result<String, String> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        eprintln!("it is shown as you type; end with Enter:");
+    }
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).map_err(|e| format!("standard input: {e}\n"))?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_string())
+}

@@ -1,0 +1,98 @@
+//! Who is it, and may they? The one place where a request meets `auth`: before anything is answered or sent on.
+
+use super::exchange::{Exchange, authority};
+use crate::auth::{self, Denied, Head, Method, Outcome, Request};
+use crate::snapshot::Action;
+use crate::types::{Identity, Refusal};
+use pingora::http::RequestHeader;
+use std::sync::Arc;
+
+/// A credential that takes longer.
+pub struct Ask {
+    method: Arc<Method>,
+    credential: String,
+}
+
+/// Lets a request in or not.
+///
+/// # Errors
+/// It is refused.
+pub async fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let admitted = match check(head, exchange) {
+        Ok(None) => return Ok(()),
+        Ok(Some(ask)) => Box::pin(finish(ask, head, exchange)).await,
+        Err(refusal) => Err(refusal),
+    };
+    if let (Err(refusal), Some(method)) = (&admitted, &exchange.auth)
+        && refusal.status() == 401
+        && exchange.relayed.is_none()
+    {
+        let wait = exchange.snapshot.failures.failed(exchange.origin.client_ip, method.cost());
+        if !wait.is_zero() {
+            Box::pin(tokio::time::sleep(wait)).await;
+        }
+    }
+    admitted
+}
+
+/// The same without waiting for anything.
+///
+/// # Errors
+/// It is refused.
+pub fn check(head: &RequestHeader, exchange: &mut Exchange) -> Result<Option<Ask>, Refusal> {
+    let Some(access) = exchange.route().map(|route| &route.access).filter(|access| !access.is_open()) else { return Ok(None) };
+    let request = Request {
+        headers: &head.headers,
+        query: head.uri.query().unwrap_or_default(),
+        client: exchange.origin.client_ip,
+        now: auth::now(),
+    };
+    let verdict = access.check(&request);
+    exchange.auth = verdict.by.clone();
+    match (verdict.outcome, verdict.by) {
+        (Outcome::Admitted(identity), _) => {
+            recognise(exchange, identity);
+            Ok(None)
+        }
+        (Outcome::Refused(refusal), _) => Err(refusal),
+        (Outcome::Ask(credential), Some(method)) => Ok(Some(Ask { method, credential })),
+        (Outcome::Ask(_), None) => Err(Refusal::Internal("a credential without a method")),
+    }
+}
+
+async fn finish(ask: Ask, head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let found = {
+        let scheme = if exchange.is_tls() { "https" } else { "http" };
+        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let (host, client) = (authority(head), exchange.origin.client_ip);
+        ask.method.ask(&ask.credential, &Head { method: &head.method, scheme, host, target, headers: &head.headers, client }).await
+    };
+    let found = match found {
+        Ok(identity) => Ok(identity),
+        Err(Denied::Refused(refusal)) => Err(refusal),
+        Err(Denied::Relayed(answered)) => {
+            exchange.relayed = Some(answered);
+            return Err(Refusal::Unauthenticated);
+        }
+    };
+    let outcome = exchange.route().map(|route| route.access.finish(found));
+    match outcome {
+        Some(Outcome::Admitted(identity)) => {
+            recognise(exchange, identity);
+            Ok(())
+        }
+        Some(Outcome::Refused(refusal)) => Err(refusal),
+        Some(Outcome::Ask(_)) | None => Err(Refusal::Internal("a credential that was asked twice")),
+    }
+}
+
+/// Whoever has a name gets the same version of a service from any address.
+fn recognise(exchange: &mut Exchange, identity: Option<Arc<Identity>>) {
+    if let Some(identity) = &identity
+        && !identity.name.is_empty()
+        && let Some(Action::Forward(forward)) = exchange.route().map(|route| &route.action)
+    {
+        exchange.choice = forward.choose_for(&identity.name);
+    }
+    exchange.identity = identity;
+}
