@@ -236,8 +236,8 @@ routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_li
                 let stop = AtomicBool::new(false);
                 std::thread::scope(|scope| {
                     if threads == 2 {
-                        let mut n = 0;
                         scope.spawn(|| {
+                            let mut n = 0;
                             while !stop.load(Relaxed) {
                                 n = u32::wrapping_add(n, 7919);
                                 ask(set, n % keys);
