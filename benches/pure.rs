@@ -2,9 +2,10 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use frontdesk::config::load;
-use frontdesk::config::place::{At, Source};
+use frontdesk::config::place::At;
 use frontdesk::config::problem::Problems;
 use frontdesk::config::raw::{Balance, Endpoint};
+use frontdesk::config::source::Sources;
 use frontdesk::limit::{Caller, Set};
 use frontdesk::observe::{Metrics, Record};
 use frontdesk::route::host::HostPattern;
@@ -199,14 +200,14 @@ fn configuration(routes: usize) -> String {
 }
 
 fn loading(c: &mut Criterion) {
-    let source = Source::new("frontdesk.yaml", configuration(1_000));
+    let mut sources = Sources::new("frontdesk.yaml", configuration(1_000));
     let state = State::dry(Metrics::new().expect("metrics"));
     let problems = Problems::default();
-    let raw = load::read(&source, &problems).expect("a configuration");
+    let raw = load::read(&mut sources, &problems).expect("a configuration");
     let build = || Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
     let mut group = c.benchmark_group("1,000 routes");
     group.sample_size(20);
-    group.bench_function("config::load::read", |b| b.iter(|| load::read(black_box(&source), &problems)));
+    group.bench_function("config::load::read", |b| b.iter(|| load::read(black_box(&mut sources), &problems)));
     group.bench_function("snapshot::Snapshot::build", |b| b.iter(build));
     assert!(problems.is_empty());
 }
@@ -220,7 +221,7 @@ routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_li
 ";
     let (headers, problems) = (headers(&[]), Problems::default());
     let state = State::dry(Metrics::new().expect("metrics"));
-    let raw = load::read(&Source::new("frontdesk.yaml", text), &problems).expect("a configuration");
+    let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
     let snapshot = Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
     state.limits.store.set_max(snapshot.server.limit_keys_max);
     let ask = |set: &Set, n: u32| {

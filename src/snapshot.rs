@@ -4,6 +4,7 @@
 
 mod limits;
 mod routes;
+mod warnings;
 
 pub use limits::{LimitEntry, RouteLimits};
 
@@ -21,7 +22,7 @@ use crate::tls::Termination;
 use crate::types::ListenerId;
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -136,6 +137,8 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// `None` is without limit.
     pub body_bytes_max: Option<u64>,
+    /// Bytes a second; 0 is none.
+    pub body_rate_min: u64,
     /// What its requests have to pass, if anything.
     pub limits: Option<RouteLimits>,
     /// How many may be in flight at once, if there is a bound.
@@ -182,7 +185,7 @@ impl Snapshot {
         let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
         let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
-        let build = routes::Build { raw, state, listeners: &listeners, services: &services, limits: &limits, problems };
+        let build = routes::Build::new(raw, state, &listeners, &services, &limits, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
@@ -197,6 +200,7 @@ impl Snapshot {
         }
         let overload = overload(raw, state, &root.key("server").key("overload"), problems);
         let (table, routes, url_services) = routes?;
+        warnings::warn(raw, &listeners, &services, problems);
         let services = services.all.into_iter().map(|(_, entry)| entry).collect::<Option<Vec<_>>>()?;
         problems.is_empty().then_some(())?;
         Some(Snapshot {
@@ -242,22 +246,27 @@ fn check_bind(bind: &Bind, at: &At<'_>, problems: &Problems) {
     }
 }
 
-fn listeners<'a>(raw: &'a [Option<raw::Listener>], state: &State, at: &At<'_>, problems: &Problems) -> Vec<Option<Listener>> {
+fn listeners<'a>(raw: &'a [Option<raw::Listener>], state: &State, listeners_at: &At<'_>, problems: &Problems) -> Vec<Option<Listener>> {
     if raw.is_empty() {
-        let _: Option<()> = problems.at(at, "no listener", "no request could come in", "add one, such as `- bind: 0.0.0.0:8080`");
+        let _: Option<()> =
+            problems.at(listeners_at, "no listener", "no request could come in", "add one, such as `listeners: [{ bind: 0.0.0.0:8080 }]`");
     }
-    let (mut binds, mut names) = (HashMap::<&'a Bind, usize>::new(), HashSet::<&'a raw::Name>::new());
+    let (mut binds, mut names) = (HashMap::<&'a Bind, (usize, usize)>::new(), HashMap::<&'a raw::Name, usize>::new());
     let build = |(index, raw): (usize, &'a Option<raw::Listener>)| {
-        let (at, raw) = (at.index(index), raw.as_ref()?);
-        let seen = binds.entry(&raw.bind).or_default();
+        let (at, raw) = (listeners_at.index(index), raw.as_ref()?);
+        let (first, seen) = binds.entry(&raw.bind).or_insert((index, 0));
         let nth = std::mem::replace(seen, *seen + 1);
         let any_port = matches!(raw.bind, Bind::Tcp(address) if address.port() == 0);
         if nth > 0 && !any_port {
-            return problems.at(&at.key("bind"), format!("{} is bound twice", raw.bind), "only one can have it", "remove one of the two");
+            let (what, fix) = (format!("{} is bound twice", raw.bind), "remove one of the two");
+            return problems.clash(&at.key("bind"), &listeners_at.index(*first).key("bind"), what, "only one can have it", fix);
         }
-        if let Some(name) = raw.name.as_ref().filter(|name| !names.insert(name)) {
-            let what = format!("two listeners are named `{}`", name.0);
-            return problems.at(&at.key("name"), what, "routes could mean either", "rename one of the two");
+        if let Some(name) = &raw.name
+            && let Some(first) = names.insert(name, index)
+        {
+            let (what, fix) = (format!("two listeners are named `{}`", name.0), "rename one of the two");
+            let first = listeners_at.index(first);
+            return problems.clash(&at.key("name"), &first.key("name"), what, "routes could mean either", fix);
         }
         check_bind(&raw.bind, &at.key("bind"), problems);
         let tls = raw.tls.as_ref().map(|tls| Termination::build(tls, &at.key("tls"), problems));
@@ -301,8 +310,8 @@ impl Services {
         self.by_name.get(name).map(|index| &self.all[*index].1)
     }
 
-    fn names(&self) -> Vec<&str> {
-        self.all.iter().map(|(name, _)| name.as_str()).collect()
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|(name, _)| name.as_str())
     }
 }
 
@@ -338,15 +347,15 @@ fn entry(service: Service, cap: Option<Cap>, state: &State) -> Arc<ServiceEntry>
 mod tests {
     use super::*;
     use crate::config::load;
-    use crate::config::place::Source;
+    use crate::config::source::Sources;
 
     fn problems(text: &str) -> Vec<String> {
-        let source = Source::new("f.yaml", text);
+        let mut sources = Sources::new("f.yaml", text);
         let problems = Problems::default();
         let state = State::new(Metrics::new().expect("metrics"));
-        let built = load::read(&source, &problems).and_then(|raw| Snapshot::build(&raw, Meta::default(), &state, &problems));
+        let built = load::read(&mut sources, &problems).and_then(|raw| Snapshot::build(&raw, Meta::default(), &state, &problems));
         assert_eq!(built.is_none(), !problems.is_empty());
-        problems.into_parts().0.iter().map(|p| p.render(&source).lines().next().unwrap_or_default().to_string()).collect()
+        problems.into_parts().0.iter().map(|p| p.render(&sources).lines().next().unwrap_or_default().to_string()).collect()
     }
 
     #[test]
@@ -376,7 +385,7 @@ routes:
                 "f.yaml:11:5: a route that does more than one thing",
                 "f.yaml:12:13: the path `e` does not begin with a slash",
                 "f.yaml:13:33: `x` is neither a path nor a URL",
-                "f.yaml:9:5: route 3 (`/b`) matches the same requests",
+                "f.yaml:9:5: two routes match the same requests",
                 "f.yaml:3:16: the admin listener on 0.0.0.0:9 needs a token",
             ]
         );
@@ -397,9 +406,9 @@ routes:
         assert_eq!(
             problems(text),
             [
-                "f.yaml:5:5: this route can never match: route 1 (`GET,PUT /a`) comes before it and leaves it no request",
-                "f.yaml:6:5: this route can never match: route 4 (`all`) comes before it and leaves it no request",
-                "f.yaml:9:5: route 5 (`/a X-B=~b X-A=1 ?q`) matches the same requests",
+                "f.yaml:5:5: this route can never match: `GET,PUT /a` comes before it and leaves it no request",
+                "f.yaml:6:5: this route can never match: `all` comes before it and leaves it no request",
+                "f.yaml:9:5: two routes match the same requests",
             ]
         );
     }
@@ -420,7 +429,7 @@ routes:
             [
                 "f.yaml:5:21: no service has a weight above 0",
                 "f.yaml:6:21: no service has a weight above 0",
-                "f.yaml:7:22: `to` has no `service`",
+                "f.yaml:7:22: `to[0]` has no `service`",
                 "f.yaml:7:59: `weight` is 2000000",
                 "f.yaml:8:38: `present` is false",
                 "f.yaml:8:61: both `regex` and `present`",
@@ -475,13 +484,13 @@ routes:
                 "f.yaml:2:30: `nowhere` is not an address with a port",
                 "f.yaml:2:62: unknown key `nam`",
                 "f.yaml:3:20: `threads` must be a whole number, not a text",
-                "f.yaml:3:41: `5` is not a duration",
+                "f.yaml:3:41: `5` has no unit",
                 "f.yaml:5:24: `endpoints` must be a list, not a number",
                 "f.yaml:6:23: `x` has no port",
                 "f.yaml:9:17: unknown key `tp`",
                 "f.yaml:11:13: `path` must be a text, not a list",
                 "f.yaml:12:34: `host` is an empty list",
-                "f.yaml:12:50: `1MB` is not a size",
+                "f.yaml:12:50: `1MB` has a unit that is not binary",
                 "f.yaml:13:54: `redirect` has no `to`",
                 "f.yaml:14:35: `status` is 99",
                 "f.yaml:14:7: unknown key `pth`",
@@ -495,11 +504,31 @@ routes:
     }
 
     #[test]
+    fn a_certificate_that_has_expired_is_a_warning() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut parameters = rcgen::CertificateParams::new(vec!["old.example".to_string()]).expect("a name");
+        parameters.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let certificate = parameters.self_signed(&key).expect("a certificate");
+        let [cert_file, key_file] = ["a.pem", "a.key"].map(|name| folder.path().join(name));
+        std::fs::write(&cert_file, certificate.pem()).expect("a file");
+        std::fs::write(&key_file, key.serialize_pem()).expect("a file");
+        let pair = format!("{{ cert: {}, key: {} }}", cert_file.display(), key_file.display());
+        let text =
+            format!("listeners: [{{ bind: 127.0.0.1:1, tls: {{ certificates: [{pair}] }} }}]\nroutes: [{{ path: /, respond: {{}} }}]");
+        let problems = Problems::default();
+        let raw = load::read(&mut Sources::new("f", text), &problems).expect("a configuration");
+        Snapshot::build(&raw, Meta::default(), &State::new(Metrics::new().expect("metrics")), &problems).expect("a snapshot");
+        let warnings: Vec<String> = problems.into_parts().1.into_iter().map(|warning| warning.what).collect();
+        assert_eq!(warnings, ["the certificate of `old.example` has expired"]);
+    }
+
+    #[test]
     fn a_listener_keeps_its_number() {
         let state = State::new(Metrics::new().expect("metrics"));
         let build = |text: &str| {
             let problems = Problems::default();
-            let raw = load::read(&Source::new("f", text), &problems).expect("a configuration");
+            let raw = load::read(&mut Sources::new("f", text), &problems).expect("a configuration");
             let snapshot = Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
             snapshot.listeners.iter().map(|listener| listener.id.0).collect::<Vec<_>>()
         };

@@ -2,8 +2,8 @@
 
 use allocation_counter::measure;
 use frontdesk::config::load;
-use frontdesk::config::place::Source;
 use frontdesk::config::problem::Problems;
+use frontdesk::config::source::Sources;
 use frontdesk::limit::{Caller, Set};
 use frontdesk::observe::Metrics;
 use frontdesk::route::criteria::{Header, Parameter, Test};
@@ -89,7 +89,7 @@ routes: [{ path: /, rate_limits: [each, all], respond: {} }]
 ";
     let (headers, problems) = (HeaderMap::new(), Problems::default());
     let state = State::dry(Metrics::new().expect("metrics"));
-    let raw = load::read(&Source::new("frontdesk.yaml", text), &problems).expect("a configuration");
+    let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
     let snapshot = Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
     let set = &snapshot.routes[0].limits.as_ref().expect("limits").set;
     let ask = |set: &Set, n: u32| {

@@ -10,6 +10,7 @@ mod suite {
     mod bodies;
     mod cli;
     mod commands;
+    mod corpus;
     mod deadlines;
     mod drain;
     mod explain;
@@ -18,6 +19,7 @@ mod suite {
     mod house;
     mod http2;
     mod in_flight;
+    mod include;
     mod limits;
     mod log;
     mod overload;

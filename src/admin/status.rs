@@ -44,11 +44,8 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
 fn service(entry: &Arc<ServiceEntry>) -> Value {
     let endpoints = entry.service.pool.endpoints().iter();
     let endpoint = |endpoint: &Arc<crate::upstream::Endpoint>| json!({ "address": &*endpoint.label, "weight": endpoint.weight, "in_flight": endpoint.state.in_flight() });
-    let mut told = json!({ "name": &*entry.service.name, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() });
-    if let Some(bound) = &entry.cap {
-        told["cap"] = cap(bound);
-    }
-    told
+    let cap = entry.cap.as_ref().map(cap);
+    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
 }
 
 fn cap(cap: &Cap) -> Value {

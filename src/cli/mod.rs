@@ -3,10 +3,12 @@
 mod explain;
 mod remote;
 
+use crate::config::schema::schema;
 use crate::server::{self, Origin};
 use clap::{Parser, Subcommand};
 use explain::{Asked, Listing};
 use remote::Target;
+use serde_json::json;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ enum Command {
     Check {
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// Says it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Says which route a request takes and why, and what becomes of it.
     Explain(Asked),
@@ -52,6 +57,8 @@ enum Command {
     Stop(Target),
     /// Shows what the running gateway says of itself.
     Status(Target),
+    /// Prints the JSON Schema of configurations, for editors.
+    Schema,
     /// Says which version this is.
     Version,
 }
@@ -67,7 +74,8 @@ pub fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Run { config, to, bind } => run(config, to, &bind),
-        Command::Check { config } => check(config),
+        Command::Check { config, json } => check(config, json),
+        Command::Schema => print(Ok(format!("{:#}\n", schema()))),
         Command::Explain(asked) => print(explain::explain_request(&asked)),
         Command::Routes(listing) => print(explain::list(&listing)),
         Command::Reload(target) => print(remote::reload(&target)),
@@ -109,20 +117,27 @@ fn run(config: Option<PathBuf>, to: Option<String>, bind: &str) -> ExitCode {
 
 /// The configuration of `run --to`.
 fn single(to: &str, bind: &str) -> String {
-    let (to, bind) = (serde_json::json!(to), serde_json::json!(bind));
+    let (to, bind) = (json!(to), json!(bind));
     format!("listeners: [{{ bind: {bind} }}]\nroutes: [{{ path: /*, to: {to} }}]\naccess_log: {{ path: stdout }}\n")
 }
 
-fn check(config: PathBuf) -> ExitCode {
-    match server::check(&Origin::File(config.clone())) {
-        Ok(warnings) => {
-            warnings.iter().for_each(|warning| println!("{warning}"));
-            println!("{}: ok", config.display());
-            ExitCode::SUCCESS
+fn check(config: PathBuf, json: bool) -> ExitCode {
+    let outcome = match server::check(&Origin::File(config.clone())) {
+        Ok(report) if json => {
+            let text = format!("{:#}\n", report.json());
+            // Whatever it says, it is the answer: to stdout.
+            let _ = io::stdout().write_all(text.as_bytes());
+            return if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::FAILURE
+        Ok(report) if report.is_good() => Ok(format!("{report}\n")),
+        Ok(report) => Err(format!("{report}\n")),
+        Err(failure) if json => {
+            let problem = json!({ "severity": "error", "file": config.display().to_string(), "what": failure.to_string() });
+            let text = format!("{:#}\n", json!({ "file": config.display().to_string(), "ok": false, "problems": [problem] }));
+            let _ = io::stdout().write_all(text.as_bytes());
+            return ExitCode::FAILURE;
         }
-    }
+        Err(failure) => Err(format!("{failure}\n")),
+    };
+    print(outcome)
 }

@@ -1,11 +1,12 @@
 //! Commands that speak to the running gateway by way of its admin listener.
 
 use crate::config::load;
-use crate::config::place::{At, Source};
+use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::Admin;
 use crate::config::scalar::Bind;
 use crate::config::shape::{Node, Shape};
+use crate::config::source::Sources;
 use crate::shape::template::encode_parameter;
 use clap::Args;
 use reqwest::{Client, Method, StatusCode, Url};
@@ -170,16 +171,16 @@ fn cause(e: &reqwest::Error) -> String {
 /// The admin part of a file that may be wrong elsewhere.
 fn admin_of(path: &Path) -> Result<Admin, String> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{shown}: {e}\n"))?;
-    let (source, problems) = (Source::new(shown.to_string(), text), Problems::default());
-    let value = load::parse(&source, &problems);
+    let file = load::read_file(path).map_err(|e| format!("{shown}: {e}\n"))?;
+    let (mut sources, problems) = (Sources::new(file.name, file.text), Problems::default());
+    let value = load::parse(&mut sources, &problems);
     let root = At::root();
     let at = root.key("admin");
     let admin = value.as_ref().and_then(|value| value.get("admin"));
     let Some(read) = admin.map(|value| Admin::read(&Node { value, at: &at, problems: &problems })) else {
         return Err(format!("{shown} has no `admin:`, so a gateway that runs it can't be asked: add one, or use --admin\n"));
     };
-    read.ok_or_else(|| problems.into_parts().0.iter().map(|problem| problem.render(&source)).collect())
+    read.ok_or_else(|| problems.into_parts().0.iter().map(|problem| problem.render(&sources)).collect())
 }
 
 /// A status for people.

@@ -1,21 +1,23 @@
 //! A mistake in the configuration, as the operator reads it: where, what, why it matters, what to do.
 
-use super::place::{At, Path, Source, Step};
+use super::marks::Span;
+use super::place::{At, Path, Step};
+use super::render::SHOWN_MAX;
+use super::shape::remedy;
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fmt::Write as _;
 
-/// Where a problem is. A position is looked up only when the problem is shown.
+/// Where a problem is. A path is of the whole configuration, and looked up only when the problem is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The key itself, such as one that is not known.
     Key(Path),
     /// What stands at a path.
     Value(Path),
-    /// A line and a column, both from 1: the YAML could not be parsed any further.
-    Position(usize, usize),
-    /// The file as a whole, or something outside it.
-    File,
+    /// A place in one of the files, by its number.
+    Exact(usize, Span),
+    /// A file as a whole, by its number; 0 is the main one.
+    File(usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,48 +29,20 @@ pub struct Problem {
     pub why: String,
     /// What to do.
     pub fix: String,
+    /// The other place, of two that can't both be.
+    pub also: Option<Place>,
 }
 
 impl Problem {
     pub fn new(place: Place, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Problem { place, what: what.into(), why: why.into(), fix: fix.into() }
+        Problem { place, what: what.into(), why: why.into(), fix: fix.into(), also: None }
     }
 
-    /// `file:line:col: what`, the line with a caret below, the cause and the remedy.
-    pub fn render(&self, source: &Source) -> String {
-        let mut out = String::new();
-        let name = source.name();
-        let _ = match source.position(&self.place) {
-            Some(position) => {
-                let line = source.line(position.line);
-                let margin = position.line.to_string().len();
-                let caret = caret(line, position.column, &self.place);
-                write!(
-                    out,
-                    "{name}:{}:{}: {}\n {:margin$} |\n {} | {line}\n {:margin$} | {caret}\n",
-                    position.line, position.column, self.what, "", position.line, ""
-                )
-            }
-            None => writeln!(out, "{name}: {}", self.what),
-        };
-        let _ = write!(out, "  why: {}\n  fix: {}\n", self.why, self.fix);
-        out
+    /// The same with the other of two places that it takes both of.
+    #[must_use]
+    pub fn and(self, other: Place) -> Self {
+        Problem { also: Some(other), ..self }
     }
-}
-
-/// Spaces up to the column, then one caret under each character of the word there.
-fn caret(line: &str, column: usize, place: &Place) -> String {
-    let before = column.saturating_sub(1);
-    let lead: String = line.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-    let rest: String = line.chars().skip(before).collect();
-    let end = match (place, rest.chars().next()) {
-        (Place::Key(_), _) => rest.find(':'),
-        (_, Some(quote @ ('"' | '\''))) => rest[1..].find(quote).map(|at| at + 2),
-        (_, Some('[' | '{')) => Some(1),
-        _ => rest.find([',', '}', ']', '#']).or(rest.find(": ")),
-    };
-    let word = rest[..end.unwrap_or(rest.len())].trim_end();
-    format!("{lead}{}", "^".repeat(word.chars().count().max(1)))
 }
 
 /// Collects the problems of all passes, so that they are shown together.
@@ -116,8 +90,9 @@ impl Problems {
         self.unread.borrow_mut().insert(path);
     }
 
-    /// The value at `at` is there but under a name that was not understood, which has a problem of its own.
-    pub fn misspelt(&self, at: &At<'_>) {
+    /// What stands at `at` is not known, for a reason that has a problem of its own: a key that was not understood, or a file
+    /// that could not be read.
+    pub fn excuse(&self, at: &At<'_>) {
         self.touch(&at.path());
         self.unread.borrow_mut().insert(at.path());
     }
@@ -141,6 +116,19 @@ impl Problems {
         self.is_empty() || !self.touched.borrow().contains(&at.path())
     }
 
+    /// A problem that two places have together: `first` was there before.
+    pub fn clash<T>(
+        &self,
+        at: &At<'_>,
+        first: &At<'_>,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Option<T> {
+        self.add(Problem::new(Place::Value(at.path()), what, why, fix).and(Place::Value(first.path())));
+        None
+    }
+
     /// A problem with what stands at `at`. Answers `None`, so that a reader may end with it.
     pub fn at<T>(&self, at: &At<'_>, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Option<T> {
         self.add(Problem::new(Place::Value(at.path()), what, why, fix));
@@ -157,6 +145,14 @@ impl Problems {
         self.warnings.borrow_mut().push(Problem::new(Place::Value(at.path()), what, why, fix));
     }
 
+    /// "did you mean", or the list of what is known. Not for those that are never shown: it takes time.
+    pub fn remedy<'a>(&self, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+        match self.count() > SHOWN_MAX {
+            true => "name one that there is".to_string(),
+            false => remedy(name, &known.into_iter().collect::<Vec<_>>()),
+        }
+    }
+
     pub fn count(&self) -> usize {
         self.errors.borrow().len()
     }
@@ -168,36 +164,5 @@ impl Problems {
     /// The errors, then the warnings, each in the order in which they were found.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
         (self.errors.into_inner(), self.warnings.into_inner())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shows_the_place_the_line_and_a_caret_under_the_word() {
-        let source = Source::new("front.yaml", "a: 1\nserver:\n  thread: 4\n");
-        let root = At::root();
-        let server = root.key("server");
-        let at = server.key("thread");
-        let problem = Problem::new(Place::Key(at.path()), "unknown key `thread`", "it would be ignored", "did you mean `threads`?");
-        assert_eq!(
-            problem.render(&source),
-            "front.yaml:3:3: unknown key `thread`\n   |\n 3 |   thread: 4\n   |   ^^^^^^\n  why: it would be ignored\n  fix: did you mean `threads`?\n"
-        );
-    }
-
-    #[test]
-    fn a_value_is_underlined_up_to_its_end() {
-        let source = Source::new("f", "x: { a: \"b c\", d: e }\n");
-        let root = At::root();
-        let x = root.key("x");
-        for (key, carets) in [("a", "^^^^^"), ("d", "^")] {
-            let at = x.key(key);
-            let shown = Problem::new(Place::Value(at.path()), "w", "y", "f").render(&source);
-            let line = shown.lines().nth(3).unwrap_or_default();
-            assert_eq!(line.trim_start_matches([' ', '|']), carets, "{shown}");
-        }
     }
 }

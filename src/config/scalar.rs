@@ -14,6 +14,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
+    if text.parse::<f64>().is_ok() {
+        return Err(format!("`{text}` has no unit"));
+    }
     let (number, unit) = split_unit(text).ok_or_else(expected)?;
     let ms = match unit {
         "ms" => number,
@@ -44,6 +47,7 @@ pub fn size(text: &str) -> Result<u64, String> {
         "KiB" => 10,
         "MiB" => 20,
         "GiB" => 30,
+        "KB" | "MB" | "GB" | "kB" | "K" | "M" | "G" => return Err(format!("`{text}` has a unit that is not binary")),
         _ => return Err(expected()),
     };
     number.checked_mul(1 << shift).ok_or_else(expected)

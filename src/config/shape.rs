@@ -7,12 +7,13 @@
 //! `Option` is always read, as `None` at worst, so that a list of them keeps a hole where an item was. Only a required key makes
 //! its whole part unreadable.
 
+pub(crate) use super::declare::{choice, record};
 use super::place::At;
 use super::problem::{Place, Problem, Problems};
-use super::scalar;
+use super::schema::Parts;
+pub use super::values::{Named, Number, OneOrMany, Share, Size};
 use serde_yaml::{Mapping, Value};
 use std::cell::RefCell;
-use std::time::Duration;
 
 /// A value, where it stands, and where to report.
 #[derive(Clone, Copy)]
@@ -22,9 +23,20 @@ pub struct Node<'a> {
     pub problems: &'a Problems,
 }
 
-/// What can be read from a node. `None` means that a problem was reported.
+/// What can be read from a node.
 pub trait Shape: Sized {
+    /// `None` means that a problem was reported.
     fn read(node: &Node<'_>) -> Option<Self>;
+
+    /// The JSON Schema of what is read. Parts with a name are put among `parts` and referred to.
+    fn schema(_parts: &mut Parts) -> serde_json::Value {
+        serde_json::json!({})
+    }
+
+    /// The value as one would type it, where that is short: defaults are shown so.
+    fn written(&self) -> Option<serde_json::Value> {
+        None
+    }
 }
 
 impl Node<'_> {
@@ -35,7 +47,7 @@ impl Node<'_> {
 
     /// Something else stands here than what is `wanted`, such as "a duration".
     pub fn expected<T>(&self, wanted: &str, example: &str) -> Option<T> {
-        let what = format!("`{}` must be {wanted}, not {}", self.at.name(), kind(self.value));
+        let what = format!("{} must be {wanted}, not {}", self.at.label(), kind(self.value));
         self.problem(what, "a value of another kind can't be understood", format!("write {wanted}, such as `{example}`"))
     }
 
@@ -57,8 +69,26 @@ impl Node<'_> {
         }
     }
 
+    /// One of `words`. `later` are those of the contract that this version doesn't have yet.
+    pub fn word(&self, words: &[&str], later: &[&str]) -> Option<String> {
+        let text = self.text("one of the words that are known here", words[0])?;
+        let (name, all) = (self.at.name(), words.join(", "));
+        match text.as_str() {
+            word if words.contains(&word) => Some(text),
+            word if later.contains(&word) => self.problem(
+                format!("`{word}` is not supported by this version yet"),
+                format!("`{name}` would have no effect"),
+                format!("use one of {all}"),
+            ),
+            word => {
+                let fix = nearest(word, words).map_or("write one of them".to_string(), |meant| format!("did you mean `{meant}`?"));
+                self.problem(format!("`{word}` is not known here"), format!("`{name}` is one of {all}"), fix)
+            }
+        }
+    }
+
     /// A number within bounds. A text that is one is taken: it may come from an environment variable.
-    fn number(&self, min: u64, max: u64) -> Option<u64> {
+    pub(super) fn number(&self, min: u64, max: u64) -> Option<u64> {
         let number = match self.value {
             Value::Number(number) => number.as_u64(),
             Value::String(text) => text.parse().ok(),
@@ -71,6 +101,10 @@ impl Node<'_> {
                 format!("it must be from {min} to {max}"),
                 format!("write a number from {min} to {max}"),
             ),
+            None if self.value.is_number() => {
+                let fix = format!("write a whole number from {min} to {max}");
+                self.problem(format!("`{}` is no whole number from 0 up", self.at.name()), "parts of one can't be counted", fix)
+            }
             None => self.expected("a whole number", &min.max(1).to_string()),
         }
     }
@@ -95,7 +129,7 @@ impl Node<'_> {
 }
 
 /// What a value is, for messages; never the value itself, which may be a secret.
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "a bare true or false",
@@ -110,7 +144,7 @@ fn kind(value: &Value) -> &'static str {
 /// A map that remembers which keys were asked for, so that the others are known to be strangers.
 pub struct Map<'a> {
     node: Node<'a>,
-    entries: &'a Mapping,
+    pub(super) entries: &'a Mapping,
     asked: RefCell<Vec<&'static str>>,
     missing: RefCell<Vec<&'static str>>,
 }
@@ -160,12 +194,12 @@ impl Map<'_> {
             // What was meant is not missing.
             if let Some(meant) = nearest(name, &asked).filter(|meant| !self.entries.contains_key(meant)) {
                 missing.retain(|key| *key != meant);
-                self.node.problems.misspelt(&self.node.at.key(meant));
+                self.node.problems.excuse(&self.node.at.key(meant));
             }
             report(place, format!("unknown key `{name}`"), "a key that is not understood would have no effect", remedy(name, &asked));
         }
         for key in missing.iter() {
-            let what = format!("`{}` has no `{key}`", self.node.at.name());
+            let what = format!("{} has no `{key}`", self.node.at.label());
             report(Place::Value(self.node.at.path()), what, "there is no default for it", format!("add `{key}:`"));
         }
     }
@@ -186,188 +220,3 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|k| (strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase()), *k));
     scored.filter(|(distance, k)| *distance <= 1 + k.len() / 4).min().map(|(_, k)| k)
 }
-
-impl Shape for String {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        node.text("a text", "\"…\"")
-    }
-}
-impl Shape for bool {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        match node.value {
-            Value::Bool(yes) => Some(*yes),
-            Value::String(text) if text == "true" || text == "false" => Some(text == "true"),
-            _ => node.expected("true or false", "true"),
-        }
-    }
-}
-impl Shape for Duration {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        node.parsed("a duration", "5s", scalar::duration)
-    }
-}
-impl<T: Shape> Shape for Option<T> {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        Some(T::read(node))
-    }
-}
-impl<T: Shape> Shape for Vec<T> {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        node.list()
-    }
-}
-impl<T: Shape> Shape for Box<T> {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        T::read(node).map(Box::new)
-    }
-}
-
-/// A number of bytes, written as a size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
-impl Shape for Size {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        node.parsed("a size", "64KiB", scalar::size).map(Size)
-    }
-}
-
-/// A whole number from `MIN` to `MAX`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Number<const MIN: u64, const MAX: u64>(pub u64);
-impl<const MIN: u64, const MAX: u64> Shape for Number<MIN, MAX> {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        node.number(MIN, MAX).map(Number)
-    }
-}
-impl<const MIN: u64, const MAX: u64> Number<MIN, MAX> {
-    pub fn usize(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
-/// A share from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Share(pub f64);
-impl Shape for Share {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        let number = match node.value {
-            Value::Number(number) => number.as_f64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        };
-        match number.filter(|n| (0.0..=1.0).contains(n)) {
-            Some(share) => Some(Share(share)),
-            None => node.expected("a number from 0.0 to 1.0", "0.1"),
-        }
-    }
-}
-
-/// One, or a list of at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OneOrMany<T>(pub Vec<T>);
-impl<T: Shape> Shape for OneOrMany<T> {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        match node.value {
-            Value::Sequence(items) if items.is_empty() => {
-                let what = format!("`{}` is an empty list", node.at.name());
-                node.problem(what, "nothing could ever match it", "name at least one, or leave the key out")
-            }
-            Value::Sequence(_) => node.list().map(OneOrMany),
-            _ => T::read(node).map(|one| OneOrMany(vec![one])),
-        }
-    }
-}
-
-/// A map from names to parts, in the order of the file.
-#[derive(Clone, Debug)]
-pub struct Named<T>(pub Vec<(String, T)>);
-impl<T> Default for Named<T> {
-    fn default() -> Self {
-        Named(Vec::new())
-    }
-}
-impl<T: Shape> Shape for Named<T> {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        let map = node.map()?;
-        let mut read = Vec::with_capacity(map.entries.len());
-        for (key, value) in map.entries {
-            let name = match key {
-                Value::String(name) => name.clone(),
-                Value::Number(number) => number.to_string(),
-                _ => {
-                    node.problems.at::<()>(node.at, "a name that is not a text", "names are texts", "put the name in quotes");
-                    continue;
-                }
-            };
-            let at = node.at.key(&name);
-            let part = T::read(&Node { value, at: &at, problems: node.problems });
-            read.push(part.map(|part| (name, part)));
-        }
-        read.into_iter().collect::<Option<Vec<_>>>().map(Named)
-    }
-}
-
-/// Declares a part of the configuration: its keys, their types and defaults. A key without a default is required.
-macro_rules! record {
-    (
-        $(#[$doc:meta])*
-        pub struct $name:ident {
-            $( $(#[$field_doc:meta])* $field:ident : $type:ty $(= $default:expr)?, )*
-        }
-        $(later $later:expr;)?
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug)]
-        pub struct $name { $( $(#[$field_doc])* pub $field: $type, )* }
-
-        impl $crate::config::shape::Shape for $name {
-            fn read(node: &$crate::config::shape::Node<'_>) -> Option<Self> {
-                let map = node.map()?;
-                $( let $field: Option<$type> = record!(@read map, $field $(, $default)?); )*
-                #[allow(unused_mut, unused_assignments)]
-                let mut later: &[&str] = &[];
-                $( later = &$later; )?
-                map.finish(later);
-                Some($name { $( $field: $field?, )* })
-            }
-        }
-    };
-    (@read $map:ident, $field:ident) => { $map.required(stringify!($field)) };
-    (@read $map:ident, $field:ident, $default:expr) => { Some($map.optional(stringify!($field), || $default)) };
-}
-
-/// Declares a closed set of words. `later` are words of the contract that this version doesn't have yet.
-macro_rules! choice {
-    (
-        $(#[$doc:meta])*
-        pub enum $name:ident { $( $(#[$variant_doc:meta])* $word:literal => $variant:ident, )* }
-        $(later $later:expr;)?
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $( $(#[$variant_doc])* $variant, )* }
-
-        impl $crate::config::shape::Shape for $name {
-            fn read(node: &$crate::config::shape::Node<'_>) -> Option<Self> {
-                let text = node.text("one of the words that are known here", [$($word),*][0])?;
-                #[allow(unused_mut, unused_assignments)]
-                let mut later: &[&str] = &[];
-                $( later = &$later; )?
-                match text.as_str() {
-                    $( $word => Some($name::$variant), )*
-                    word if later.contains(&word) => node.problem(
-                        format!("`{word}` is not supported by this version yet"),
-                        format!("`{}` would have no effect", node.at.name()),
-                        format!("use one of {}", [$($word),*].join(", ")),
-                    ),
-                    word => node.problem(
-                        format!("`{word}` is not known here"),
-                        format!("`{}` is one of {}", node.at.name(), [$($word),*].join(", ")),
-                        $crate::config::shape::remedy(word, &[$($word),*]),
-                    ),
-                }
-            }
-        }
-    };
-}
-pub(crate) use {choice, record};

@@ -2,6 +2,7 @@
 
 use super::place::At;
 use super::problem::Problems;
+use super::secret;
 use serde_yaml::Value;
 use std::fs::File;
 use std::io::Read as _;
@@ -10,68 +11,97 @@ use std::path::Path;
 /// Above this, a file is not what was meant, such as /dev/zero.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where values come from.
-pub struct Sources<'a> {
+/// How many bytes are put in, in all.
+const BYTES_MAX: usize = 16 << 20;
+
+/// Puts values into the texts of one configuration.
+pub(super) struct Values<'a> {
     /// Looks up an environment variable.
     pub environment: &'a dyn Fn(&str) -> Option<String>,
-    /// What relative paths of `${file:}` are relative to.
-    pub folder: &'a Path,
+    pub problems: &'a Problems,
+    /// Texts that nobody is shown: what was read from files, and what stands under the key of a secret.
+    pub hidden: Vec<String>,
+    bytes: usize,
 }
 
-/// Substitutes in every text below `value`; keys are left alone.
-pub fn substitute(value: &mut Value, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) {
-    match value {
-        Value::String(text) if text.contains("${") => {
-            if let Some(new) = expand(text, at, sources, problems) {
-                *text = new;
+impl<'a> Values<'a> {
+    pub fn new(environment: &'a dyn Fn(&str) -> Option<String>, problems: &'a Problems) -> Values<'a> {
+        Values { environment, problems, hidden: Vec::new(), bytes: 0 }
+    }
+
+    /// Substitutes in every text below `value`; keys are left alone. Relative paths of `${file:}` are relative to `folder`.
+    pub fn put_in(&mut self, value: &mut Value, at: &At<'_>, folder: &Path) {
+        match value {
+            Value::String(text) => {
+                if text.contains("${") {
+                    let Some(new) = self.expand(text, at, folder) else { return };
+                    *text = new;
+                }
+                if secret::is_secret(at.name()) {
+                    self.hidden.push(text.clone());
+                }
             }
-        }
-        Value::Sequence(items) => {
-            for (index, item) in items.iter_mut().enumerate() {
-                substitute(item, &at.index(index), sources, problems);
+            Value::Sequence(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    self.put_in(item, &at.index(index), folder);
+                }
             }
-        }
-        Value::Mapping(entries) => {
-            for (key, entry) in entries.iter_mut() {
-                substitute(entry, &at.key(key.as_str().unwrap_or_default()), sources, problems);
+            Value::Mapping(entries) => {
+                for (key, entry) in entries.iter_mut() {
+                    self.put_in(entry, &at.key(key.as_str().unwrap_or_default()), folder);
+                }
             }
+            _ => {}
         }
-        _ => {}
+    }
+
+    fn expand(&mut self, text: &str, at: &At<'_>, folder: &Path) -> Option<String> {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(begin) = rest.find("${") {
+            // `$${` is a literal `${`, which the templates read likewise.
+            let literal = rest[..begin].ends_with('$');
+            out.push_str(&rest[..begin]);
+            let Some(end) = rest[begin..].find('}').map(|end| begin + end) else {
+                out.push_str(&rest[begin..]);
+                return Some(out);
+            };
+            let name = &rest[begin + 2..end];
+            let value = match (literal, name.strip_prefix("file:")) {
+                (false, Some(path)) => {
+                    let value = read_file(path, at, folder, self.problems)?;
+                    self.hidden.push(value.clone());
+                    value
+                }
+                (false, None) if name.starts_with(|c: char| c.is_ascii_uppercase()) => self.variable(name, at)?,
+                _ => rest[begin..=end].to_string(),
+            };
+            self.bytes += value.len();
+            if self.bytes > BYTES_MAX {
+                let why = "a value is a secret or a name, not a document";
+                self.problems.unread(at, "more than 16 MiB of values that are put in", why, "put in less");
+                return None;
+            }
+            out.push_str(&value);
+            rest = &rest[end + 1..];
+        }
+        out.push_str(rest);
+        Some(out)
+    }
+
+    fn variable(&self, name: &str, at: &At<'_>) -> Option<String> {
+        let (name, default) = name.split_once(":-").map_or((name, None), |(name, default)| (name, Some(default)));
+        (self.environment)(name).or(default.map(str::to_string)).or_else(|| {
+            let fix = format!("set it, or write `${{{name}:-default}}`");
+            self.problems.unread(at, format!("the environment variable `{name}` is not set"), "the value would be empty", fix);
+            None
+        })
     }
 }
 
-fn expand(text: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) -> Option<String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(begin) = rest.find("${") {
-        // `$${` is a literal `${`, which the templates read likewise.
-        let literal = rest[..begin].ends_with('$');
-        out.push_str(&rest[..begin]);
-        let Some(end) = rest[begin..].find('}').map(|end| begin + end) else { break };
-        let name = &rest[begin + 2..end];
-        match (literal, name.strip_prefix("file:")) {
-            (false, Some(path)) => out.push_str(&read_file(path, at, sources, problems)?),
-            (false, None) if name.starts_with(|c: char| c.is_ascii_uppercase()) => out.push_str(&variable(name, at, sources, problems)?),
-            _ => out.push_str(&rest[begin..=end]),
-        }
-        rest = &rest[end + 1..];
-    }
-    out.push_str(rest);
-    Some(out)
-}
-
-fn variable(name: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) -> Option<String> {
-    let (name, default) = name.split_once(":-").map_or((name, None), |(name, default)| (name, Some(default)));
-    (sources.environment)(name).or(default.map(str::to_string)).or_else(|| {
-        let fix = format!("set it, or write `${{{name}:-default}}`");
-        problems.unread(at, format!("the environment variable `{name}` is not set"), "the value would be empty", fix);
-        None
-    })
-}
-
-fn read_file(path: &str, at: &At<'_>, sources: &Sources<'_>, problems: &Problems) -> Option<String> {
+fn read_file(path: &str, at: &At<'_>, folder: &Path, problems: &Problems) -> Option<String> {
     let mut text = String::new();
-    let read = File::open(sources.folder.join(path)).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+    let read = File::open(folder.join(path)).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
     match read {
         Ok(bytes) if bytes as u64 == FILE_BYTES_MAX => {
             problems.unread(at, format!("`{path}` is too large"), "a value is a secret or a name, not a document", "name another file");
@@ -94,8 +124,7 @@ mod tests {
         let mut value = Value::String(text.to_string());
         let problems = Problems::default();
         let environment = |name: &str| (name == "PORT").then(|| "8080".to_string());
-        let sources = Sources { environment: &environment, folder: Path::new("/") };
-        substitute(&mut value, &At::root(), &sources, &problems);
+        Values::new(&environment, &problems).put_in(&mut value, &At::root(), Path::new("/"));
         (value, problems.into_parts().0.into_iter().map(|p| p.what).collect())
     }
 
@@ -107,6 +136,7 @@ mod tests {
             ("/new/${rest}", "/new/${rest}"),
             ("$${PORT}", "$${PORT}"),
             ("${PORT", "${PORT"),
+            ("a${PORT", "a${PORT"),
             ("${}", "${}"),
         ] {
             assert_eq!(run(text), (Value::String(expected.into()), vec![]), "{text}");

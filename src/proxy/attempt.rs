@@ -28,6 +28,8 @@ impl Exchange {
             let left = attempt.total_due.saturating_sub(deadline::now()).max(1);
             timeouts.connect = timeouts.connect.min(Duration::from_millis(left));
         }
+        self.deadline.enter(Phase::Connect, Some(deadline::LOOK));
+        let attempt = &mut self.attempt;
         let peer = entry.service.peer(&picked, &timeouts);
         attempt.picked = Some(picked);
         peer

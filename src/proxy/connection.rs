@@ -9,12 +9,15 @@ use crate::shape::forward::unmap;
 use crate::tls::Agreed;
 use crate::types::ListenerId;
 use http::HeaderValue;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use pingora::protocols::Digest;
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 #[derive(Debug)]
@@ -28,8 +31,12 @@ pub struct Connection {
     requests: AtomicUsize,
     /// Set once TLS is agreed upon, where something follows from it.
     agreed: OnceLock<Agreed>,
+    /// The client's socket, while it is open; -1 afterwards.
+    socket: AtomicI32,
     is_lingering: AtomicBool,
-    is_malformed: AtomicBool,
+    fault: AtomicU8,
+    /// Bytes a second that the request's body has to come with; 0 is none.
+    body_rate: AtomicU64,
     is_tunnel: AtomicBool,
     /// Left by one request to the next.
     timer: Mutex<Timer>,
@@ -47,8 +54,10 @@ impl Connection {
             closing,
             requests: AtomicUsize::new(0),
             agreed: OnceLock::new(),
+            socket: AtomicI32::new(-1),
             is_lingering: AtomicBool::new(false),
-            is_malformed: AtomicBool::new(false),
+            fault: AtomicU8::new(Fault::None as u8),
+            body_rate: AtomicU64::new(0),
             is_tunnel: AtomicBool::new(false),
             timer: Mutex::default(),
             peer_text,
@@ -63,9 +72,26 @@ impl Connection {
     pub async fn watch<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let slot = || self.timer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut timer = std::mem::take(&mut *slot());
-        let done = watch::over(&self.deadline, &mut timer, work).await;
+        let done = watch::over(&self.deadline, &mut timer, || self.has_ended(), work).await;
         *slot() = timer;
         done
+    }
+
+    /// Told by the stream when it is made and when it is dropped.
+    pub fn set_socket(&self, socket: Option<RawFd>) {
+        self.socket.store(socket.unwrap_or(-1), Relaxed);
+    }
+
+    /// The client's stream is gone.
+    pub fn is_gone(&self) -> bool {
+        self.socket.load(Relaxed) < 0
+    }
+
+    /// The client has ended its side, whatever it sent before. To be asked by the task that holds the stream: the descriptor is
+    /// its own.
+    fn has_ended(&self) -> bool {
+        let socket = self.socket.load(Relaxed);
+        socket < 0 || is_hung_up(socket)
     }
 
     pub fn set_agreed(&self, agreed: Agreed) {
@@ -77,13 +103,25 @@ impl Connection {
         self.agreed.get().is_some_and(|agreed| agreed.is_misdirected(host))
     }
 
-    /// The request's body is not framed as it says.
-    pub fn set_malformed(&self) {
-        self.is_malformed.store(true, Relaxed);
+    /// What is wrong with the request's body.
+    pub fn set_fault(&self, fault: Fault) {
+        self.fault.store(fault as u8, Relaxed);
     }
 
-    pub fn is_malformed(&self) -> bool {
-        self.is_malformed.load(Relaxed)
+    pub fn fault(&self) -> Fault {
+        match self.fault.load(Relaxed) {
+            0 => Fault::None,
+            1 => Fault::Malformed,
+            _ => Fault::Slow,
+        }
+    }
+
+    pub fn set_body_rate(&self, rate: u64) {
+        self.body_rate.store(rate, Relaxed);
+    }
+
+    pub fn body_rate(&self) -> u64 {
+        self.body_rate.load(Relaxed)
     }
 
     /// From now on its bytes are a tunnel's.
@@ -113,10 +151,33 @@ impl Connection {
         *self.closing.borrow()
     }
 
+    /// Requests that are being served.
+    pub fn in_flight(&self) -> usize {
+        self.requests.load(Relaxed)
+    }
+
     /// No request is being served, and no byte of a next one was read: it may be closed without losing anything.
     pub fn is_idle(&self) -> bool {
         self.requests.load(Relaxed) == 0 && self.deadline.phase() == Phase::Idle
     }
+}
+
+/// Whether the other side of a socket has shut down its half, with bytes before that or without.
+fn is_hung_up(socket: RawFd) -> bool {
+    // The peer's end is seen by a peek once all before it has been read; a longer wait for what lies before it bounds itself.
+    let peeked = recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    !matches!(peeked, Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR))
+}
+
+/// Why a request's body can't be read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    None,
+    /// It is not framed as it says.
+    Malformed,
+    /// It drips.
+    Slow,
 }
 
 /// Counts a request for as long as it is served.

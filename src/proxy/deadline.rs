@@ -25,6 +25,8 @@ pub enum Phase {
     Body,
     /// The service owes us more of its answer.
     Upstream,
+    /// A connection to the service is being made. Pingora does not look at the client meanwhile, so we do, now and then.
+    Connect,
 }
 
 /// What is to be done about a deadline that has passed.
@@ -34,9 +36,14 @@ pub enum Expired {
     No,
     /// The service's connection was cut, which wakes the exchange.
     UpstreamCut,
+    /// It is to be dropped if the client has gone.
+    Look,
     /// Whatever is going on is to be dropped.
     Drop,
 }
+
+/// How often it is seen whether the client still waits while a connection to a service is being made.
+pub const LOOK: Duration = Duration::from_millis(200);
 
 /// Milliseconds of the coarse monotonic clock, never 0: good to a few of them, at a tenth of the price of the fine one.
 pub fn now() -> u64 {
@@ -103,7 +110,8 @@ impl Deadline {
             1 => Phase::Head,
             2 => Phase::Busy,
             3 => Phase::Body,
-            _ => Phase::Upstream,
+            4 => Phase::Upstream,
+            _ => Phase::Connect,
         }
     }
 
@@ -135,6 +143,10 @@ impl Deadline {
         }
         self.due.store(0, Relaxed);
         match self.phase() {
+            Phase::Connect => {
+                self.due.store(now() + ms(LOOK), Relaxed);
+                Expired::Look
+            }
             Phase::Upstream => {
                 self.upstream_was_late.store(true, Relaxed);
                 match self.upstream.swap(-1, Relaxed) {

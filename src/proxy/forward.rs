@@ -3,13 +3,13 @@
 use super::exchange::{Exchange, Seen};
 use super::limits;
 use crate::shape::forward::{
-    Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_rewritten,
+    Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_look_alike, is_rewritten,
 };
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
 use crate::shape::rewrite::Rewrite;
-use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, VIA};
+use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, UPGRADE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use std::borrow::Cow;
@@ -80,6 +80,7 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     if exchange.origin.is_trusted {
         remove(headers, is_rewritten);
     }
+    remove(headers, is_look_alike);
     headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.connection() {
         let named = host_value(request);
@@ -185,7 +186,9 @@ pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &
     if headers.iter().any(|(name, value)| ends_here(name) && !is_plain(name, value)) {
         let nominated = nominated(headers);
         let own: Vec<HeaderName> = headers.keys().filter(|name| ends_here(name)).cloned().collect();
-        nominated.iter().chain(&own).for_each(|name| drop(headers.remove(name)));
+        // RFC 9110, 15.5.22: with 426 it says what is wanted.
+        let stays = |name: &&HeaderName| parts.status == StatusCode::UPGRADE_REQUIRED && **name == UPGRADE;
+        nominated.iter().chain(&own).filter(|name| !stays(name)).for_each(|name| drop(headers.remove(name)));
     }
     headers.reserve(FIELDS_ADDED);
     headers.append(VIA, via(request.version));

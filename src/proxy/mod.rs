@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Seen;
-use http::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Version};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -80,6 +80,11 @@ impl ProxyHttp for Gateway {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }
         exchange.is_long_lived = respond::is_grpc(session);
+        // A client that resets its streams may open others at once, while what it left behind is still being wound up.
+        let streams_max = exchange.snapshot.server.streams_max as usize;
+        if exchange.is_h2 && exchange.connection().is_some_and(|connection| connection.in_flight() > 2 * streams_max) {
+            return refuse(exchange, Refusal::Overloaded);
+        }
         if exchange.is_h2
             && let Err(refusal) = strict::http2(session.req_header(), &exchange.snapshot.server.limits)
         {
@@ -102,7 +107,10 @@ impl ProxyHttp for Gateway {
             return Box::pin(decline(session, exchange, refusal)).await;
         }
         match exchange.route() {
-            Some(Route { action: Action::Forward(..), body_bytes_max, .. }) => {
+            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, .. }) => {
+                if let Some(connection) = exchange.connection() {
+                    connection.set_body_rate(if exchange.is_long_lived { 0 } else { *body_rate_min });
+                }
                 if !fits(session, *body_bytes_max) {
                     return refuse(exchange, Refusal::BodyTooLarge);
                 }
@@ -151,11 +159,19 @@ impl ProxyHttp for Gateway {
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
         }
+        let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);
+        if waits {
+            // Pingora drops interim answers of HTTP/2 services: a client that waits for one gets it from us.
+            head.remove_header(&EXPECT);
+        }
         // A service that answers HEAD with a body would leave it to the next request on the connection.
         if service.is_some_and(|service| !service.is_h2 && (head.method == Method::HEAD || !service.is_kept_alive)) {
             head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
         }
-        Ok(())
+        match waits && !exchange.is_h2 && !exchange.body.is_done {
+            true => session.downstream_session.write_continue_response().await,
+            false => Ok(()),
+        }
     }
 
     async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Exchange) -> Result<()> {
@@ -250,11 +266,15 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
         account::finish(session, exchange);
+        if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
+            // The service has answered before it heard all: the client must get to read that.
+            Box::pin(respond::linger(session, exchange)).await;
+        }
     }
 
     fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {
         if retry::is_upstream(e) {
-            log::warn!("{} at {}: {e}", exchange.id(), exchange.endpoint_label());
+            log::warn!("{} at {}: {}", exchange.id(), exchange.endpoint_label(), respond::said(e));
         }
         true
     }

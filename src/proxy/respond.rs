@@ -7,11 +7,15 @@ use crate::shape::answer::{Redirect, Respond};
 use crate::types::Refusal;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER};
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
+use pingora::protocols::http::ServerSession;
 use serde::Serialize;
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// Characters of an error that are logged.
+const SAID_MAX: usize = 300;
 /// A request body up to this size is read to its end, so that the connection can go on; behind a larger one it is closed.
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
 
@@ -75,7 +79,7 @@ pub fn is_grpc(session: &Session) -> bool {
 async fn grpc(session: &mut Session, exchange: &Exchange, refusal: &Refusal) -> Result<()> {
     let mut head = ResponseHeader::build(StatusCode::OK, Some(8))?;
     head.insert_header(CONTENT_TYPE, "application/grpc")?;
-    head.insert_header("grpc-status", grpc_status(refusal.status()))?;
+    head.insert_header(GRPC_STATUS, grpc_status(refusal.status()))?;
     head.insert_header("grpc-message", refusal.code())?;
     send(session, exchange, head, Bytes::new()).await
 }
@@ -117,7 +121,8 @@ pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Red
 /// Sends a whole answer with what all answers have. Nothing here passes Pingora's response filters.
 async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     forward::to_client(&mut head, session.req_header(), exchange)?;
-    if !matches!(head.status.as_u16(), 204 | 304) {
+    // "Trailers only" has no length (gRPC over HTTP/2: clients of some languages refuse it otherwise).
+    if !matches!(head.status.as_u16(), 204 | 304) && !head.headers.contains_key(GRPC_STATUS) {
         head.insert_header(CONTENT_LENGTH, body.len())?;
     }
     match is_soon_drained(session) && exchange.connection().is_some_and(|connection| !connection.is_closing()) {
@@ -129,15 +134,33 @@ async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHead
             }
         }
     }
-    let ends = body.is_empty() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(head), ends).await?;
-    match ends {
-        false => session.write_response_body(Some(body), true).await?,
-        // Over HTTP/2 Pingora writes the head without ending the stream.
-        true if session.is_http2() => session.write_response_body(Some(Bytes::new()), true).await?,
-        true => {}
+    if body.is_empty() || session.req_header().method == Method::HEAD {
+        return match &mut *session.downstream_session {
+            // Pingora's own way would end the stream with an empty DATA frame behind it.
+            ServerSession::H2(h2) => h2.write_response_header(Box::new(head), true),
+            _ => session.write_response_header(Box::new(head), true).await,
+        };
     }
-    Ok(())
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(body), true).await
+}
+
+/// An error of the service, for the log. Pingora quotes heads that it can't read, which may hold secrets and are long.
+pub fn said(e: &Error) -> String {
+    match e.etype() {
+        ErrorType::InvalidHTTPHeader => e.etype().as_str().to_string(),
+        _ => e.to_string().chars().take(SAID_MAX).collect(),
+    }
+}
+
+/// Ends a connection whose client is still sending, and reads on for a while: to close on what it sends would reset the connection
+/// and take the answer along.
+pub async fn linger(session: &mut Session, exchange: &Exchange) {
+    session.set_keepalive(None);
+    if let Some(connection) = exchange.connection().filter(|connection| !connection.is_lingering()) {
+        connection.set_lingering();
+        session.downstream_session.shutdown().await;
+    }
 }
 
 /// The Content-Length of a request.

@@ -1,6 +1,6 @@
 //! Steps of the story that need more than a line.
 
-use super::connection::{Connection, InFlight};
+use super::connection::{Connection, Fault, InFlight};
 use super::deadline::{self, Phase};
 use super::exchange::{self, Exchange, authority};
 use super::{Gateway, forward, respond, tunnel};
@@ -122,11 +122,13 @@ pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
 
 /// What the client is told of an error; `None` when it is gone.
 pub(super) fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
+    match exchange.connection().map_or(Fault::None, |connection| connection.fault()) {
+        Fault::None => {}
+        Fault::Malformed => return Some(Refusal::BadRequest("The body's chunks are malformed.")),
+        Fault::Slow => return Some(Refusal::RequestTimeout),
+    }
     match e.esource() {
         _ if exchange.deadline.upstream_was_late() => Some(Refusal::UpstreamTimeout),
-        _ if exchange.connection().is_some_and(|connection| connection.is_malformed()) => {
-            Some(Refusal::BadRequest("The body's chunks are malformed."))
-        }
         ErrorSource::Upstream => Some(Failure::of(e).refusal()),
         ErrorSource::Downstream => match e.etype() {
             ErrorType::ReadTimedout => Some(Refusal::RequestTimeout),

@@ -4,8 +4,9 @@
 //! first, it ends the tunnel right behind it. No hook lies between the two, so tunnels are carried here, over the two bare
 //! streams, each direction on its own: a side that stops reading holds up nothing but what is sent to it.
 
+use super::deadline::{self, Phase};
 use super::exchange::{Exchange, Seen};
-use super::{deadline, forward, strict};
+use super::{forward, strict};
 use crate::shape::headers::{HOP_BY_HOP, nominated};
 use crate::snapshot::ServiceEntry;
 use crate::types::Refusal;
@@ -119,6 +120,8 @@ async fn connect(
         let peer = exchange.next_peer(entry, timeouts);
         match connector.new_stream(&peer).await {
             Ok(stream) => {
+                // From here on it is this task that looks after the client.
+                exchange.deadline.enter(Phase::Busy, None);
                 let mut upstream = Upstream::new_with_options(stream, &peer);
                 (upstream.read_timeout, upstream.write_timeout) = (None, Some(timeouts.write));
                 return Ok(upstream);

@@ -11,8 +11,9 @@ use std::time::Duration;
 /// running: it is looked at when it fires, and touched once in so long on a busy connection.
 const AHEAD_MAX: u64 = 5_000;
 
-/// Runs `work` until it is done; `None` when a deadline passed that ends it.
-pub async fn over<T>(deadline: &Deadline, timer: &mut Timer, work: impl Future<Output = T>) -> Option<T> {
+/// Runs `work` until it is done; `None` when a deadline passed that ends it, or when the client has gone where that is not seen
+/// by the work itself.
+pub async fn over<T>(deadline: &Deadline, timer: &mut Timer, is_gone: impl Fn() -> bool, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     poll_fn(|cx| {
         loop {
@@ -25,7 +26,8 @@ pub async fn over<T>(deadline: &Deadline, timer: &mut Timer, work: impl Future<O
             match deadline.expire() {
                 // The work is polled once more: it waits for the cut to be seen.
                 Expired::No | Expired::UpstreamCut => {}
-                Expired::Drop => return Poll::Ready(None),
+                Expired::Look if !is_gone() => {}
+                Expired::Look | Expired::Drop => return Poll::Ready(None),
             }
         }
     })
@@ -118,7 +120,7 @@ mod tests {
     use crate::proxy::deadline::Phase;
 
     async fn watched<T>(deadline: &Deadline, work: impl Future<Output = T>) -> Option<T> {
-        over(deadline, &mut Timer::default(), work).await
+        over(deadline, &mut Timer::default(), || false, work).await
     }
 
     #[tokio::test]

@@ -125,13 +125,13 @@ fn may_be_sent(test: &Test, at: &At<'_>, problems: &Problems) -> bool {
 mod tests {
     use super::*;
     use crate::config::load;
-    use crate::config::place::Source;
+    use crate::config::source::Sources;
 
     /// Builds the one route of a configuration, and answers what is wrong with it.
     fn problems(route: &str) -> Vec<String> {
         let text = format!("listeners: []\nroutes: [{{ to: a, {route} }}]\n");
         let problems = Problems::default();
-        let built = load::read(&Source::new("f", text), &problems)
+        let built = load::read(&mut Sources::new("f", text), &problems)
             .and_then(|raw| Rule::build(raw.routes[0].as_ref()?, RouteId(0), vec![], &At::root(), &problems));
         assert_eq!(built.is_none(), !problems.is_empty(), "{route}");
         problems.into_parts().0.into_iter().map(|problem| problem.what).collect()

@@ -14,13 +14,14 @@ use pingora::protocols::tls::TlsRef;
 use pingora::protocols::tls::server::handshake;
 use pingora::protocols::{Ssl, Stream};
 use std::collections::HashMap;
+use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
@@ -30,6 +31,11 @@ use tokio::time::{sleep, timeout};
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait when the system has no room for another connection.
 const STARVED: Duration = Duration::from_millis(50);
+
+/// Connections that are turned away before the loop rests.
+const SHED_AT_ONCE: usize = 1_000;
+/// After so long without, that clients are turned away is news.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// How long the parts of a connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +169,7 @@ fn is_starved(e: &io::Error) -> bool {
 }
 
 async fn accept<A: ServerApp + Send + Sync + 'static>(listener: TcpListener, shared: Arc<Shared<A>>, mut stop: Receiver<bool>) {
+    let mut spare = Spare::new();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -175,12 +182,43 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(listener: TcpListener, sha
                 None => shared.refuser.refuse(tcp, shared.tls.load().is_some()),
             },
             Err(e) if is_starved(&e) => {
-                log::error!("no room for another connection: {e}");
+                if spare.shed(&listener) {
+                    log::error!("no room for another connection: {e}; clients are turned away");
+                }
                 sleep(STARVED).await;
             }
             // Whoever was there has gone again.
             Err(_) => {}
         }
+    }
+}
+
+/// A descriptor to accept with when there is none left, so that those who wait are turned away and not left waiting.
+struct Spare {
+    file: Option<File>,
+    /// When somebody was turned away last.
+    shed: Option<Instant>,
+}
+
+impl Spare {
+    fn new() -> Spare {
+        Spare { file: File::open("/dev/null").ok(), shed: None }
+    }
+
+    /// Closes the connections that wait; says whether that is news.
+    fn shed(&mut self, listener: &TcpListener) -> bool {
+        let is_news = self.shed.is_none_or(|at| at.elapsed() > NEWS);
+        self.shed = Some(Instant::now());
+        for _ in 0..SHED_AT_ONCE {
+            self.file = None;
+            // Dropped at once, which closes it.
+            let is_shed = listener.poll_accept(&mut Context::from_waker(Waker::noop())).map_ok(drop).map_err(drop) == Poll::Ready(Ok(()));
+            self.file = File::open("/dev/null").ok();
+            if !is_shed {
+                break;
+            }
+        }
+        is_news
     }
 }
 

@@ -4,8 +4,8 @@
 //! body and nothing more. So a head that can be understood in two ways never becomes a request, what a client sends ahead waits
 //! for its turn, and a connection that rests holds neither a buffer nor the room that serving a request takes.
 
-use crate::proxy::connection::Connection;
-use crate::proxy::deadline::Phase;
+use crate::proxy::connection::{Connection, Fault};
+use crate::proxy::deadline::{Phase, now};
 use crate::proxy::strict::chunked::{Chunks, Malformed};
 use crate::proxy::strict::head::{Framing, HeadReader};
 use crate::snapshot::Server;
@@ -27,6 +27,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is read at once of what is not a body.
 const READ_BYTES: usize = 4096;
+/// How long a body is waited for before it has to keep a pace.
+const GRACE_MS: u64 = 5_000;
 
 /// What of the request is still to be read.
 #[derive(Debug)]
@@ -43,11 +45,22 @@ pub struct Http1 {
     /// Bytes that were read and not yet given on.
     ahead: BytesMut,
     body: Body,
+    pace: Pace,
+}
+
+/// How fast a body comes.
+#[derive(Debug, Default)]
+struct Pace {
+    bytes: u64,
+    /// Milliseconds that we have waited for the client. While a service takes its time, nobody waits for the client.
+    waited: u64,
+    /// Since when we wait, in `deadline::now`'s time.
+    since: Option<u64>,
 }
 
 impl Http1 {
     pub fn new(io: Stream, connection: Arc<Connection>) -> Http1 {
-        Http1 { io, connection, ahead: BytesMut::new(), body: Body::Done }
+        Http1 { io, connection, ahead: BytesMut::new(), body: Body::Done, pace: Pace::default() }
     }
 
     /// Reads the next request's head, whole; `None` when the client ends without one.
@@ -68,6 +81,7 @@ impl Http1 {
                         Framing::Length(length) => Body::Length(length),
                         Framing::Chunked => Body::Chunked(Chunks::default()),
                     };
+                    self.pace = Pace::default();
                     self.ahead.advance(whole.range.start);
                     let length = whole.range.len();
                     // To split would make it shared: most heads come alone.
@@ -80,6 +94,11 @@ impl Http1 {
                 return Ok(None);
             }
         }
+    }
+
+    /// The next request, or some of it, has been read already.
+    pub fn has_more(&self) -> bool {
+        !self.ahead.is_empty()
     }
 
     /// Nothing of the request's body is still to come.
@@ -124,12 +143,20 @@ impl Http1 {
             return self.poll_end(cx);
         }
         let begin = buf.filled().len();
-        ready!(self.poll_bytes(cx, buf))?;
+        let Poll::Ready(done) = self.poll_bytes(cx, buf) else {
+            self.pace.wait();
+            return Poll::Pending;
+        };
+        done?;
         let read = &buf.filled()[begin..];
         let Ok(taken) = self.body.take(read) else {
-            self.connection.set_malformed();
+            self.connection.set_fault(Fault::Malformed);
             return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, "the chunks are malformed")));
         };
+        if self.pace.go_on(taken) < self.connection.body_rate() {
+            self.connection.set_fault(Fault::Slow);
+            return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the body drips")));
+        }
         // What follows the body is the next request's.
         if taken < read.len() {
             let mut rest = BytesMut::from(&read[taken..]);
@@ -138,6 +165,24 @@ impl Http1 {
             buf.set_filled(begin + taken);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Pace {
+    fn wait(&mut self) {
+        self.since.get_or_insert_with(now);
+    }
+
+    /// So many bytes have come: answers the bytes a second so far.
+    fn go_on(&mut self, bytes: usize) -> u64 {
+        self.bytes += bytes as u64;
+        if let Some(since) = self.since.take() {
+            self.waited += now().saturating_sub(since);
+        }
+        match self.waited > GRACE_MS {
+            true => self.bytes * 1000 / self.waited,
+            false => u64::MAX,
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::accept::Bound;
 use super::sockets;
-use crate::config::load;
-use crate::config::place::{At, Source};
+use crate::config::place::At;
 use crate::config::problem::{Problem, Problems};
 use crate::config::raw::Config;
 use crate::config::scalar::Bind;
+use crate::config::source::Sources;
+use crate::config::{load, render};
 use crate::snapshot::{Meta, Snapshot, State};
 use crate::types::ListenerId;
 use std::fmt;
@@ -27,7 +28,7 @@ pub enum Origin {
 /// Why a configuration is not used.
 #[derive(Debug)]
 pub enum Failure {
-    Problems(Source, Vec<Problem>),
+    Problems(Arc<Sources>, Vec<Problem>),
     Other(String),
 }
 
@@ -35,12 +36,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Other(text) => f.write_str(text),
-            Failure::Problems(source, problems) => {
-                for problem in problems {
-                    writeln!(f, "{}", problem.render(source))?;
-                }
+            Failure::Problems(sources, problems) => {
                 let s = if problems.len() == 1 { "" } else { "s" };
-                write!(f, "{} problem{s} in {}", problems.len(), source.name())
+                write!(f, "{}{} problem{s} in {}", render::render(problems, sources, ""), problems.len(), sources.name())
             }
         }
     }
@@ -48,50 +46,102 @@ impl fmt::Display for Failure {
 
 /// A configuration that can be run.
 pub struct Loaded {
-    pub source: Source,
+    pub sources: Arc<Sources>,
     pub raw: Config,
     pub snapshot: Arc<Snapshot>,
     pub warnings: Vec<Problem>,
 }
 
-fn source(origin: &Origin) -> Result<Source, Failure> {
+fn sources(origin: &Origin) -> Result<Sources, Failure> {
     match origin {
-        Origin::Text(name, text) => Ok(Source::new(name, text)),
+        Origin::Text(name, text) => Ok(Sources::new(name, text)),
         Origin::File(path) => {
-            let text = std::fs::read(path).map_err(|e| Failure::Other(format!("{}: {e}", path.display())))?;
-            let text = String::from_utf8(text).map_err(|_| Failure::Other(format!("{}: the file is not UTF-8", path.display())))?;
-            Ok(Source::new(path.display().to_string(), text))
+            let file = load::read_file(path).map_err(|e| Failure::Other(format!("{}: {e}", path.display())))?;
+            Ok(Sources::new(file.name, file.text))
         }
     }
 }
 
+/// All that was found in a configuration.
+struct Found {
+    sources: Arc<Sources>,
+    built: Option<(Config, Snapshot)>,
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
 /// Reads and builds. May wait for DNS.
-pub fn load(origin: &Origin, state: &State, version: u64) -> Result<Loaded, Failure> {
-    let source = source(origin)?;
+fn find(origin: &Origin, state: &State, version: u64) -> Result<Found, Failure> {
+    let mut sources = sources(origin)?;
     let problems = Problems::default();
-    let built = load::parse(&source, &problems).and_then(|value| {
+    let built = load::parse(&mut sources, &problems).and_then(|value| {
         let raw = load::walk(&value, &problems)?;
         let mut hasher = DefaultHasher::new();
-        source.text().hash(&mut hasher);
+        sources.files().iter().for_each(|file| file.text.hash(&mut hasher));
         let meta = Meta { version, hash: format!("{:016x}", hasher.finish()), shown: load::show(&value) };
         let snapshot = Snapshot::build(&raw, meta, state, &problems)?;
         Some((raw, snapshot))
     });
-    let (errors, warnings) = problems.into_parts();
+    let (mut errors, mut warnings) = problems.into_parts();
+    render::sort(&mut errors, &sources);
+    render::sort(&mut warnings, &sources);
+    Ok(Found { sources: Arc::new(sources), built, errors, warnings })
+}
+
+/// A configuration to be run, or the problems because of which it can't be.
+pub fn load(origin: &Origin, state: &State, version: u64) -> Result<Loaded, Failure> {
+    let Found { sources, built, errors, warnings } = find(origin, state, version)?;
     match built {
-        Some((raw, snapshot)) if errors.is_empty() => Ok(Loaded { source, raw, snapshot: Arc::new(snapshot), warnings }),
-        _ => Err(Failure::Problems(source, errors)),
+        Some((raw, snapshot)) if errors.is_empty() => Ok(Loaded { sources, raw, snapshot: Arc::new(snapshot), warnings }),
+        _ => Err(Failure::Problems(sources, errors)),
     }
 }
 
-/// All that is wrong with a configuration, without running it; the warnings, ready to be printed, when nothing is.
+/// What `check` has to say of a configuration, without running it.
+#[derive(Debug)]
+pub struct Report {
+    sources: Arc<Sources>,
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Report {
+    pub fn is_good(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// For machines.
+    pub fn json(&self) -> serde_json::Value {
+        let errors = self.errors.iter().map(|problem| problem.json(&self.sources, "error"));
+        let warnings = self.warnings.iter().map(|problem| problem.json(&self.sources, "warning"));
+        serde_json::json!({ "file": self.sources.name(), "ok": self.is_good(), "problems": errors.chain(warnings).collect::<Vec<_>>() })
+    }
+}
+
+/// Warnings first, so that what has to be mended is at the end, where the eye is.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&render::render(&self.warnings, &self.sources, "warning: "))?;
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let warnings = count(self.warnings.len(), "warning");
+        let name = self.sources.name();
+        match (self.errors.len(), self.warnings.len()) {
+            (0, 0) => write!(f, "{name}: ok"),
+            (0, _) => write!(f, "{name}: ok, {warnings}"),
+            (n, 0) => write!(f, "{}{} in {name}", render::render(&self.errors, &self.sources, ""), count(n, "problem")),
+            (n, _) => write!(f, "{}{} and {warnings} in {name}", render::render(&self.errors, &self.sources, ""), count(n, "problem")),
+        }
+    }
+}
+
+/// All that is to be said of a configuration, without running it.
 ///
 /// # Errors
-/// The problems.
-pub fn check(origin: &Origin) -> Result<Vec<String>, Failure> {
+/// It could not be read at all.
+pub fn check(origin: &Origin) -> Result<Report, Failure> {
     let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
-    let loaded = load(origin, &State::dry(metrics), 1)?;
-    Ok(loaded.warnings.iter().map(|warning| warning.render(&loaded.source)).collect())
+    let Found { sources, errors, warnings, .. } = find(origin, &State::dry(metrics), 1)?;
+    Ok(Report { sources, errors, warnings })
 }
 
 /// A configuration as a snapshot that nothing runs.
@@ -129,7 +179,7 @@ pub fn bind(loaded: &Loaded, is_open: impl Fn(Option<ListenerId>) -> bool) -> Re
     }
     match problems.into_parts() {
         (errors, _) if errors.is_empty() => Ok(sockets),
-        (errors, _) => Err(Failure::Problems(Source::new(loaded.source.name(), loaded.source.text()), errors)),
+        (errors, _) => Err(Failure::Problems(loaded.sources.clone(), errors)),
     }
 }
 

@@ -11,7 +11,7 @@ mod requests;
 mod sockets;
 mod stream;
 
-pub use loading::{Failure, Origin, check, inspect};
+pub use loading::{Failure, Origin, Report, check, inspect};
 
 use crate::admin::{Admin, Order};
 use crate::limit::SWEEP_EVERY;
@@ -50,6 +50,8 @@ struct Server {
     state: Arc<State>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     connections: Arc<Counter>,
+    /// As many as there are descriptors for.
+    connections_fit: usize,
     listeners: Listeners<Connections<HttpProxy<Gateway>>>,
     admin_listeners: Listeners<Admin>,
     status: Arc<Status>,
@@ -114,7 +116,7 @@ impl Server {
         proxy.server_options = Some(options);
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
         let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));
-        let connections = Counter::new(raw.server.max_connections.usize(), Some(state.metrics.clone()));
+        let connections = Counter::new(0, Some(state.metrics.clone()));
         let times = reload::times(raw);
         let status = Arc::new(Status::default());
         let (sender, orders) = control::orders();
@@ -126,6 +128,7 @@ impl Server {
             state,
             snapshot,
             connections,
+            connections_fit: sockets::connections_that_fit(),
             status,
         };
         server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);

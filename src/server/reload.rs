@@ -6,6 +6,7 @@ use super::stream::Limits;
 use super::{ADMIN, Server};
 use crate::admin;
 use crate::config::raw::Config;
+use crate::config::render::SHOWN_MAX;
 use crate::types::ListenerId;
 use std::collections::HashSet;
 use std::io;
@@ -108,13 +109,17 @@ impl Server {
 
     /// Puts a configuration in place. All that can fail in practice has been done by now.
     pub(super) fn apply(&self, loaded: Loaded, sockets: Sockets) -> io::Result<()> {
-        let Loaded { raw, snapshot, source, warnings } = loaded;
-        for warning in &warnings {
-            log::warn!("{}", warning.render(&source));
+        let Loaded { raw, snapshot, sources, warnings } = loaded;
+        for warning in warnings.iter().take(SHOWN_MAX) {
+            log::warn!("{}", warning.render(&sources));
         }
         self.listeners.set_times(times(&raw));
         self.admin_listeners.set_times(times(&raw));
-        self.connections.set_max(raw.server.max_connections.usize());
+        let wanted = raw.server.max_connections.usize();
+        if wanted > self.connections_fit {
+            log::info!("max_connections is {wanted}, but there are descriptors for {} only: raise LimitNOFILE", self.connections_fit);
+        }
+        self.connections.set_max(wanted.min(self.connections_fit));
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
         self.snapshot.store(snapshot.clone());
         for (id, bound) in sockets.listeners {

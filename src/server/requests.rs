@@ -26,6 +26,9 @@ use tokio::io::AsyncWriteExt;
 /// thousand small messages. About 17,000 frames, more than a window holds of the smallest gRPC messages.
 const SMALL_FRAMES_BYTES: usize = 1 << 22;
 
+/// Bytes that the uploads of one HTTP/2 connection may have under way together: one that stalls must not hold up the others.
+const UPLOAD_WINDOW: u32 = 1 << 20;
+
 /// Wraps an application, which is Pingora's proxy.
 pub struct Requests<A> {
     app: Arc<A>,
@@ -99,6 +102,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
             }
             let (next, kept) = served?.consume();
             (stream, settings) = (next.into_any().downcast().ok()?, kept);
+            if stream.has_more() {
+                // Whoever sends many requests ahead is not served before all others.
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -135,13 +142,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
     async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
         let deadline = Arc::<Deadline>::default();
         deadline.enter(Phase::Busy, None);
+        let connection = session.digest().and_then(Connection::of).cloned();
+        let is_gone = || connection.as_ref().is_none_or(|connection| connection.is_gone());
         let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
-        watch::over(&deadline, &mut Borrowed::take().0, request).await.flatten()
+        watch::over(&deadline, &mut Borrowed::take().0, is_gone, request).await.flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
         options.max_concurrent_streams(self.snapshot.load().server.streams_max).data_frame_budget(SMALL_FRAMES_BYTES);
+        options.initial_connection_window_size(UPLOAD_WINDOW);
         Some(options)
     }
 

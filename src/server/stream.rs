@@ -12,6 +12,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
 };
+use socket2::SockRef;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
@@ -69,6 +70,7 @@ impl ClientStream {
     pub fn new(tcp: TcpStream, connection: Arc<Connection>, limits: Limits, guard: Guard) -> pingora::Result<Self> {
         let socket = SocketDigest::from_raw_fd(tcp.as_raw_fd());
         let _ = socket.peer_addr.set(Some(connection.peer.into()));
+        connection.set_socket(Some(tcp.as_raw_fd()));
         let no_head = Box::new(ResponseHeader::build_no_case(200, Some(0))?);
         Ok(ClientStream {
             tcp,
@@ -125,6 +127,8 @@ impl ClientStream {
     fn poll_stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.limits.client_write)));
         ready!(timer.as_mut().poll(cx));
+        // What it does not take is thrown away with the connection, and not kept by the kernel until it gives up.
+        let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
         Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing")))
     }
 
@@ -185,6 +189,12 @@ impl ClientStream {
                 done
             }
         }
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        self.connection.set_socket(None);
     }
 }
 

@@ -11,15 +11,30 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Whether a field is a claim about the client that only a trusted peer may make.
+/// Whether a field is a claim about the client that only a trusted peer may make. Services that read fields as environment
+/// variables don't tell `_` from `-` (RFC 3875, 4.1.18), so neither is told here.
 pub fn is_claim(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+    matches!(name.as_bytes().first(), Some(b'x' | b'f'))
+        && (is_alike(name.get(..12), "x-forwarded-") || is_alike(Some(name), "forwarded") || is_alike(Some(name), "x-real-ip"))
 }
 
 /// Whether a claim is appended to or set anew in any case; the others pass from a trusted peer as they are.
 pub fn is_rewritten(name: &HeaderName) -> bool {
-    [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &http::header::FORWARDED].contains(&name)
+    let name = Some(name.as_str());
+    [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &http::header::FORWARDED].iter().any(|ours| is_alike(name, ours.as_str()))
+}
+
+/// Whether a field is a look-alike of one that we set for every request: `x_request_id`.
+pub fn is_look_alike(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.contains('_') && is_alike(Some(name), X_REQUEST_ID.as_str())
+}
+
+fn is_alike(name: Option<&str>, ours: &str) -> bool {
+    name.is_some_and(|name| {
+        name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(|(theirs, ours)| theirs == ours || (theirs == b'_' && ours == b'-'))
+    })
 }
 
 /// Who is at the other end of the connection, and whether it is believed.

@@ -2,7 +2,7 @@
 
 use super::template::{Names, Target, Template, Values};
 use crate::config::place::At;
-use crate::config::problem::Problems;
+use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw;
 use http::{HeaderName, HeaderValue};
 
@@ -56,7 +56,8 @@ impl HeaderEdits {
     pub fn build(raw: &raw::HeaderChanges, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<HeaderEdits> {
         let at = at.key("headers");
         let remove_at = at.key("remove");
-        let remove: Vec<_> = raw.remove.iter().enumerate().map(|(i, name)| field(name, &remove_at.index(i), problems)).collect();
+        let remove: Vec<_> =
+            raw.remove.iter().enumerate().map(|(i, name)| field(name, Place::Value(remove_at.index(i).path()), problems)).collect();
         let set = pairs(&raw.set.0, names, &at.key("set"), problems);
         let add = pairs(&raw.add.0, names, &at.key("add"), problems);
         Some(HeaderEdits { remove: remove.into_iter().collect::<Option<_>>()?, set: set?, add: add? })
@@ -88,7 +89,7 @@ fn pairs(raw: &[(String, String)], names: Names<'_>, at: &At<'_>, problems: &Pro
         .iter()
         .map(|(name, text)| {
             let at = at.key(name);
-            let field = field(name, &at, problems);
+            let field = field(name, Place::Key(at.path()), problems);
             let text = self::text(text, names, &at, problems);
             Some((field?, text?))
         })
@@ -105,16 +106,20 @@ fn text(text: &str, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Optio
     }
 }
 
-fn field(name: &str, at: &At<'_>, problems: &Problems) -> Option<HeaderName> {
+fn field(name: &str, place: Place, problems: &Problems) -> Option<HeaderName> {
+    let problem = |what: String, why: &str, fix: &str| {
+        problems.add(Problem::new(place, what, why, fix));
+        None
+    };
     let Ok(field) = name.parse::<HeaderName>() else {
-        return problems.at(at, format!("`{name}` is not a header's name"), "it can't stand in a header", "use letters, digits and `-`");
+        return problem(format!("`{name}` is not a header's name"), "it can't stand in a header", "use letters, digits and `-`");
     };
     if HOP_BY_HOP.contains(&field) || field == http::header::CONTENT_LENGTH {
         let why = "it frames the message, and the gateway frames each message anew";
-        return problems.at(at, format!("`{name}` can't be changed"), why, "remove it");
+        return problem(format!("`{name}` can't be changed"), why, "remove it");
     }
     if field == http::header::HOST {
-        return problems.at(at, "`Host` can't be changed here", "it goes with the service", "set `host:` of the service");
+        return problem("`Host` can't be changed here".to_string(), "it goes with the service", "set `host:` of the service");
     }
     Some(field)
 }
@@ -123,7 +128,9 @@ fn field(name: &str, at: &At<'_>, problems: &Problems) -> Option<HeaderName> {
 pub fn nominated(headers: &http::HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(http::header::CONNECTION);
     let names = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    names.filter_map(|name| name.trim().parse().ok()).filter(|name| *name != http::header::HOST).collect()
+    // What says where a message goes or where it ends can't be nominated away: a broken-off answer would become a whole one.
+    let stays = [http::header::HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING];
+    names.filter_map(|name| name.trim().parse().ok()).filter(|name| !stays.contains(name)).collect()
 }
 
 #[cfg(test)]
@@ -164,7 +171,7 @@ mod tests {
     #[test]
     fn connection_nominates() {
         let mut headers = http::HeaderMap::new();
-        headers.insert("connection", HeaderValue::from_static("close, X-One , host,bad name"));
+        headers.insert("connection", HeaderValue::from_static("close, X-One , host,bad name,content-length"));
         headers.append("connection", HeaderValue::from_static("x-two"));
         assert_eq!(nominated(&headers), ["close", "x-one", "x-two"]);
     }

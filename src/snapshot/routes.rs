@@ -5,7 +5,6 @@ use super::{Action, Forward, Listener, Route, ServiceEntry, Services, State, ent
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
-use crate::config::shape::remedy;
 use crate::limit::Of;
 use crate::route::shadow::{self, Shadowed};
 use crate::route::{Rule, Table};
@@ -26,15 +25,32 @@ pub(super) struct Build<'a> {
     pub services: &'a Services,
     pub limits: &'a Limits,
     pub problems: &'a Problems,
+    /// None of them has a name that could not be read.
+    are_listeners_known: bool,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    pub fn new(
+        raw: &'a Config,
+        state: &'a State,
+        listeners: &'a [Option<Listener>],
+        services: &'a Services,
+        limits: &'a Limits,
+        problems: &'a Problems,
+    ) -> Build<'a> {
+        let root = At::root();
+        let at = root.key("listeners");
+        let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && problems.is_read(&at.index(index).key("name"));
+        let are_listeners_known = problems.is_read(&at) && raw.listeners.iter().enumerate().all(is_known);
+        Build { raw, state, listeners, services, limits, problems, are_listeners_known }
+    }
+
     /// The table, the routes, and the services that routes name by URL.
-    pub fn routes(&self, at: &At<'_>) -> Option<(Table, Vec<Route>, Vec<Arc<ServiceEntry>>)> {
+    pub fn routes(&self, routes_at: &At<'_>) -> Option<(Table, Vec<Route>, Vec<Arc<ServiceEntry>>)> {
         let raw = &self.raw.routes;
         if raw.is_empty() {
             return self.problems.at(
-                at,
+                routes_at,
                 "no route",
                 "every request would be answered 404",
                 "add one, such as `- { path: /*, to: orders }`",
@@ -44,11 +60,11 @@ impl Build<'_> {
         let mut names = HashMap::new();
         for (index, route) in raw.iter().enumerate() {
             // One that could not be read has its own problem.
-            let (at, Some(route)) = (at.index(index), route) else { continue };
+            let (at, Some(route)) = (routes_at.index(index), route) else { continue };
             let id = RouteId(u32::try_from(index).ok()?);
             let Some(rule) = self.rule(route, id, &at) else {
-                // Whether the service is there does not depend on what is matched.
-                if route.to.is_some() {
+                // Where it leads does not depend on what it matches, but for the names in templates.
+                if route.redirect.is_none() && route.respond.is_none() {
                     self.action(route, Names::default(), &mut by_url, &at);
                 }
                 continue;
@@ -57,9 +73,9 @@ impl Build<'_> {
             if route.name.is_some()
                 && let Some(first) = names.insert(name.clone(), index)
             {
-                let what = format!("route {} has this name too", first + 1);
-                let _: Option<()> =
-                    self.problems.at(&at.key("name"), what, "log and metrics could not tell them apart", "rename one of the two");
+                let (what, why) = (format!("two routes are named `{name}`"), "log and metrics could not tell them apart");
+                let first = routes_at.index(first);
+                let _: Option<()> = self.problems.clash(&at.key("name"), &first.key("name"), what, why, "rename one of the two");
             }
             let names = rule.path.names();
             let names = Names { captures: &names, has_rest: rule.path.has_rest() };
@@ -67,9 +83,12 @@ impl Build<'_> {
             rules.push(rule);
         }
         match self.problems.is_empty() {
-            true => self.report_shadowed(&rules, at),
+            true => self.report_shadowed(&rules, routes_at),
             // A criterion that could not be read is not there, and a route would seem to ask for less than it does.
-            false => self.report_shadowed(&rules.iter().filter(|rule| self.is_sound(rule, at)).cloned().collect::<Vec<_>>(), at),
+            false => {
+                let sound: Vec<Rule> = rules.iter().filter(|rule| self.is_sound(rule, routes_at)).cloned().collect();
+                self.report_shadowed(&sound, routes_at);
+            }
         }
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         self.problems.is_empty().then(|| (Table::new(rules), routes, by_url.into_values().collect()))
@@ -93,43 +112,38 @@ impl Build<'_> {
     /// Routes that can never match.
     fn report_shadowed(&self, rules: &[Rule], at: &At<'_>) {
         for Shadowed { id, by, is_same } in shadow::find(rules) {
-            let by = format!(
-                "route {} (`{}`)",
-                by.0 + 1,
-                self.raw.routes.get(by.0 as usize).and_then(Option::as_ref).map(name).unwrap_or_default()
-            );
+            let first = at.index(by.0 as usize);
             let (what, fix) = match is_same {
-                true => (format!("{by} matches the same requests"), "remove one of the two, or let them differ"),
-                false => (
-                    format!("this route can never match: {by} comes before it and leaves it no request"),
-                    "remove it, ask for more in it (such as a header), or ask for more in the other one",
-                ),
+                true => ("two routes match the same requests".to_string(), "remove one of the two, or let them differ"),
+                false => {
+                    let by = self.raw.routes.get(by.0 as usize).and_then(Option::as_ref).map(name).unwrap_or_default();
+                    (
+                        format!("this route can never match: `{by}` comes before it and leaves it no request"),
+                        "remove it, ask for more in it (such as a header), or ask for more in the other one",
+                    )
+                }
             };
-            let _: Option<()> = self.problems.at(&at.index(id.0 as usize), what, "this one would never be taken", fix);
+            let _: Option<()> = self.problems.clash(&at.index(id.0 as usize), &first, what, "this one would never be taken", fix);
         }
     }
 
     fn listener(&self, name: &raw::Name, at: &At<'_>) -> Option<ListenerId> {
-        let of = |listener: &'_ Option<raw::Listener>| listener.as_ref().and_then(|listener| listener.name.clone());
-        let names: Vec<raw::Name> = self.raw.listeners.iter().filter_map(of).collect();
-        let names: Vec<&str> = names.iter().map(|name| name.0.as_str()).collect();
-        let position = self.raw.listeners.iter().position(|listener| of(listener).as_ref() == Some(name));
+        let name_of = |listener: &'_ Option<raw::Listener>| listener.as_ref().is_some_and(|listener| listener.name.as_ref() == Some(name));
+        let position = self.raw.listeners.iter().position(name_of);
         match position {
             // One that could not be built has its own problem.
             Some(position) => self.listeners[position].as_ref().map(|listener| listener.id),
             // It may be one of those that could not be read.
-            None if !self.all_listeners_are_known() => None,
+            None if !self.are_listeners_known => None,
             None => {
-                self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", remedy(&name.0, &names))
+                let mut names = self.raw.listeners.iter().flatten().filter_map(|listener| listener.name.as_ref()).peekable();
+                let fix = match names.peek() {
+                    None => format!("give a listener this name: `name: {}`", name.0),
+                    Some(_) => self.problems.remedy(&name.0, names.map(|name| name.0.as_str())),
+                };
+                self.problems.at(at, format!("no listener is named `{}`", name.0), "the route could never match", fix)
             }
         }
-    }
-
-    fn all_listeners_are_known(&self) -> bool {
-        let root = At::root();
-        let at = root.key("listeners");
-        let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && self.problems.is_read(&at.index(index).key("name"));
-        self.problems.is_read(&at) && self.raw.listeners.iter().enumerate().all(is_known)
     }
 
     fn route(&self, raw: &raw::Route, name: Arc<str>, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Route> {
@@ -151,6 +165,7 @@ impl Build<'_> {
             request_headers: request_headers?,
             response_headers: response_headers?,
             body_bytes_max: (body_bytes > 0).then_some(body_bytes),
+            body_rate_min: raw.body_rate.unwrap_or(self.raw.server.limits.body_rate).0,
         })
     }
 
@@ -190,7 +205,7 @@ impl Build<'_> {
         let entries: Vec<_> = targets.collect();
         let services = entries.into_iter().map(|entry| {
             let entry = entry?;
-            let timeouts = entry.service.timeouts.or(&raw.timeouts);
+            let timeouts = entry.service.timeouts.or(&self.raw.defaults.timeouts).or(&raw.timeouts);
             Some((entry, timeouts))
         });
         Some(Forward { services: services.collect::<Option<_>>()?, split: Split::new(to.0.iter().map(|portion| portion.weight)) })
@@ -203,8 +218,11 @@ impl Build<'_> {
                 Some(entry) => entry.clone(),
                 None if !self.problems.is_read(&At::root().key("services")) => None,
                 None => {
-                    let names = self.services.names();
-                    self.problems.at(at, format!("no service is named `{name}`"), "requests would have nowhere to go", remedy(name, &names))
+                    let fix = match self.services.all.is_empty() {
+                        true => "define it under `services:`, or write a URL such as `http://127.0.0.1:3000`".to_string(),
+                        false => self.problems.remedy(name, self.services.names()),
+                    };
+                    self.problems.at(at, format!("no service is named `{name}`"), "requests would have nowhere to go", fix)
                 }
             },
             raw::Target::Url(url) => {

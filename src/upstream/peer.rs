@@ -6,15 +6,27 @@ use super::trust;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{Protocol, Service};
-use pingora::protocols::ALPN;
 use pingora::protocols::tls::CaType;
+use pingora::protocols::{ALPN, TcpKeepalive};
 use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
 use pingora::utils::tls::CertKey;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Streams that one HTTP/2 connection to a service may carry at once.
 const STREAMS_MAX: usize = 100;
+
+/// Bytes that a service may send ahead on one stream.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// A service whose machine is gone is found out, also where nothing is sent for long.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(10),
+    count: 3,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::from_secs(90),
+};
 
 /// What all peers of a service have in common.
 #[derive(Debug)]
@@ -57,6 +69,10 @@ impl Template {
         let mut options = PeerOptions::new();
         options.alpn = if raw.protocol == Protocol::Http1 { ALPN::H1 } else { ALPN::H2 };
         options.max_h2_streams = STREAMS_MAX;
+        // One client that does not read must not use up what all streams of the connection share.
+        options.h2_stream_window_size = Some(STREAM_WINDOW);
+        options.h2_connection_window_size = Some(STREAM_WINDOW * STREAMS_MAX as u32);
+        options.tcp_keepalive = Some(KEEPALIVE);
         options.idle_timeout = Some(raw.keepalive.idle);
         options.verify_cert = raw.tls.as_ref().is_none_or(|tls| tls.verify);
         options.verify_hostname = options.verify_cert;

@@ -5,7 +5,7 @@ use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
 use crate::config::scalar::HostPort;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,16 +37,23 @@ impl EndpointState {
 /// The states of all endpoints, by service and address. Snapshots share them; those of endpoints that are gone are
 /// dropped with the last snapshot that had them.
 #[derive(Debug, Default)]
-pub struct States(Mutex<HashMap<(String, SocketAddr), std::sync::Weak<EndpointState>>>);
+pub struct States(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    states: HashMap<(String, SocketAddr), std::sync::Weak<EndpointState>>,
+    /// How many there may be before those that are gone are looked for.
+    prune_at: usize,
+}
 
 impl States {
     fn of(&self, service: &str, address: SocketAddr) -> Arc<EndpointState> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only before the map would grow: looking through all of them for each one would take the square of their number.
-        if known.len() == known.capacity() {
-            known.retain(|_, state| state.strong_count() > 0);
+        if known.states.len() >= known.prune_at {
+            known.states.retain(|_, state| state.strong_count() > 0);
+            known.prune_at = known.states.len().max(32) * 2;
         }
-        let slot = known.entry((service.to_string(), address)).or_default();
+        let slot = known.states.entry((service.to_string(), address)).or_default();
         slot.upgrade().unwrap_or_else(|| {
             let state = Arc::default();
             *slot = Arc::downgrade(&state);
@@ -79,7 +86,7 @@ impl Pool {
                 "name at least one, such as `10.0.0.11:8000`",
             );
         }
-        let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
+        let (mut endpoints, mut known): (Vec<Arc<Endpoint>>, HashSet<SocketAddr>) = Default::default();
         let mut all_resolved = true;
         for (index, raw) in raw.iter().enumerate() {
             let at = at.index(index);
@@ -88,7 +95,7 @@ impl Pool {
                 continue;
             };
             for address in addresses {
-                if endpoints.iter().any(|known| known.address == address) {
+                if !known.insert(address) {
                     return problems.at(
                         &at,
                         format!("{address} is named twice"),

@@ -4,6 +4,10 @@ use crate::kit::{Client, Gateway, Origin, dead_address, eventually, frontdesk, r
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+fn write(folder: &tempfile::TempDir, yaml: &str) {
+    std::fs::write(folder.path().join("f.yaml"), yaml).expect("a file");
+}
+
 fn check(yaml: &str) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("f.yaml");
@@ -51,6 +55,57 @@ f.yaml:6:9: no service is named `ordres`
 fn check_accepts_what_is_good() {
     let (code, text) = check("listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, respond: {} }]\n");
     assert_eq!((code, &*text), (Some(0), "f.yaml: ok\n"));
+}
+
+#[test]
+fn check_speaks_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(
+        &folder,
+        "services: { idle: { endpoints: [10.0.0.1:1] } }\nlisteners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, respond: {} }]\n",
+    );
+    let check = || run(frontdesk().current_dir(folder.path()).args(["check", "--json", "-c", "f.yaml"]));
+    let output = check();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), &json["ok"], &json["file"]), (Some(0), &true.into(), &"f.yaml".into()));
+    let warning = &json["problems"][0];
+    assert_eq!((&warning["severity"], &warning["line"], &warning["path"]), (&"warning".into(), &1.into(), &"services.idle".into()));
+    write(&folder, "listeners: [{ bind: 127.0.0.1:80 }]\nroutes: [{ path: /*, to: x }, { path: /b, tp: y }]\n");
+    let output = check();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), &json["ok"], json["problems"].as_array().map(Vec::len)), (Some(1), &false.into(), Some(2)));
+    assert_eq!(
+        json["problems"][0],
+        serde_json::json!({
+            "severity": "error", "file": "f.yaml", "line": 2, "column": 26, "path": "routes[0].to", "also": null,
+            "what": "no service is named `x`",
+            "why": "requests would have nowhere to go",
+            "fix": "define it under `services:`, or write a URL such as `http://127.0.0.1:3000`",
+        })
+    );
+    let output = run(frontdesk().args(["check", "--json", "-c", "/no/such/file.yaml"]));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), &json["ok"]), (Some(1), &false.into()));
+}
+
+#[test]
+fn a_file_that_is_not_text_or_has_no_end_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("f.yaml");
+    std::fs::write(&path, b"a: 1\nb: \xff\n").expect("a file");
+    for (file, said) in [(&*path, "line 2 is not UTF-8"), (std::path::Path::new("/dev/zero"), "the file is larger than 16 MiB")] {
+        let output = run(frontdesk().args(["check", "-c"]).arg(file));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.contains(said), "{text}");
+    }
+}
+
+#[test]
+fn the_schema_is_printed() {
+    let output = run(frontdesk().arg("schema"));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), &schema["$schema"]), (Some(0), &"https://json-schema.org/draft/2020-12/schema".into()));
+    assert_eq!(schema["properties"]["listeners"]["description"], "Where requests come in.");
 }
 
 #[test]

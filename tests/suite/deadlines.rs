@@ -179,6 +179,43 @@ fn a_client_that_goes_silent_within_its_body_is_refused_and_the_service_not_blam
 }
 
 #[test]
+fn a_body_that_drips_is_refused_unless_the_route_bears_it() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ limits: {{ body_rate: 100B }} }}
+routes:
+  - {{ path: /*, to: http://{origin} }}
+  - {{ path: /patient, body_rate: 0, to: http://{origin} }}
+"
+    ));
+    let drip = |target: &str| {
+        let mut client = gateway.connect();
+        client.send(head("POST", target, &[], 12));
+        let mut sending = client.stream().try_clone().expect("a stream");
+        std::thread::scope(|scope| {
+            // It ends with the body, or with the connection.
+            scope.spawn(move || {
+                for _ in 0..12 {
+                    std::thread::sleep(500 * MS);
+                    if sending.write_all(b"x").is_err() {
+                        return;
+                    }
+                }
+            });
+            client.answer().status
+        })
+    };
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| drip("/patient"));
+        assert_eq!((drip("/hasty"), patient.join().expect("an answer")), (408, 200));
+    });
+    assert!(gateway.access_log(2).iter().any(|line| line["code"] == "request_timeout" && line["path"] == "/hasty"));
+    gateway.wait_until_idle();
+}
+
+#[test]
 fn a_client_that_sends_slowly_is_not_cut_off_by_the_patience_with_the_service() {
     let origin = Origin::echo();
     let gateway = with("", "timeouts: { read: 300ms }", &origin);
@@ -206,7 +243,7 @@ fn an_answer_that_stops_halfway_is_broken_off() {
         stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")?;
         until_gone(stream).map(|()| false)
     });
-    let gateway = with("", "timeouts: { read: 300ms }", &origin);
+    let gateway = with("", "timeouts: { read: 1s }", &origin);
     let mut client = gateway.connect();
     client.send(head("GET", "/x", &[], 0));
     assert!(client.try_answer("GET").is_err());

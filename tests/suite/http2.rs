@@ -5,6 +5,8 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, Method};
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 fn gateway(to: impl std::fmt::Display, service: &str) -> Gateway {
     Gateway::start(&format!(
@@ -224,9 +226,13 @@ fn grpc_clients_are_refused_in_their_own_words() {
             assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/grpc")), "{path}");
             assert_eq!((answer.header("grpc-status"), answer.header("grpc-message")), (Some(status), Some(code)), "{path}");
             assert!(answer.body.is_empty());
+            // "Trailers only": the head itself ends the stream.
+            let (answer, _) = client.begin(Method::POST, path, &[GRPC, ("te", "trailers")], true).await;
+            let answer = answer.await.expect("an answer");
+            assert!(answer.body().is_end_stream() && !answer.headers().contains_key("content-length"), "{path}");
         }
     });
-    let codes: Vec<_> = gateway.access_log(2).iter().map(|line| line["code"].to_string()).collect();
+    let codes: Vec<_> = gateway.access_log(4).iter().map(|line| line["code"].to_string()).collect();
     assert!(codes.contains(&"\"no_route\"".to_string()) && codes.contains(&"\"upstream_connect\"".to_string()), "{codes:?}");
 }
 
@@ -298,6 +304,62 @@ fn an_http2_service_that_resets_its_stream_is_a_reset() {
     let gateway = gateway(&origin, "protocol: h2c");
     let answer = gateway.connect().request("POST", "/", &[], b"hello");
     assert_eq!((answer.status, answer.code()), (502, "upstream_reset".to_string()));
+}
+
+#[test]
+fn a_request_that_an_http2_service_did_not_look_at_is_repeated_whatever_its_method() {
+    let refusals = Arc::new(AtomicUsize::new(2));
+    let left = refusals.clone();
+    let origin = H2Origin::new(move |request, mut respond| {
+        let left = left.clone();
+        async move {
+            let bytes = all(&mut request.into_body()).await?;
+            if left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                respond.send_reset(Reason::REFUSED_STREAM);
+                return Ok(());
+            }
+            respond.send_response(h2_head(200, &[]), false)?.send_data(bytes.into(), true)
+        }
+    });
+    let gateway = gateway(&origin, "protocol: h2c");
+    let answer = gateway.connect().request("POST", "/x", &[], b"hello");
+    assert_eq!((answer.status, answer.text()), (200, "hello".to_string()));
+    assert_eq!(gateway.access_log(1)[0]["attempts"], 3);
+    // There is an end to it.
+    refusals.store(100, Relaxed);
+    assert_eq!(gateway.connect().request("POST", "/x", &[], b"hello").code(), "upstream_reset");
+    assert_eq!(gateway.access_log(2)[1]["attempts"], 4);
+}
+
+#[test]
+fn a_client_that_waits_for_leave_gets_it_in_front_of_an_http2_service() {
+    let origin = h2_echo();
+    let gateway = gateway(&origin, "protocol: h2c");
+    let mut client = gateway.connect();
+    client.send(crate::kit::head("POST", "/x", &[("Expect", "100-continue")], 5));
+    assert_eq!(client.next_answer("POST").status, 100);
+    client.send("hello");
+    assert_eq!(client.answer().json()["body"], "hello");
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_no_other_on_the_way_to_an_http2_service() {
+    let origin = H2Origin::new(|request, mut respond| async move {
+        let is_large = request.uri().path() == "/large";
+        let body = if is_large { Bytes::from(vec![b'x'; 4 << 20]) } else { Bytes::from_static(b"small") };
+        respond.send_response(h2_head(200, &[]), false)?.send_data(body, true)
+    });
+    let gateway = gateway(&origin, "protocol: h2c");
+    let idle: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = gateway.connect();
+            client.send(crate::kit::head("GET", "/large", &[], 0));
+            client
+        })
+        .collect();
+    (0..5).for_each(|_| assert_eq!(gateway.get("/small").text(), "small"));
+    drop(idle);
+    gateway.wait_until_idle();
 }
 
 #[test]

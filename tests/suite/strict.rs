@@ -162,3 +162,46 @@ fn more_than_one_read_may_be_sent_ahead_while_a_service_thinks() {
         (0..200).for_each(|_| assert_eq!(client.answer().text(), "x"));
     });
 }
+
+/// What a client hears of a service that answers with these bytes and closes.
+fn behind(bytes: &'static [u8]) -> (Vec<u8>, Option<u16>) {
+    let origin = Origin::bare(move |stream, _| {
+        if crate::kit::read_head(stream)?.is_some() {
+            stream.get_mut().write_all(bytes)?;
+        }
+        Ok(())
+    });
+    let gateway = before(&origin);
+    let mut client = gateway.connect();
+    client.send(crate::kit::head("GET", "/", &[("Connection", "close")], 0));
+    let raw = client.read_to_end();
+    let status = std::str::from_utf8(&raw).ok().and_then(|text| text.split(' ').nth(1)?.parse().ok());
+    (raw, status)
+}
+
+#[test]
+fn answers_whose_framing_can_not_be_trusted_are_not_passed_on() {
+    for bytes in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"[..],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        assert_eq!(behind(bytes).1, Some(502), "{:?}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
+fn a_service_can_not_nominate_its_framing_away() {
+    let (raw, status) = behind(b"HTTP/1.1 200 OK\r\nConnection: Content-Length, close\r\nContent-Length: 10\r\n\r\nhello");
+    let text = String::from_utf8_lossy(&raw).to_ascii_lowercase();
+    // Five bytes of ten: broken off, and to be seen as that.
+    assert!(status == Some(200) && text.contains("content-length: 10\r\n") && text.ends_with("hello"), "{text}");
+}
+
+#[test]
+fn the_version_of_an_answer_is_our_own() {
+    let (raw, _) = behind(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+    assert!(raw.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&raw));
+}

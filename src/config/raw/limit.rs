@@ -1,7 +1,9 @@
 //! `rate_limits`.
 
 use crate::config::scalar::Rate;
+use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, choice, record};
+use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 use std::time::Duration;
 
@@ -72,11 +74,19 @@ impl Shape for Rates {
             _ => Rate::read(node).map(Rates::One),
         }
     }
+
+    fn schema(parts: &mut Parts) -> Json {
+        json!({ "anyOf": [Rate::schema(parts), Plans::schema(parts)] })
+    }
 }
 
 impl Shape for Rate {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.parsed("a rate", "100/1m", str::parse)
+    }
+
+    fn schema(_: &mut Parts) -> Json {
+        schema::text(r"^[0-9]+/([0-9]+)?(ms|s|m|h|d)$", "100/1m")
     }
 }
 
@@ -120,5 +130,9 @@ fn by(text: &str) -> Result<By, String> {
 impl Shape for By {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.parsed("one of identity, client_ip, header:NAME, claim:NAME, route, global", "client_ip", by)
+    }
+
+    fn schema(_: &mut Parts) -> Json {
+        schema::text("^(identity|client_ip|route|global|header:.+|claim:.+)$", "client_ip")
     }
 }

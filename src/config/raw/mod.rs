@@ -12,8 +12,13 @@ pub use route::{
 pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
 
+/// A key of the whole file.
+pub fn is_section(key: &str) -> bool {
+    Config::KEYS.iter().chain(Config::LATER).any(|known| *known == key)
+}
+
 use super::scalar::Bind;
-use super::shape::{Named, Number, Share, Size, choice, record};
+use super::shape::{Named, Number, OneOrMany, Share, Size, choice, record};
 use std::time::Duration;
 
 record! {
@@ -35,8 +40,21 @@ record! {
         rate_limits: Named<Option<RateLimit>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
+        /// What holds for every route that does not say otherwise.
+        defaults: Defaults = Defaults::default(),
+        /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
+        include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "defaults", "auth", "caches", "cache_store", "include", "tests"];
+    later ["redis", "auth", "caches", "cache_store", "tests"];
+}
+
+record! {
+    #[derive(Default)]
+    pub struct Defaults {
+        /// Replaces the services', field by field.
+        timeouts: Timeouts = Timeouts::default(),
+    }
+    later ["auth", "rate_limits"];
 }
 
 record! {
@@ -161,12 +179,20 @@ record! {
         uri_bytes: Size = ServerLimits::default().uri_bytes,
         /// 0 is no limit.
         body_bytes: Size = ServerLimits::default().body_bytes,
+        /// Bytes a second that a body has to come with over HTTP/1 once it has been waited for 5 s; 0 is none. gRPC and WebSockets are exempt.
+        body_rate: Size = ServerLimits::default().body_rate,
     }
 }
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        ServerLimits { header_bytes: Size(32 << 10), header_count: Number(100), uri_bytes: Size(8 << 10), body_bytes: Size(16 << 20) }
+        ServerLimits {
+            header_bytes: Size(32 << 10),
+            header_count: Number(100),
+            uri_bytes: Size(8 << 10),
+            body_bytes: Size(16 << 20),
+            body_rate: Size(240),
+        }
     }
 }
 

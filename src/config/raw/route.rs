@@ -3,7 +3,9 @@
 use super::words::name;
 use super::{Method, Name, Timeouts};
 use crate::config::scalar::Url;
+use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, Size, choice, record};
+use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 
 record! {
@@ -31,6 +33,8 @@ record! {
         max_in_flight: Option<Number<1, 10_000_000>> = None,
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
+        /// Replaces the server's; 0 is none.
+        body_rate: Option<Size> = None,
         /// Replaces the service's, field by field.
         timeouts: Timeouts = Timeouts::default(),
         request: RequestChanges = RequestChanges::default(),
@@ -114,6 +118,12 @@ impl Shape for Match {
             (None, None) => node.expected("a value, or `{ regex: … }`, or `{ present: true }`", "\"1\""),
         }
     }
+
+    fn schema(parts: &mut Parts) -> Json {
+        let regex = String::schema(parts);
+        let one = |key: &str, kind: Json| json!({ "type": "object", "properties": { key: kind }, "required": [key], "additionalProperties": false });
+        json!({ "anyOf": [String::schema(parts), one("regex", regex), one("present", json!({ "const": true }))] })
+    }
 }
 
 /// What a route points at: one service, or several by weight. There is at least one, and one that weighs something.
@@ -148,6 +158,10 @@ impl Shape for To {
             }
         }
     }
+
+    fn schema(parts: &mut Parts) -> Json {
+        json!({ "anyOf": [Target::schema(parts), { "type": "array", "items": Portion::schema(parts), "minItems": 1 }] })
+    }
 }
 
 impl Shape for Portion {
@@ -160,6 +174,15 @@ impl Shape for Portion {
         let weight = map.read::<Number<0, 1_000_000>>("weight").unwrap_or(Some(Number(1)));
         map.finish(&[]);
         Some(Portion { service: service?, weight: u32::try_from(weight?.0).ok()? })
+    }
+
+    fn schema(parts: &mut Parts) -> Json {
+        let target = Target::schema(parts);
+        let map = schema::record(parts, "Portion", &["A service's share of a route's clients."], |parts, fields| {
+            fields.add::<Target>(parts, "service", &["Its name, or its URL."], None);
+            fields.add(parts, "weight", &["Relative to the others'."], Some(Number::<0, 1_000_000>(1)));
+        });
+        json!({ "anyOf": [target, map] })
     }
 }
 
@@ -175,6 +198,10 @@ impl Shape for Target {
             },
             |name| Some(Target::Name(name)),
         )
+    }
+
+    fn schema(_: &mut Parts) -> Json {
+        schema::text("^([a-z0-9_-]{1,64}|https?://[^/?#@ ]+/?)$", "orders")
     }
 }
 

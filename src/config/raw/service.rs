@@ -2,7 +2,9 @@
 
 use super::FilePath;
 use crate::config::scalar::HostPort;
+use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Number, Shape, choice, record};
+use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 use std::time::Duration;
 
@@ -55,6 +57,15 @@ impl Shape for Endpoint {
         let weight: Number<1, 1_000> = map.optional("weight", || Number(1));
         map.finish(&["zone"]);
         Some(Endpoint { address: address?, weight: u32::try_from(weight.0).ok()? })
+    }
+
+    fn schema(parts: &mut Parts) -> Json {
+        let address = HostPort::schema(parts);
+        let map = schema::record(parts, "Endpoint", &["A copy of the service."], |parts, fields| {
+            fields.add::<HostPort>(parts, "address", &["Its host and port."], None);
+            fields.add(parts, "weight", &["Its share of the requests, relative to the others'."], Some(Number::<1, 1_000>(1)));
+        });
+        json!({ "anyOf": [address, map] })
     }
 }
 

@@ -1,7 +1,9 @@
 //! Single values with a meaning of their own.
 
 use crate::config::scalar::{Bind, HostPort};
+use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Shape};
+use serde_json::{Value as Json, json};
 
 /// A name that others refer to: small letters, digits, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +21,9 @@ impl Shape for Name {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.parsed("a name of small letters, digits, `-` and `_`", "orders", name).map(Name)
     }
+    fn schema(_: &mut Parts) -> Json {
+        schema::or_text(json!({ "examples": ["orders"] }), "number", "^[a-z0-9_-]{1,64}$")
+    }
 }
 
 /// A path of the file system, as it was written.
@@ -31,6 +36,12 @@ impl Shape for FilePath {
             true => node.problem("an empty path", "it names no file", "write the file's path"),
             false => Some(FilePath(path)),
         }
+    }
+    fn schema(_: &mut Parts) -> Json {
+        json!({ "type": ["string", "number"], "minLength": 1 })
+    }
+    fn written(&self) -> Option<Json> {
+        Some(json!(self.0))
     }
 }
 
@@ -50,6 +61,9 @@ impl Shape for Secret {
             false => Some(Secret(text)),
         }
     }
+    fn schema(_: &mut Parts) -> Json {
+        json!({ "type": ["string", "number"], "minLength": 1 })
+    }
 }
 
 /// A network in CIDR form, or one address.
@@ -61,6 +75,9 @@ impl Shape for Network {
             let one = text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
             text.parse().or(one).map(Network).map_err(|_| format!("`{text}` is not a network"))
         })
+    }
+    fn schema(_: &mut Parts) -> Json {
+        schema::text(r"^[0-9a-fA-F.:]+(/[0-9]{1,3})?$", "10.0.0.0/8")
     }
 }
 
@@ -75,16 +92,25 @@ impl Shape for Method {
             method.map(Method).ok_or_else(|| format!("`{text}` is not a method"))
         })
     }
+    fn schema(_: &mut Parts) -> Json {
+        schema::text(r"^[A-Z-]+$", "GET")
+    }
 }
 
 impl Shape for Bind {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.parsed("an address with a port", "0.0.0.0:8080", str::parse)
     }
+    fn schema(_: &mut Parts) -> Json {
+        schema::text(r"^(unix:.+|systemd:.+|([0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})$", "0.0.0.0:8080")
+    }
 }
 impl Shape for HostPort {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.parsed("an endpoint's host and port", "10.0.0.11:8000", str::parse)
+    }
+    fn schema(_: &mut Parts) -> Json {
+        schema::text(r"^([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}$", "10.0.0.11:8000")
     }
 }
 

@@ -5,11 +5,13 @@ pub mod head;
 
 use crate::config::raw::ServerLimits;
 use crate::types::Refusal;
-use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 
+/// A service's head: HTTP/2 has no bound of its own below 16 MiB.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Interim answers (1xx) that a service may send before its answer.
 pub const INTERIM_MAX: u32 = 100;
 
@@ -26,8 +28,7 @@ pub fn http2(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal>
         return Err(Refusal::HeaderTooLarge);
     }
     let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
-    let is_number = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-    if !lengths.next().is_none_or(is_number) || lengths.next().is_some() {
+    if lengths.next().is_some_and(|length| !is_number(length)) || lengths.next().is_some() {
         return bad("Content-Length is doubled or is not a number.");
     }
     let mut hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
@@ -39,15 +40,35 @@ pub fn http2(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal>
     Ok(())
 }
 
+fn is_number(length: &HeaderValue) -> bool {
+    !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
 /// Refuses an answer whose framing a client can't trust, and mends what says nothing.
 pub fn response(head: &mut ResponseHeader) -> Result<()> {
     let bad = |why: &'static str| Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
     if head.status == 101 {
         return bad("a 101 that nobody asked for");
     }
-    let codings = head.headers.get_all(TRANSFER_ENCODING);
-    if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return bad("an unknown Transfer-Encoding");
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > ANSWER_BYTES_MAX {
+        return bad("a head that is too large");
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if codings.next().is_some() || (!is_chunked && head.headers.contains_key(TRANSFER_ENCODING)) {
+        return bad("an unknown or doubled Transfer-Encoding");
+    }
+    if is_chunked && head.version == Version::HTTP_10 {
+        return bad("a Transfer-Encoding in HTTP/1.0");
+    }
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    if lengths.next().is_some_and(|length| !is_number(length)) || lengths.next().is_some() {
+        return bad("a Content-Length that is doubled or not a number");
+    }
+    // RFC 9112, 2.3: the version is the sender's own.
+    if head.version != Version::HTTP_2 {
+        head.set_version(Version::HTTP_11);
     }
     if head.status == 204 || head.status.is_informational() {
         head.remove_header(&CONTENT_LENGTH);

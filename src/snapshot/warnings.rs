@@ -1,0 +1,64 @@
+//! What works, but probably not as it was meant.
+
+use super::{Listener, Services};
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw::Config;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How long before its end a certificate is spoken of: most are renewed a month before.
+const EXPIRY_NEAR: Duration = Duration::from_secs(14 * 86_400);
+
+/// Warnings of a configuration whose routes have all been built.
+pub(super) fn warn(raw: &Config, listeners: &[Option<Listener>], services: &Services, problems: &Problems) {
+    let root = At::root();
+    let (listeners_at, services_at) = (root.key("listeners"), root.key("services"));
+    let named: HashSet<&str> =
+        raw.routes.iter().flatten().flat_map(|route| &route.listener).flat_map(|names| &names.0).map(|name| name.0.as_str()).collect();
+    let any = raw.routes.iter().flatten().any(|route| route.listener.is_none());
+    for (index, listener) in listeners.iter().enumerate() {
+        let (at, Some(listener)) = (listeners_at.index(index), listener) else { continue };
+        if !any && !listener.name.as_deref().is_some_and(|name| named.contains(name)) {
+            let what = format!("no route takes requests from {}", listener.bind);
+            problems.warn(&at, what, "each would be answered 404", "add a route, or remove the listener");
+        }
+        expiries(listener, &at, problems);
+    }
+    for (name, entry) in &services.all {
+        // Whoever points at it holds it.
+        if entry.as_ref().is_some_and(|entry| Arc::strong_count(entry) == 1) {
+            problems.warn(&services_at.key(name), format!("no route leads to `{name}`"), "it has no requests", "add a route, or remove it");
+        }
+    }
+    for (name, service) in &raw.services.0 {
+        let tls = service.as_ref().and_then(|service| service.tls.as_ref());
+        if tls.is_some_and(|tls| !tls.verify) {
+            let at = services_at.key(name);
+            let why = "whoever is between us and the service can read and change what is sent";
+            problems.warn(&at.key("tls").key("verify"), format!("`{name}` is believed without proof"), why, "set `ca:` instead");
+        }
+    }
+    let (server_at, proxies) = (root.key("server"), &raw.server.trusted_proxies);
+    let proxies_at = server_at.key("trusted_proxies");
+    for (index, _) in proxies.iter().enumerate().filter(|(_, network)| network.0.prefix_len() == 0) {
+        let why = "each client could choose the address that it is logged and limited by";
+        problems.warn(&proxies_at.index(index), "everybody is a trusted proxy", why, "name the proxies' own network");
+    }
+}
+
+fn expiries(listener: &Listener, at: &At<'_>, problems: &Problems) {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let at = at.key("tls");
+    let at = at.key("certificates");
+    for (index, (name, expires)) in listener.tls.iter().flat_map(|tls| &tls.expiries).enumerate() {
+        let left = u64::try_from(*expires).map_or(Duration::ZERO, Duration::from_secs).saturating_sub(now);
+        let what = match left.as_secs() / 86_400 {
+            _ if left > EXPIRY_NEAR => continue,
+            _ if left.is_zero() => format!("the certificate of `{name}` has expired"),
+            days => format!("the certificate of `{name}` expires in {days} days"),
+        };
+        problems.warn(&at.index(index).key("cert"), what, "clients would turn away", "renew it, then reload");
+    }
+}
