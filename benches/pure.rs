@@ -6,6 +6,7 @@ use frontdesk::config::place::At;
 use frontdesk::config::problem::Problems;
 use frontdesk::config::raw::{Balance, Endpoint};
 use frontdesk::config::source::Sources;
+use frontdesk::limit::{Caller, Set};
 use frontdesk::observe::{Metrics, Record};
 use frontdesk::route::host::HostPattern;
 use frontdesk::route::pattern::Pattern;
@@ -20,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use std::fmt::Write;
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 fn rule(n: usize, host: HostPattern, path: &str) -> Rule {
@@ -211,5 +213,52 @@ fn loading(c: &mut Criterion) {
     assert!(problems.is_empty());
 }
 
-criterion_group!(benches, find, paths, templates, forwarding, record, picks, loading);
+/// A decision about one request: one limit and two, by this many clients, with a second thread at it or not.
+fn limits(c: &mut Criterion) {
+    let text = "listeners: [{ bind: 127.0.0.1:0 }]
+server: { limit_keys_max: 2000000 }
+rate_limits: { each: { rate: 1000000/1h, by: client_ip }, all: { rate: 10000000/s, by: global } }
+routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_limits: [each, all], respond: {} }]
+";
+    let (headers, problems) = (headers(&[]), Problems::default());
+    let state = State::dry(Metrics::new().expect("metrics"));
+    let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
+    let snapshot = Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
+    state.limits.store.set_max(snapshot.server.limit_keys_max);
+    let ask = |set: &Set, n: u32| {
+        let client_ip = IpAddr::from(n.to_be_bytes());
+        set.decide(&Caller { identity: None, claim: &|_| None, client_ip, headers: &headers })
+    };
+    let mut group = c.benchmark_group("limit::Set::decide");
+    for (place, kind) in ["one", "two"].into_iter().enumerate() {
+        let set = &snapshot.routes[place].limits.as_ref().expect("limits").set;
+        for keys in [1, 1_000, 1_000_000u32] {
+            (0..keys).for_each(|n| drop(ask(set, n)));
+            for threads in [1, 2] {
+                let stop = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    if threads == 2 {
+                        scope.spawn(|| {
+                            let mut n = 0;
+                            while !stop.load(Relaxed) {
+                                n = u32::wrapping_add(n, 7919);
+                                ask(set, n % keys);
+                            }
+                        });
+                    }
+                    let mut n = 0;
+                    group.bench_function(BenchmarkId::new(format!("{kind}, {threads} threads"), keys), |b| {
+                        b.iter(|| {
+                            n = u32::wrapping_add(n, 104_729);
+                            ask(set, n % keys)
+                        });
+                    });
+                    stop.store(true, Relaxed);
+                });
+            }
+        }
+    }
+}
+
+criterion_group!(benches, limits, find, paths, templates, forwarding, record, picks, loading);
 criterion_main!(benches);

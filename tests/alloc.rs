@@ -1,11 +1,17 @@
-//! Finding a route allocates nothing. A program of its own, since it brings its own allocator, which counts.
+//! Finding a route allocates nothing, nor does a limit, and a key takes little. A program of its own, since it brings its own allocator, which counts.
 
 use allocation_counter::measure;
+use frontdesk::config::load;
+use frontdesk::config::problem::Problems;
+use frontdesk::config::source::Sources;
+use frontdesk::limit::{Caller, Set};
+use frontdesk::observe::Metrics;
 use frontdesk::route::criteria::{Header, Parameter, Test};
 use frontdesk::route::expression::Expression;
 use frontdesk::route::host::HostPattern;
 use frontdesk::route::pattern::Pattern;
 use frontdesk::route::{Outcome, PathRule, Query, Rule, Table};
+use frontdesk::snapshot::{Meta, Snapshot, State};
 use frontdesk::types::{ListenerId, RouteId};
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -82,4 +88,35 @@ fn finding_a_route_allocates_nothing() {
         assert_eq!((found.captures.len(), &found), (captures, &first), "{method} {host}{path}");
         assert_eq!(counted.count_total, 0, "{method} {host}{path}: {counted:?}");
     }
+}
+
+#[test]
+fn a_limit_allocates_nothing_and_a_key_takes_at_most_a_hundred_bytes() {
+    let text = "listeners: [{ bind: 127.0.0.1:0 }]
+rate_limits: { each: { rate: 1000/1h, by: client_ip }, all: { rate: 10000000/s, by: global } }
+routes: [{ path: /, rate_limits: [each, all], respond: {} }]
+";
+    let (headers, problems) = (HeaderMap::new(), Problems::default());
+    let state = State::dry(Metrics::new().expect("metrics"));
+    let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
+    let snapshot = Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
+    let set = &snapshot.routes[0].limits.as_ref().expect("limits").set;
+    let ask = |set: &Set, n: u32| {
+        let client_ip = std::net::IpAddr::from(n.to_be_bytes());
+        set.decide(&Caller { identity: None, claim: &|_| None, client_ip, headers: &headers }).refused
+    };
+    ask(set, 1);
+    let counted = measure(|| assert_eq!(ask(set, 1), None));
+    assert_eq!(counted.count_total, 0, "{counted:?}");
+    // The tables double, so the worst is right behind a doubling.
+    let (mut total, mut worst) = (0, 0.0f64);
+    for n in 0..200u32 {
+        total += measure(|| (n * 1_000..(n + 1) * 1_000).for_each(|n| assert_eq!(ask(set, n), None))).bytes_current;
+        let kept = state.limits.store.kept();
+        if kept > 50_000 {
+            worst = worst.max(total as f64 / kept as f64);
+        }
+    }
+    println!("{worst:.1} bytes a key at the worst");
+    assert!(worst <= 100.0, "{worst} bytes a key");
 }

@@ -2,8 +2,9 @@
 //!
 //! Every tenth of a second the bound is set anew. Where more than one in ten of the answers came later than the target, it falls
 //! in proportion to how late they were, from what was really in flight (a gradient); else, where it was in the way, it rises by a
-//! twentieth. By Little's law the bound then settles where the services answer in time. A route of lower priority gets a smaller
-//! share of it, so it is shed first.
+//! twentieth. By Little's law the bound then settles where the services answer in time. A request is measured against those of its own
+//! priority and above, and one of a lower priority against a smaller share of the bound: so the lowest is shed first, and nobody is
+//! shed for what is below him.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_millis(100);
 /// Answers that say something.
 const ENOUGH: u64 = 10;
+/// Priorities that are told apart; those below the last are one.
+const RANKS: usize = 6;
 const BOUND_MIN: usize = 4;
 const BOUND_MAX: usize = 100_000;
 /// Before anything is known.
@@ -23,7 +26,8 @@ const LATE: u64 = 10;
 #[derive(Debug)]
 pub struct Load {
     bound: AtomicUsize,
-    inside: AtomicUsize,
+    /// By rank, the highest priority first.
+    inside: [AtomicUsize; RANKS],
     seen: Seen,
     since: Mutex<Instant>,
 }
@@ -41,8 +45,8 @@ struct Seen {
 
 impl Default for Load {
     fn default() -> Self {
-        let (bound, inside) = (AtomicUsize::new(BOUND_FIRST), AtomicUsize::new(0));
-        Load { bound, inside, seen: Seen::default(), since: Mutex::new(Instant::now()) }
+        let bound = AtomicUsize::new(BOUND_FIRST);
+        Load { bound, inside: Default::default(), seen: Seen::default(), since: Mutex::new(Instant::now()) }
     }
 }
 
@@ -59,6 +63,7 @@ pub struct Overload {
 #[derive(Debug)]
 pub struct Waits {
     load: Arc<Load>,
+    rank: usize,
     target: Duration,
     since: Instant,
 }
@@ -70,26 +75,26 @@ impl Overload {
         Overload { load: load.clone(), target, priorities: priorities.into() }
     }
 
-    /// In hundredths of the bound: all of it for the highest, ten less for each that is above, but never less than half.
-    fn share(&self, priority: u64) -> usize {
+    /// How many priorities are above.
+    fn rank(&self, priority: u64) -> usize {
         let above = self.priorities.iter().position(|known| *known <= priority).unwrap_or(self.priorities.len());
-        100 - (10 * above).min(50)
+        above.min(RANKS - 1)
     }
 
     /// `None` when the request is to be shed.
     pub fn enter(&self, priority: u64) -> Option<Waits> {
-        let max = (self.load.bound.load(Relaxed) * self.share(priority) / 100).max(1);
-        let more = |inside| (inside < max).then_some(inside + 1);
-        match self.load.inside.fetch_update(Relaxed, Relaxed, more) {
-            Ok(before) => {
-                self.load.seen.peak.fetch_max(before + 1, Relaxed);
-                Some(Waits { load: self.load.clone(), target: self.target, since: Instant::now() })
-            }
-            Err(_) => {
-                self.load.seen.shed.fetch_add(1, Relaxed);
-                None
-            }
+        let (load, rank) = (&self.load, self.rank(priority));
+        // A tenth less for each priority that is above.
+        let max = (load.bound.load(Relaxed) * (10 - rank) / 10).max(1);
+        load.inside[rank].fetch_add(1, Relaxed);
+        // Dropped again when it is one too many.
+        let waits = Waits { load: load.clone(), rank, target: self.target, since: Instant::now() };
+        if load.inside(rank) > max {
+            load.seen.shed.fetch_add(1, Relaxed);
+            return None;
         }
+        load.seen.peak.fetch_max(self.inside(), Relaxed);
+        Some(waits)
     }
 
     pub fn bound(&self) -> usize {
@@ -97,7 +102,7 @@ impl Overload {
     }
 
     pub fn inside(&self) -> usize {
-        self.load.inside.load(Relaxed)
+        self.load.inside(RANKS - 1)
     }
 }
 
@@ -118,7 +123,7 @@ impl Waits {
 /// Without an answer the client has left, which says nothing of the service.
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.load.inside.fetch_sub(1, Relaxed);
+        self.load.inside[self.rank].fetch_sub(1, Relaxed);
     }
 }
 
@@ -131,6 +136,11 @@ impl Seen {
 }
 
 impl Load {
+    /// Of this rank and those above.
+    fn inside(&self, rank: usize) -> usize {
+        self.inside[..=rank].iter().map(|inside| inside.load(Relaxed)).sum()
+    }
+
     /// Sets the bound anew once a window is over. Whoever finds somebody else at it goes on.
     fn learn(&self, target: Duration, now: Instant) {
         let Ok(mut since) = self.since.try_lock() else { return };
@@ -141,7 +151,7 @@ impl Load {
         let take = |count: &AtomicU64| count.swap(0, Relaxed);
         let (answers, late, shed) = (take(&self.seen.answers), take(&self.seen.late), take(&self.seen.shed));
         let mean = Duration::from_micros(take(&self.seen.micros) / answers.max(1));
-        let peak = self.seen.peak.swap(self.inside.load(Relaxed), Relaxed);
+        let peak = self.seen.peak.swap(self.inside(RANKS - 1), Relaxed);
         self.bound.store(next(self.bound.load(Relaxed), peak, answers, late, shed, mean, target), Relaxed);
     }
 }
@@ -195,13 +205,13 @@ mod tests {
         let overload = Overload::new(&load, TARGET, vec![5, 1, 9, 5]);
         let enter = |priority| std::iter::from_fn(|| overload.enter(priority)).collect::<Vec<_>>();
         let low = enter(1);
-        let middle = enter(5);
-        let high = enter(9);
-        assert_eq!((low.len(), middle.len(), high.len(), overload.inside()), (8, 1, 1, 10));
+        assert_eq!((low.len(), enter(0).len()), (8, 0), "a tenth less for each that is above");
+        let (middle, high) = (enter(5), enter(9));
+        assert_eq!((middle.len(), high.len(), overload.inside()), (9, 10, 27), "what is below is in nobody's way");
         drop(low);
-        assert_eq!(overload.inside(), 2);
+        assert_eq!((enter(1).len(), enter(5).len()), (0, 0), "what is above is");
         high.into_iter().for_each(Waits::answered);
         drop(middle);
-        assert_eq!((overload.inside(), load.seen.answers.load(Relaxed), load.seen.shed.load(Relaxed)), (0, 1, 3));
+        assert_eq!(overload.inside(), 0);
     }
 }

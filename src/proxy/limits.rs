@@ -29,12 +29,16 @@ pub fn limit(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal
 
 /// Goes in where only so many may be at once; where there is a queue, after a while.
 pub async fn enter(exchange: &mut Exchange) -> Result<(), Refusal> {
-    if let Some(cap) = exchange.route().and_then(|route| route.cap.as_ref()) {
-        exchange.passes[0] = Some(pass(cap).await?);
-    }
-    if let Some(cap) = exchange.service().and_then(|(entry, _)| entry.cap.as_ref()) {
-        exchange.passes[1] = Some(pass(cap).await?);
-    }
+    let of_route = match exchange.route().and_then(|route| route.cap.as_ref()) {
+        Some(cap) => Some(pass(cap).await?),
+        None => None,
+    };
+    let of_service = match exchange.service().and_then(|(entry, _)| entry.cap.as_ref()) {
+        Some(cap) => Some(pass(cap).await?),
+        None => None,
+    };
+    // Whoever is refused by the second has left the first.
+    exchange.passes = [of_route, of_service];
     Ok(())
 }
 
