@@ -7,7 +7,7 @@ use super::deadline::{Deadline, Phase};
 use super::watch::{self, Timer};
 use crate::shape::forward::unmap;
 use crate::tls::Agreed;
-use crate::types::ListenerId;
+use crate::types::{Certificate, ListenerId};
 use http::HeaderValue;
 use pingora::protocols::Digest;
 use pingora::server::ShutdownWatch;
@@ -28,6 +28,8 @@ pub struct Connection {
     requests: AtomicUsize,
     /// Set once TLS is agreed upon, where something follows from it.
     agreed: OnceLock<Agreed>,
+    /// What the client showed in the handshake.
+    certificate: OnceLock<Certificate>,
     is_lingering: AtomicBool,
     is_malformed: AtomicBool,
     is_tunnel: AtomicBool,
@@ -47,6 +49,7 @@ impl Connection {
             closing,
             requests: AtomicUsize::new(0),
             agreed: OnceLock::new(),
+            certificate: OnceLock::new(),
             is_lingering: AtomicBool::new(false),
             is_malformed: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
@@ -70,6 +73,14 @@ impl Connection {
 
     pub fn set_agreed(&self, agreed: Agreed) {
         let _ = self.agreed.set(agreed);
+    }
+
+    pub fn set_certificate(&self, certificate: Certificate) {
+        let _ = self.certificate.set(certificate);
+    }
+
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.get()
     }
 
     /// A host that belongs to another TLS connection.
