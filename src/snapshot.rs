@@ -206,6 +206,7 @@ impl Snapshot {
         let services = Services::build(raw, state, &root.key("services"), problems);
         let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
+        check_client_auth(raw, &root.key("auth"), problems);
         let build = routes::Build::new(raw, state, &listeners, &services, &limits, &methods, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
@@ -248,6 +249,19 @@ impl Snapshot {
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })
+    }
+}
+
+/// Certificates have to be asked for in the handshake.
+fn check_client_auth(raw: &Config, at: &At<'_>, problems: &Problems) {
+    let asks = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
+    let wants = |method: &Option<raw::auth::Method>| method.as_ref().is_some_and(|method| method.mtls.is_some());
+    let named = raw.auth.0.iter().find(|(_, method)| wants(method));
+    if let Some((name, _)) = named.filter(|_| problems.is_sound(&At::root().key("listeners")))
+        && !raw.listeners.iter().flatten().any(asks)
+    {
+        let fix = "add `client_auth: { ca: FILE }` to the `tls` of a listener";
+        let _: Option<()> = problems.at(&at.key(name), "no listener asks for certificates", "nobody could show one", fix);
     }
 }
 

@@ -60,6 +60,19 @@ fn text(value: &Value) -> Cow<'_, str> {
     }
 }
 
+/// What a client's certificate says, which was verified in the handshake.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Certificate {
+    /// `CN=billing` and so on, in their order.
+    pub subject: Vec<String>,
+    /// Subject alternative names.
+    pub names: Vec<String>,
+    /// SHA-256 of the whole, in hexadecimal digits.
+    pub fingerprint: String,
+    /// In Unix time.
+    pub expires: f64,
+}
+
 macro_rules! refusals {
     ($( $(#[$doc:meta])* $variant:ident $(($payload:ty))? => $status:literal $code:literal $title:literal, )*) => {
         /// A deliberate no. The code is stable: clients, log and metrics know it by that.

@@ -13,6 +13,7 @@ mod suite {
     mod auth_issuers;
     mod auth_jwt;
     mod auth_keys;
+    mod auth_mtls;
     mod bodies;
     mod cli;
     mod commands;

@@ -7,6 +7,7 @@ use super::forward::Forward;
 use super::introspection::Introspection;
 use super::issuer::Issuers;
 use super::jwt::Jwt;
+use super::mtls::Mtls;
 use super::{Answer, Denied, Head, Request, now};
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -29,6 +30,7 @@ pub(super) enum Scheme {
     Basic(Basic),
     Introspection(Introspection),
     Forward(Forward),
+    Mtls(Mtls),
 }
 
 impl Method {
@@ -40,22 +42,24 @@ impl Method {
             ("basic", raw.basic.is_some()),
             ("introspection", raw.introspection.is_some()),
             ("forward", raw.forward.is_some()),
+            ("mtls", raw.mtls.is_some()),
         ];
         let count = keys.iter().filter(|(_, given)| *given).count();
         if count != 1 {
             let what = format!("`{name}` has {} ways to recognise somebody", if count == 0 { "no" } else { "several" });
-            let fix = "give it one of `jwt`, `api_key`, `basic`, `introspection` and `forward`; a route's `auth` may name several methods";
+            let fix = "give it one of `jwt`, `api_key`, `basic`, `introspection`, `forward` and `mtls`; a route's `auth` may name several methods";
             return match count == 0 && !problems.is_sound(at) {
                 true => None,
                 false => problems.at(at, what, "a method is one way", fix),
             };
         }
-        let scheme = match (&raw.jwt, &raw.api_key, &raw.basic, &raw.introspection, &raw.forward) {
+        let scheme = match (&raw.jwt, &raw.api_key, &raw.basic, &raw.introspection, &raw.forward, &raw.mtls) {
             (Some(raw), ..) => Scheme::Jwt(Jwt::build(raw, &name, issuers, &at.key("jwt"), problems)?),
             (_, Some(raw), ..) => Scheme::ApiKey(ApiKeys::build(raw, &name, &at.key("api_key"), problems)?),
             (_, _, Some(raw), ..) => Scheme::Basic(Basic::build(raw, &name, &at.key("basic"), problems)?),
-            (.., Some(raw), _) => Scheme::Introspection(Introspection::build(raw, &name, issuers, &at.key("introspection"), problems)?),
-            (.., raw) => Scheme::Forward(Forward::build(raw.as_ref()?, &name, issuers, &at.key("forward"), problems)?),
+            (.., Some(raw), _, _) => Scheme::Introspection(Introspection::build(raw, &name, issuers, &at.key("introspection"), problems)?),
+            (.., Some(raw), _) => Scheme::Forward(Forward::build(raw, &name, issuers, &at.key("forward"), problems)?),
+            (.., raw) => Scheme::Mtls(Mtls::build(raw.as_ref()?, &name)),
         };
         Some(Method { name, scheme })
     }
@@ -67,13 +71,17 @@ impl Method {
             Scheme::ApiKey(keys) => Some(&keys.place),
             Scheme::Basic(basic) => Some(&basic.place),
             Scheme::Introspection(introspection) => Some(&introspection.place),
-            Scheme::Forward(_) => None,
+            Scheme::Forward(_) | Scheme::Mtls(_) => None,
         }
     }
 
     /// What judges the whole head always has something to judge.
     pub(super) fn find<'a>(&self, request: &Request<'a>) -> Found<'a> {
-        self.place().map_or(Found::One("".into()), |place| place.find(request.headers, request.query))
+        match (self.place(), &self.scheme) {
+            (Some(place), _) => place.find(request.headers, request.query),
+            (None, Scheme::Mtls(_)) => request.certificate.map_or(Found::Nothing, |shown| Found::One(shown.fingerprint.as_str().into())),
+            (None, _) => Found::One("".into()),
+        }
     }
 
     pub(super) fn check(&self, credential: &str, request: &Request<'_>) -> Answer {
@@ -82,6 +90,9 @@ impl Method {
             Scheme::Basic(basic) => basic.recall(credential).map_or(Answer::Ask, |identity| Answer::Known(Ok(identity))),
             Scheme::Introspection(introspection) => introspection.recall(credential, request.now).map_or(Answer::Ask, Answer::Known),
             Scheme::Forward(_) => Answer::Ask,
+            Scheme::Mtls(mtls) => {
+                Answer::Known(request.certificate.ok_or(Refusal::Unauthenticated).and_then(|shown| mtls.check(shown, request.now)))
+            }
             // Tokens are `Access::token`'s, which chooses among several methods.
             Scheme::Jwt(_) => Answer::Known(Err(Refusal::Unauthenticated)),
         }
@@ -97,7 +108,7 @@ impl Method {
             Scheme::Basic(basic) => basic.check(credential).await,
             Scheme::Introspection(introspection) => introspection.ask(credential, now()).await,
             Scheme::Forward(forward) => return forward.ask(head).await,
-            Scheme::ApiKey(_) => Err(Refusal::Unauthenticated),
+            Scheme::ApiKey(_) | Scheme::Mtls(_) => Err(Refusal::Unauthenticated),
         };
         found.map_err(Denied::Refused)
     }
@@ -107,7 +118,7 @@ impl Method {
         match &self.scheme {
             Scheme::Jwt(_) | Scheme::Introspection(_) => Refusal::TokenMalformed,
             Scheme::ApiKey(_) => Refusal::KeyUnknown,
-            Scheme::Basic(_) | Scheme::Forward(_) => Refusal::Unauthenticated,
+            Scheme::Basic(_) | Scheme::Forward(_) | Scheme::Mtls(_) => Refusal::Unauthenticated,
         }
     }
 
@@ -116,7 +127,7 @@ impl Method {
         Duration::from_millis(match &self.scheme {
             Scheme::Basic(_) => 1_000,
             Scheme::ApiKey(_) => 100,
-            Scheme::Jwt(_) | Scheme::Introspection(_) | Scheme::Forward(_) => 10,
+            Scheme::Jwt(_) | Scheme::Introspection(_) | Scheme::Forward(_) | Scheme::Mtls(_) => 10,
         })
     }
 
@@ -126,7 +137,7 @@ impl Method {
             Scheme::Jwt(jwt) => jwt.forwards,
             Scheme::Introspection(introspection) => introspection.forwards,
             Scheme::Forward(_) => true,
-            Scheme::ApiKey(_) | Scheme::Basic(_) => false,
+            Scheme::ApiKey(_) | Scheme::Basic(_) | Scheme::Mtls(_) => false,
         }
     }
 
@@ -136,7 +147,7 @@ impl Method {
             Scheme::Jwt(jwt) => &jwt.to_headers,
             Scheme::Introspection(introspection) => &introspection.to_headers,
             Scheme::Forward(forward) => &forward.copy,
-            Scheme::ApiKey(_) | Scheme::Basic(_) => &[],
+            Scheme::ApiKey(_) | Scheme::Basic(_) | Scheme::Mtls(_) => &[],
         }
     }
 
@@ -148,6 +159,7 @@ impl Method {
         let realm = &self.name;
         match (&self.scheme, refusal) {
             (Scheme::Basic(basic), _) => format!("Basic realm=\"{}\", charset=\"UTF-8\"", basic.realm),
+            (Scheme::Mtls(_), _) => format!("Certificate realm=\"{realm}\""),
             (Scheme::ApiKey(_), _) => format!("ApiKey realm=\"{realm}\""),
             (_, None | Some(Refusal::Unauthenticated)) => format!("Bearer realm=\"{realm}\""),
             (Scheme::Jwt(_) | Scheme::Introspection(_) | Scheme::Forward(_), Some(refusal)) => {

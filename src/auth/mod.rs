@@ -18,6 +18,7 @@ mod jwt;
 mod keys;
 mod lists;
 mod method;
+mod mtls;
 mod remembered;
 mod require;
 mod token;
@@ -32,7 +33,7 @@ use crate::config::place::At;
 use crate::config::problem::{Place as Position, Problem, Problems};
 use crate::config::raw::auth as raw;
 use crate::config::shape::Named;
-use crate::types::{Identity, Refusal};
+use crate::types::{Certificate, Identity, Refusal};
 use credential::Place;
 use http::{HeaderMap, HeaderName};
 use std::net::IpAddr;
@@ -46,6 +47,8 @@ pub struct Request<'a> {
     /// The part behind the `?`.
     pub query: &'a str,
     pub client: IpAddr,
+    /// What the client showed in the handshake.
+    pub certificate: Option<&'a Certificate>,
     /// In Unix time.
     pub now: f64,
 }

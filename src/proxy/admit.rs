@@ -45,6 +45,7 @@ pub fn check(head: &RequestHeader, exchange: &mut Exchange) -> Result<Option<Ask
         headers: &head.headers,
         query: head.uri.query().unwrap_or_default(),
         client: exchange.origin.client_ip,
+        certificate: exchange.connection().and_then(|connection| connection.certificate()),
         now: auth::now(),
     };
     let verdict = access.check(&request);

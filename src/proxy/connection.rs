@@ -7,7 +7,7 @@ use super::deadline::{Deadline, Phase};
 use super::watch::{self, Timer};
 use crate::shape::forward::unmap;
 use crate::tls::Agreed;
-use crate::types::ListenerId;
+use crate::types::{Certificate, ListenerId};
 use http::HeaderValue;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -33,6 +33,8 @@ pub struct Connection {
     agreed: OnceLock<Agreed>,
     /// The client's socket, while it is open; -1 afterwards.
     socket: AtomicI32,
+    /// What the client showed in the handshake.
+    certificate: OnceLock<Certificate>,
     is_lingering: AtomicBool,
     fault: AtomicU8,
     /// Bytes a second that the request's body has to come with; 0 is none.
@@ -55,6 +57,7 @@ impl Connection {
             requests: AtomicUsize::new(0),
             agreed: OnceLock::new(),
             socket: AtomicI32::new(-1),
+            certificate: OnceLock::new(),
             is_lingering: AtomicBool::new(false),
             fault: AtomicU8::new(Fault::None as u8),
             body_rate: AtomicU64::new(0),
@@ -96,6 +99,14 @@ impl Connection {
 
     pub fn set_agreed(&self, agreed: Agreed) {
         let _ = self.agreed.set(agreed);
+    }
+
+    pub fn set_certificate(&self, certificate: Certificate) {
+        let _ = self.certificate.set(certificate);
+    }
+
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.get()
     }
 
     /// A host that belongs to another TLS connection.

@@ -277,6 +277,9 @@ async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Sh
                 if let Some(agreed) = tls.agreed(stream.get_ssl().and_then(TlsRef::server_name)) {
                     connection.set_agreed(agreed);
                 }
+                if let Some(certificate) = stream.get_ssl().and_then(TlsRef::peer_certificate_der).and_then(crate::tls::describe) {
+                    connection.set_certificate(certificate);
+                }
                 Some(Box::new(stream))
             }
             Ok(Err(e)) => {

@@ -3,6 +3,9 @@
 //! This room turns files into an [`Acceptor`]; the handshake itself is the server's.
 
 mod certificates;
+mod client;
+
+pub use client::describe;
 
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -62,11 +65,16 @@ impl Termination {
             problems.at(at, format!("TLS can't be set up: {e}"), why, fix)
         };
         let provider = Arc::new(ring::default_provider());
+        let verifier = raw.client_auth.as_ref().map(|raw| client::verifier(raw, &provider, &at.key("client_auth"), problems));
         let builder = match ServerConfig::builder_with_provider(provider).with_protocol_versions(versions) {
             Ok(builder) => builder,
             Err(e) => return unusable(e),
         };
-        let mut config = builder.with_no_client_auth().with_cert_resolver(certificates.clone());
+        let builder = match verifier.map_or(Some(None), |verifier| verifier.map(Some))? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(certificates.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Tickets of one listener are good for that listener only: one that crossed to another would carry its trust along.
         match ring::Ticketer::new() {

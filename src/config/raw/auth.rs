@@ -18,8 +18,9 @@ record! {
         introspection: Option<Introspection> = None,
         /// Another service says who it is.
         forward: Option<ForwardAuth> = None,
+        /// A certificate that the client shows in the handshake.
+        mtls: Option<Mtls> = None,
     }
-    later ["mtls"];
 }
 
 record! {
@@ -118,6 +119,18 @@ record! {
         scopes: Vec<String> = Vec::new(),
         /// More to be known of them, as claims.
         metadata: Named<String> = Named::default(),
+    }
+}
+
+record! {
+    /// Certificates and who shows them. The listener's `client_auth` says who may sign them.
+    pub struct Mtls {
+        /// By parts of the subject: `CN=billing`, or several with commas between them, all of which have to be there.
+        subjects: Named<String> = Named::default(),
+        /// By a subject alternative name: a host, an e-mail address, a URI.
+        sans: Named<String> = Named::default(),
+        /// By the SHA-256 of the certificate, in hexadecimal digits.
+        fingerprints: Named<String> = Named::default(),
     }
 }
 

@@ -82,8 +82,22 @@ record! {
         certificates: Vec<CertificatePair>,
         /// The lowest version that is spoken.
         min_version: TlsVersion = TlsVersion::V12,
+        /// Asks clients for certificates.
+        client_auth: Option<ClientAuth> = None,
     }
-    later ["client_auth"];
+}
+
+record! {
+    pub struct ClientAuth {
+        /// A PEM file with the authorities that sign clients' certificates.
+        ca: FilePath,
+        /// Whether a client may come without one.
+        mode: ClientAuthMode = ClientAuthMode::Optional,
+    }
+}
+
+choice! {
+    pub enum ClientAuthMode { "optional" => Optional, "required" => Required, }
 }
 
 record! {
