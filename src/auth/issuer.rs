@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// For one document.
@@ -94,7 +95,7 @@ impl Issuer {
     }
 
     /// Fetches the keys. Of those that want them at once, one goes and the others wait for it.
-    pub async fn fetch(&self, client: &Client) {
+    async fn fetch(&self, client: &Client) {
         let began = Instant::now();
         let _flight = self.flight.lock().await;
         if self.tried().last.is_some_and(|at| at >= began) {
@@ -148,6 +149,8 @@ pub fn is_url(text: &str) -> bool {
 #[derive(Debug, Default)]
 pub struct Issuers {
     known: Mutex<HashMap<Source, Arc<Issuer>>>,
+    /// Told when keys have come, and when issuers are forgotten.
+    changed: Notify,
     pub client: Client,
 }
 
@@ -156,6 +159,7 @@ impl Issuers {
     pub fn get(&self, source: Source) -> Arc<Issuer> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|own, issuer| *own == source || Arc::strong_count(issuer) > 1);
+        self.changed.notify_waiters();
         known.entry(source.clone()).or_insert_with(|| Arc::new(Issuer::new(source))).clone()
     }
 
@@ -167,10 +171,21 @@ impl Issuers {
         self.all().iter().map(|issuer| issuer.told()).collect()
     }
 
+    /// Fetches the keys of one of them.
+    pub async fn fetch(&self, issuer: &Issuer) {
+        issuer.fetch(&self.client).await;
+        self.changed.notify_waiters();
+    }
+
     /// Waits until all have their first keys.
     pub async fn first_keys(&self) {
-        while self.all().iter().any(|issuer| issuer.keys().is_none()) {
-            sleep(Duration::from_millis(20)).await;
+        loop {
+            // Before the look, so that what changes behind it is not missed.
+            let changed = self.changed.notified();
+            if self.all().iter().all(|issuer| issuer.keys().is_some()) {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -179,7 +194,7 @@ impl Issuers {
         loop {
             for issuer in self.all().into_iter().filter(|issuer| issuer.is_due()) {
                 let issuers = self.clone();
-                tokio::spawn(async move { issuer.fetch(&issuers.client).await });
+                tokio::spawn(async move { issuers.fetch(&issuer).await });
             }
             sleep(RETRY / 4).await;
         }

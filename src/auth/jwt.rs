@@ -138,7 +138,7 @@ impl Jwt {
     /// Any of the `token_` refusals.
     pub async fn ask(&self, text: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
         if let Origin::Issuer(issuer, issuers) = &self.keys {
-            issuer.fetch(&issuers.client).await;
+            issuers.fetch(issuer).await;
         }
         self.verify(&Compact::parse(text)?, text, now)
     }

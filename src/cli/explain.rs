@@ -3,9 +3,11 @@
 use super::remote::{self, Target};
 use crate::proxy::explain::{Question, explain, routes};
 use crate::server::{Origin, inspect};
+use crate::snapshot::Snapshot;
 use clap::Args;
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// A request to ask about.
 #[derive(Args)]
@@ -51,7 +53,7 @@ pub fn explain_request(asked: &Asked) -> Result<String, String> {
         let pairs: Vec<_> = pairs.chain(asked.headers.iter().map(|field| ("header", field.as_str()))).collect();
         remote::read(&asked.target, "/explain", &pairs)?
     } else {
-        let snapshot = inspect(&Origin::File(asked.target.config().into())).map_err(|failure| format!("{failure}\n"))?;
+        let snapshot = of_file(&asked.target)?;
         serde_json::json!(explain(&snapshot, &question).map_err(|what| what + "\n")?)
     };
     Ok(if asked.target.is_json() { format!("{answer:#}\n") } else { told(&answer) })
@@ -62,7 +64,7 @@ pub fn list(listing: &Listing) -> Result<String, String> {
     let answer = if listing.live || listing.target.is_remote() {
         remote::read(&listing.target, "/routes", &[])?
     } else {
-        let snapshot = inspect(&Origin::File(listing.target.config().into())).map_err(|failure| format!("{failure}\n"))?;
+        let snapshot = of_file(&listing.target)?;
         serde_json::json!(routes(&snapshot))
     };
     if listing.target.is_json() {
@@ -75,6 +77,11 @@ pub fn list(listing: &Listing) -> Result<String, String> {
         .map(|route| ["route", "asks", "leads_to"].map(|key| route[key].as_str().unwrap_or_default()))
         .collect();
     Ok(columns(["ROUTE", "ASKS FOR", "LEADS TO"], &rows))
+}
+
+/// What a file's configuration comes to.
+fn of_file(target: &Target) -> Result<Arc<Snapshot>, String> {
+    inspect(&Origin::File(target.config().into())).map_err(|failure| format!("{failure}\n"))
 }
 
 /// Rows under a heading, each column as wide as its longest text.

@@ -1,7 +1,7 @@
 //! The end of a request: it is counted and written down.
 
 use super::connection::Connection;
-use super::exchange::{Exchange, authority};
+use super::exchange::{Exchange, authority, target};
 use super::limits;
 use crate::observe::{Record, mask};
 use crate::shape::forward::unmap;
@@ -46,7 +46,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     exchange.metrics().answered(&head.method, status, total, gateway);
     let Some(log) = &exchange.snapshot.access_log else { return };
     let field = |name| head.headers.get(name).map_or(Cow::Borrowed(""), text);
-    let target = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    let target = target(&head.uri);
     let (bytes_in, bytes_out) = match &exchange.tunnel {
         Some(carried) => (carried.bytes_in, carried.bytes_out),
         None => (session.body_bytes_read() as u64, session.body_bytes_sent() as u64),

@@ -90,8 +90,8 @@ impl Connection {
         self.socket.load(Relaxed) < 0
     }
 
-    /// The client has ended its side, whatever it sent before. To be asked by the task that holds the stream: the descriptor is
-    /// its own.
+    /// The client has ended its side, and nothing it sent before waits to be read. To be asked by the task that holds the stream:
+    /// the descriptor is its own.
     fn has_ended(&self) -> bool {
         let socket = self.socket.load(Relaxed);
         socket < 0 || is_hung_up(socket)
@@ -173,9 +173,9 @@ impl Connection {
     }
 }
 
-/// Whether the other side of a socket has shut down its half, with bytes before that or without.
-fn is_hung_up(socket: RawFd) -> bool {
-    // The peer's end is seen by a peek once all before it has been read; a longer wait for what lies before it bounds itself.
+/// Whether the other side of a socket has shut down its half, and all it sent before has been read. Bytes that wait stay where they
+/// are.
+pub fn is_hung_up(socket: RawFd) -> bool {
     let peeked = recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
     !matches!(peeked, Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR))
 }

@@ -42,7 +42,7 @@ pub enum Expired {
     Drop,
 }
 
-/// How often it is seen whether the client still waits while a connection to a service is being made.
+/// How often it is seen whether the client still waits: for a connection to a service, and for the answer to a handshake.
 pub const LOOK: Duration = Duration::from_millis(200);
 
 /// Milliseconds of the coarse monotonic clock, never 0: good to a few of them, at a tenth of the price of the fine one.

@@ -12,7 +12,8 @@ use crate::shape::template::{Value, Values, Variable, decode_parameter};
 use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
 use crate::types::{Identity, Refusal, RouteId};
 use crate::upstream::{Picked, Timeouts};
-use http::HeaderValue;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -163,6 +164,11 @@ impl Exchange {
 pub fn authority(head: &RequestHeader) -> &str {
     let from_field = || head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     head.uri.authority().map(http::uri::Authority::as_str).or_else(from_field).unwrap_or_default()
+}
+
+/// Path and query; empty where a target has neither.
+pub fn target(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("", PathAndQuery::as_str)
 }
 
 /// An exchange with its head, which templates take their values from.

@@ -1,9 +1,8 @@
 //! What would become of a request, and why: the steps that serve requests, without a service to send it to.
 
-use super::exchange::{Exchange, Seen};
-use super::limits::with_caller;
+use super::exchange::{Exchange, Seen, authority, target};
 use super::strict::head::HeadReader;
-use super::{admit, forward, steps};
+use super::{admit, forward, limits, steps};
 use crate::route::Criterion;
 use crate::route::explain::Verdict;
 use crate::shape::forward::Origin;
@@ -210,11 +209,11 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
     };
     let taken = read.and_then(|()| steps::take(&mut exchange, explained.outcome));
     let admitted = taken.and_then(|()| admit(&head, &mut exchange));
-    let (limits, within) = limits(&head, &exchange);
+    let (limits, within) = within(&head, &exchange);
     Ok(Explanation {
         method: head.method.to_string(),
-        host: super::exchange::authority(&head).to_string(),
-        path: head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).to_string(),
+        host: authority(&head).to_string(),
+        path: target(&head.uri).to_string(),
         listener: listener_name,
         client_ip: exchange.origin.client_ip,
         candidates,
@@ -229,9 +228,9 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
 }
 
 /// What the limits would say now. A file alone knows of nobody who has asked before.
-fn limits(head: &RequestHeader, exchange: &Exchange) -> (Vec<Limited>, Result<(), Refusal>) {
+fn within(head: &RequestHeader, exchange: &Exchange) -> (Vec<Limited>, Result<(), Refusal>) {
     let Some(limits) = exchange.route().and_then(|route| route.limits.as_ref()) else { return (Vec::new(), Ok(())) };
-    with_caller(exchange, &head.headers, |caller| {
+    limits::with_caller(exchange, &head.headers, |caller| {
         let verdict = limits.set.look(caller);
         let limited = |standing: &crate::limit::Standing| {
             let limit = &limits.entry(standing).limit;
@@ -243,15 +242,13 @@ fn limits(head: &RequestHeader, exchange: &Exchange) -> (Vec<Limited>, Result<()
             };
             Limited { limit: limit.name.to_string(), rate: limit.rate_text(), by, key, left: limits.set.told(standing).0, verdict }
         };
-        let refused = verdict.refused.map(|seconds| Refusal::RateLimited(u32::try_from(seconds).unwrap_or(u32::MAX)));
-        (verdict.standings.iter().map(limited).collect(), refused.map_or(Ok(()), Err))
+        (verdict.standings.iter().map(limited).collect(), limits::outcome(&verdict))
     })
 }
 
 fn head(question: &Question) -> Result<RequestHeader, String> {
-    let target = question.url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let build = || {
-        let mut head = RequestHeader::build_no_case(question.method.clone(), target.as_bytes(), None)?;
+        let mut head = RequestHeader::build_no_case(question.method.clone(), target(&question.url).as_bytes(), None)?;
         if let Some(authority) = question.url.authority() {
             head.insert_header(HOST, authority.as_str())?;
         }
@@ -268,8 +265,7 @@ fn head(question: &Question) -> Result<RequestHeader, String> {
 
 /// The head as it would come in.
 fn raw(head: &RequestHeader) -> Vec<u8> {
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let mut raw = format!("{} {target} HTTP/1.1\r\n", head.method).into_bytes();
+    let mut raw = format!("{} {} HTTP/1.1\r\n", head.method, target(&head.uri)).into_bytes();
     for (name, value) in &head.headers {
         raw.extend_from_slice(name.as_str().as_bytes());
         raw.extend_from_slice(b": ");
@@ -306,7 +302,7 @@ fn verdict(verdict: &Verdict<'_>) -> String {
 
 /// Who it is, as far as nobody else has to be asked; a preflight is nobody's. The answer says whether somebody would be asked.
 fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<bool, Refusal> {
-    match steps::asks_before(head, exchange) {
+    match steps::is_preflight(head, exchange) {
         true => Ok(false),
         false => admit::check(head, exchange).map(|ask| ask.is_some()),
     }
@@ -338,7 +334,7 @@ fn refused(refusal: &Refusal, route: Option<&Route>) -> Outcome {
 fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal> {
     let Some(route) = exchange.route() else { return Err(Refusal::NoRoute) };
     let name = route.name.to_string();
-    if steps::asks_before(head, exchange) {
+    if steps::is_preflight(head, exchange) {
         return Ok(Outcome::Answered { route: name, status: 204 });
     }
     let seen = Seen { exchange, head };
@@ -364,7 +360,7 @@ fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal
                 route: name,
                 service: service.name.to_string(),
                 percent: 100.0 * own as f64 / all.max(1) as f64,
-                path: sent.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).to_string(),
+                path: target(&sent.uri).to_string(),
                 host: sent.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_string(),
                 endpoints: service.pool.endpoints().iter().map(|endpoint| endpoint.label.to_string()).collect(),
                 timeouts: format!("connect {:?}, read {:?}, write {:?}, total {total}", timeouts.connect, timeouts.read, timeouts.write),

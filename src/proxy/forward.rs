@@ -122,19 +122,21 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
 /// Takes away what an untrusted client claims of itself, so that no route and no template believes it either. Most requests claim
 /// nothing.
 pub fn drop_claims(head: &mut RequestHeader) {
-    if head.headers.keys().any(is_claim) {
-        let mut parts = parts(head);
-        remove(&mut parts.headers, is_claim);
-        *head = parts.into();
-    }
+    drop_fields(head, is_claim);
 }
 
 /// Takes away the fields by which services are told who it is: only the gateway says that, whoever the client is.
 pub fn drop_own(head: &mut RequestHeader, methods: &Methods) {
-    let is_own = |name: &HeaderName| methods.is_own(name);
-    if methods.has_own() && head.headers.keys().any(is_own) {
+    if methods.has_own() {
+        drop_fields(head, |name| methods.is_own(name));
+    }
+}
+
+/// A head that has none of them stays as it is.
+fn drop_fields(head: &mut RequestHeader, is_meant: impl Fn(&HeaderName) -> bool) {
+    if head.headers.keys().any(&is_meant) {
         let mut parts = parts(head);
-        remove(&mut parts.headers, is_own);
+        remove(&mut parts.headers, is_meant);
         *head = parts.into();
     }
 }

@@ -19,9 +19,14 @@ pub fn limit(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal
     let Some(limits) = exchange.route().and_then(|route| route.limits.as_ref()) else { return Ok(()) };
     let verdict = with_caller(exchange, headers, |caller| limits.set.decide(caller));
     count(limits, &verdict);
-    let refused = verdict.refused;
+    let outcome = outcome(&verdict);
     exchange.verdict = Some(verdict);
-    match refused {
+    outcome
+}
+
+/// What a verdict comes to.
+pub fn outcome(verdict: &Verdict) -> Result<(), Refusal> {
+    match verdict.refused {
         None => Ok(()),
         Some(seconds) => Err(Refusal::RateLimited(u32::try_from(seconds).unwrap_or(u32::MAX))),
     }

@@ -102,7 +102,7 @@ impl ProxyHttp for Gateway {
         if let Err(refusal) = self.route(session, exchange) {
             return Box::pin(decline(session, exchange, refusal)).await;
         }
-        if is_preflight(session, exchange) {
+        if is_preflight(session.req_header(), exchange) {
             return Box::pin(preflight(session, exchange)).await;
         }
         let admitted = admit::admit(session.req_header(), exchange).await;

@@ -52,12 +52,12 @@ impl Gateway {
     /// Normalises the path and finds the route.
     pub(super) fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
         normalise(session.req_header_mut())?;
-        let host = host::name(authority(session.req_header()));
-        if exchange.connection().is_some_and(|connection| connection.is_misdirected(host)) {
+        let connection = exchange.connection();
+        let query = query(session.req_header(), connection.map_or(ListenerId(u32::MAX), |connection| connection.listener));
+        if connection.is_some_and(|connection| connection.is_misdirected(query.host)) {
             return Err(Refusal::Misdirected);
         }
-        let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
-        let outcome = exchange.snapshot.table.find(&query(session.req_header(), listener));
+        let outcome = exchange.snapshot.table.find(&query);
         take(exchange, outcome)
     }
 }
@@ -109,12 +109,7 @@ pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refu
 }
 
 /// A question of a browser that the route answers by itself.
-pub(super) fn is_preflight(session: &Session, exchange: &Exchange) -> bool {
-    asks_before(session.req_header(), exchange)
-}
-
-/// The same of a head.
-pub(super) fn asks_before(head: &RequestHeader, exchange: &Exchange) -> bool {
+pub(super) fn is_preflight(head: &RequestHeader, exchange: &Exchange) -> bool {
     exchange.route().is_some_and(|route| route.cors.is_some()) && Cors::is_preflight(&head.method, &head.headers)
 }
 

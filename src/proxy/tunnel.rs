@@ -4,6 +4,7 @@
 //! first, it ends the tunnel right behind it. No hook lies between the two, so tunnels are carried here, over the two bare
 //! streams, each direction on its own: a side that stops reading holds up nothing but what is sent to it.
 
+use super::connection::is_hung_up;
 use super::deadline::{self, Phase};
 use super::exchange::{Exchange, Seen};
 use super::{forward, strict};
@@ -15,8 +16,6 @@ use crate::upstream::retry::{self, Failure};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Version};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
@@ -35,9 +34,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 /// Of one direction.
 const BUFFER_BYTES: usize = 8 << 10;
-
-/// How often it is seen whether a client still waits for its handshake.
-const GONE_CHECK: Duration = Duration::from_millis(200);
 
 /// What a tunnel carried, for the log.
 #[derive(Clone, Copy, Debug, Default)]
@@ -156,9 +152,8 @@ fn handshake(request: &RequestHeader, exchange: &Exchange, entry: &ServiceEntry)
 async fn gone(client: Option<RawFd>) {
     let Some(socket) = client else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(GONE_CHECK).await;
-        let peeked = recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-        if !matches!(peeked, Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR)) {
+        tokio::time::sleep(deadline::LOOK).await;
+        if is_hung_up(socket) {
             return;
         }
     }

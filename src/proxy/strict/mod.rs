@@ -6,7 +6,7 @@ pub mod head;
 use crate::config::raw::ServerLimits;
 use crate::types::Refusal;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 
@@ -16,19 +16,17 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 pub const INTERIM_MAX: u32 = 100;
 
 /// Holds the head of an HTTP/2 request against the limits, and against what services over HTTP/1 could misunderstand (RFC 9113,
-/// 8.2 and 8.3). A field counts with its colon, space and line end. HTTP/1 has [`head::HeadReader`].
+/// 8.2 and 8.3). HTTP/1 has [`head::HeadReader`].
 pub fn http2(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal> {
     let bad = |what| Err(Refusal::BadRequest(what));
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target as u64 > limits.uri_bytes.0 {
         return Err(Refusal::UriTooLong);
     }
-    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if bytes as u64 > limits.header_bytes.0 || head.headers.len() > limits.header_count.usize() {
+    if size(&head.headers) as u64 > limits.header_bytes.0 || head.headers.len() > limits.header_count.usize() {
         return Err(Refusal::HeaderTooLarge);
     }
-    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
-    if lengths.next().is_some_and(|length| !is_number(length)) || lengths.next().is_some() {
+    if !is_length_clear(&head.headers) {
         return bad("Content-Length is doubled or is not a number.");
     }
     let mut hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
@@ -40,8 +38,16 @@ pub fn http2(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal>
     Ok(())
 }
 
-fn is_number(length: &HeaderValue) -> bool {
-    !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
+/// Bytes of the fields as HTTP/1 writes them: each with its colon, space and line end.
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// No Content-Length, or one that is a number.
+fn is_length_clear(headers: &HeaderMap) -> bool {
+    let is_number = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    lengths.next().is_none_or(is_number) && lengths.next().is_none()
 }
 
 /// Refuses an answer whose framing a client can't trust, and mends what says nothing.
@@ -50,8 +56,7 @@ pub fn response(head: &mut ResponseHeader) -> Result<()> {
     if head.status == 101 {
         return bad("a 101 that nobody asked for");
     }
-    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if bytes > ANSWER_BYTES_MAX {
+    if size(&head.headers) > ANSWER_BYTES_MAX {
         return bad("a head that is too large");
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
@@ -62,8 +67,7 @@ pub fn response(head: &mut ResponseHeader) -> Result<()> {
     if is_chunked && head.version == Version::HTTP_10 {
         return bad("a Transfer-Encoding in HTTP/1.0");
     }
-    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
-    if lengths.next().is_some_and(|length| !is_number(length)) || lengths.next().is_some() {
+    if !is_length_clear(&head.headers) {
         return bad("a Content-Length that is doubled or not a number");
     }
     // RFC 9112, 2.3: the version is the sender's own.
