@@ -3,9 +3,11 @@
 
 pub mod account;
 mod admit;
+mod arrive;
 mod attempt;
 pub mod connection;
 pub mod deadline;
+mod depart;
 mod exchange;
 pub mod explain;
 mod forward;
@@ -19,15 +21,15 @@ pub mod watch;
 pub use exchange::Exchange;
 
 use crate::observe::Metrics;
-use crate::snapshot::{Action, Route, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::types::Refusal;
 use crate::upstream::retry;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Seen;
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Version};
+use http::Version;
+use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -36,7 +38,7 @@ use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use steps::{answer, decline, fits, is_preflight, preflight, refusal};
+use steps::{decline, is_preflight, preflight, refusal};
 
 /// The gateway as Pingora sees it.
 pub struct Gateway {
@@ -65,36 +67,7 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
-        let is_text = session.req_header().raw_path_is_utf8();
-        forward::forget_case(session.req_header_mut());
-        self.meet(session, exchange);
-        exchange.is_h2 = session.is_http2();
-        if limits::is_flood(exchange) {
-            self.metrics.flood_refused.inc();
-            exchange.is_flood = true;
-            return refuse(exchange, Refusal::RateLimited(1));
-        }
-        let timeouts = &exchange.snapshot.server.timeouts;
-        session.set_read_timeout(Some(timeouts.request_body));
-        session.set_total_drain_timeout(Some(timeouts.request_body));
-        if exchange.is_h2 {
-            session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
-        }
-        exchange.is_long_lived = respond::is_grpc(session);
-        // A client that resets its streams may open others at once, while what it left behind is still being wound up.
-        let streams_max = exchange.snapshot.server.streams_max as usize;
-        if exchange.is_h2 && exchange.connection().is_some_and(|connection| connection.in_flight() > 2 * streams_max) {
-            return refuse(exchange, Refusal::Overloaded);
-        }
-        if exchange.is_h2
-            && let Err(refusal) = strict::http2(session.req_header(), &exchange.snapshot.server.limits)
-        {
-            return refuse(exchange, refusal);
-        }
-        match is_text {
-            true => Ok(()),
-            false => refuse(exchange, Refusal::BadRequest("The target is not UTF-8.")),
-        }
+        self.arrive(session, exchange)
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
@@ -113,24 +86,7 @@ impl ProxyHttp for Gateway {
         if let Err(refusal) = entered {
             return Box::pin(decline(session, exchange, refusal)).await;
         }
-        match exchange.route() {
-            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, .. }) => {
-                if let Some(connection) = exchange.connection() {
-                    connection.set_body_rate(if exchange.is_long_lived { 0 } else { *body_rate_min });
-                }
-                if !fits(session, *body_bytes_max) {
-                    return refuse(exchange, Refusal::BodyTooLarge);
-                }
-                match tunnel::is_wanted(session) {
-                    true => Box::pin(self.tunnel(session, exchange)).await,
-                    false => match limits::wait(exchange) {
-                        Ok(()) => Ok(false),
-                        Err(refusal) => Box::pin(decline(session, exchange, refusal)).await,
-                    },
-                }
-            }
-            _ => Box::pin(answer(session, exchange)).await,
-        }
+        self.lead(session, exchange).await
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
@@ -160,25 +116,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
-        let request = session.req_header();
-        let service = exchange.service().map(|(entry, _)| &entry.service);
-        forward::to_upstream(head, request, exchange, service.and_then(|service| service.host.as_ref()))?;
-        if let Some(route) = exchange.route() {
-            forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
-        }
-        let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);
-        if waits {
-            // Pingora drops interim answers of HTTP/2 services: a client that waits for one gets it from us.
-            head.remove_header(&EXPECT);
-        }
-        // A service that answers HEAD with a body would leave it to the next request on the connection.
-        if service.is_some_and(|service| !service.is_h2 && (head.method == Method::HEAD || !service.is_kept_alive)) {
-            head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
-        }
-        match waits && !exchange.is_h2 && !exchange.body.is_done {
-            true => session.downstream_session.write_continue_response().await,
-            false => Ok(()),
-        }
+        depart::depart(session, head, exchange).await
     }
 
     async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Exchange) -> Result<()> {

@@ -1,13 +1,11 @@
 //! Steps of the story that need more than a line.
 
-use super::connection::{Connection, Fault, InFlight};
-use super::deadline::{self, Phase};
+use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, forward, respond, tunnel};
+use super::{Gateway, limits, refuse, respond, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
-use crate::shape::forward::{Origin, Trace, request_id};
-use crate::snapshot::Action;
+use crate::snapshot::{Action, Route};
 use crate::types::{ListenerId, Refusal};
 use crate::upstream::retry::Failure;
 use http::Method;
@@ -16,27 +14,26 @@ use pingora::prelude::*;
 use std::borrow::Cow;
 
 impl Gateway {
-    /// Who is at the other end, and what the request is called.
-    pub(super) fn meet(&self, session: &mut Session, exchange: &mut Exchange) {
-        let head = session.req_header();
-        let digest = session.digest();
-        if let Some(tls) = digest.and_then(|digest| digest.ssl_digest.as_ref()) {
-            // Pingora has its own way to write versions.
-            exchange.tls = if tls.version.ends_with('3') { "TLSv1.3" } else { "TLSv1.2" };
+    /// Answers here, or goes on to the route's service (`false`).
+    pub(super) async fn lead(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        match exchange.route() {
+            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, .. }) => {
+                if let Some(connection) = exchange.connection() {
+                    connection.set_body_rate(if exchange.is_long_lived { 0 } else { *body_rate_min });
+                }
+                if !fits(session, *body_bytes_max) {
+                    return refuse(exchange, Refusal::BodyTooLarge);
+                }
+                match tunnel::is_wanted(session) {
+                    true => Box::pin(self.tunnel(session, exchange)).await,
+                    false => match limits::wait(exchange) {
+                        Ok(()) => Ok(false),
+                        Err(refusal) => Box::pin(decline(session, exchange, refusal)).await,
+                    },
+                }
+            }
+            _ => Box::pin(answer(session, exchange)).await,
         }
-        if let Some(connection) = digest.and_then(Connection::of) {
-            exchange.deadline = deadline::of_task().unwrap_or_else(|| connection.deadline.clone());
-            exchange.origin = Origin::of(connection.peer.ip(), &exchange.snapshot.server.trusted_proxies, &head.headers);
-            exchange.in_flight = Some(InFlight::new(connection.clone(), self.metrics.in_flight.clone()));
-        }
-        exchange.deadline.forget();
-        exchange.deadline.enter(Phase::Busy, None);
-        exchange.id = request_id(&exchange.origin, &head.headers);
-        exchange.trace = Trace::next(&head.headers);
-        if !exchange.origin.is_trusted {
-            forward::drop_claims(session.req_header_mut());
-        }
-        forward::drop_own(session.req_header_mut(), &exchange.snapshot.methods);
     }
 
     /// Carries a WebSocket.

@@ -1,0 +1,70 @@
+//! A request arrives: who is at the other end, what the request is called, and what is refused before it is looked at.
+
+use super::connection::{Connection, InFlight};
+use super::deadline::{self, Phase};
+use super::{Exchange, Gateway, forward, limits, refuse, respond, strict};
+use crate::shape::forward::{Origin, Trace, request_id};
+use crate::types::Refusal;
+use pingora::prelude::*;
+
+impl Gateway {
+    /// All that is done before a route is looked for.
+    ///
+    /// # Errors
+    /// The request is refused.
+    pub(super) fn arrive(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        let is_text = session.req_header().raw_path_is_utf8();
+        forward::forget_case(session.req_header_mut());
+        self.meet(session, exchange);
+        exchange.is_h2 = session.is_http2();
+        if limits::is_flood(exchange) {
+            self.metrics.flood_refused.inc();
+            exchange.is_flood = true;
+            return refuse(exchange, Refusal::RateLimited(1));
+        }
+        let timeouts = &exchange.snapshot.server.timeouts;
+        session.set_read_timeout(Some(timeouts.request_body));
+        session.set_total_drain_timeout(Some(timeouts.request_body));
+        if exchange.is_h2 {
+            session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
+        }
+        exchange.is_long_lived = respond::is_grpc(session);
+        // A client that resets its streams may open others at once, while what it left behind is still being wound up.
+        let streams_max = exchange.snapshot.server.streams_max as usize;
+        if exchange.is_h2 && exchange.connection().is_some_and(|connection| connection.in_flight() > 2 * streams_max) {
+            return refuse(exchange, Refusal::Overloaded);
+        }
+        if exchange.is_h2
+            && let Err(refusal) = strict::http2(session.req_header(), &exchange.snapshot.server.limits)
+        {
+            return refuse(exchange, refusal);
+        }
+        match is_text {
+            true => Ok(()),
+            false => refuse(exchange, Refusal::BadRequest("The target is not UTF-8.")),
+        }
+    }
+
+    /// Who is at the other end, and what the request is called.
+    fn meet(&self, session: &mut Session, exchange: &mut Exchange) {
+        let head = session.req_header();
+        let digest = session.digest();
+        if let Some(tls) = digest.and_then(|digest| digest.ssl_digest.as_ref()) {
+            // Pingora has its own way to write versions.
+            exchange.tls = if tls.version.ends_with('3') { "TLSv1.3" } else { "TLSv1.2" };
+        }
+        if let Some(connection) = digest.and_then(Connection::of) {
+            exchange.deadline = deadline::of_task().unwrap_or_else(|| connection.deadline.clone());
+            exchange.origin = Origin::of(connection.peer.ip(), &exchange.snapshot.server.trusted_proxies, &head.headers);
+            exchange.in_flight = Some(InFlight::new(connection.clone(), self.metrics.in_flight.clone()));
+        }
+        exchange.deadline.forget();
+        exchange.deadline.enter(Phase::Busy, None);
+        exchange.id = request_id(&exchange.origin, &head.headers);
+        exchange.trace = Trace::next(&head.headers);
+        if !exchange.origin.is_trusted {
+            forward::drop_claims(session.req_header_mut());
+        }
+        forward::drop_own(session.req_header_mut(), &exchange.snapshot.methods);
+    }
+}

@@ -1,0 +1,34 @@
+//! A request departs: its head as the service gets it.
+
+use super::exchange::{Exchange, Seen};
+use super::forward;
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderValue, Method};
+use pingora::http::RequestHeader;
+use pingora::prelude::*;
+
+/// `head` is what goes to the service, so far the client's own.
+///
+/// # Errors
+/// A rewrite that can't be made, or a client that is gone.
+pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
+    let request = session.req_header();
+    let service = exchange.service().map(|(entry, _)| &entry.service);
+    forward::to_upstream(head, request, exchange, service.and_then(|service| service.host.as_ref()))?;
+    if let Some(route) = exchange.route() {
+        forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
+    }
+    let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);
+    if waits {
+        // Pingora drops interim answers of HTTP/2 services: a client that waits for one gets it from us.
+        head.remove_header(&EXPECT);
+    }
+    // A service that answers HEAD with a body would leave it to the next request on the connection.
+    if service.is_some_and(|service| !service.is_h2 && (head.method == Method::HEAD || !service.is_kept_alive)) {
+        head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
+    }
+    match waits && !exchange.is_h2 && !exchange.body.is_done {
+        true => session.downstream_session.write_continue_response().await,
+        false => Ok(()),
+    }
+}
