@@ -3,7 +3,9 @@
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
 mod limits;
+mod listeners;
 mod routes;
+mod services;
 mod warnings;
 
 pub use limits::{LimitEntry, RouteLimits};
@@ -11,10 +13,10 @@ pub use limits::{LimitEntry, RouteLimits};
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
 use crate::config::place::At;
-use crate::config::problem::{Place, Problem, Problems};
+use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
-use crate::limit::{Cap, Counts, Flood, Limits, Load, Of, Overload, Queue};
+use crate::limit::{Cap, Counts, Flood, Limits, Load, Overload};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -24,6 +26,7 @@ use crate::tls::Termination;
 use crate::types::ListenerId;
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
+use services::Services;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -202,11 +205,11 @@ impl Snapshot {
     /// Builds the rooms from their raw parts. `None` means that `problems` says why.
     pub fn build(raw: &Config, meta: Meta, state: &State, problems: &Problems) -> Option<Snapshot> {
         let root = At::root();
-        let listeners = listeners(&raw.listeners, state, &root.key("listeners"), problems);
+        let listeners = listeners::listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
         let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
-        check_client_auth(raw, &root.key("auth"), problems);
+        listeners::check_client_auth(raw, &root.key("auth"), problems);
         let build = routes::Build::new(raw, state, &listeners, &services, &limits, &methods, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
@@ -220,7 +223,7 @@ impl Snapshot {
             }
         };
         if let Some(admin) = &raw.admin {
-            check_admin(admin, &root.key("admin"), problems);
+            listeners::check_admin(admin, &root.key("admin"), problems);
         }
         let overload = overload(raw, state, &root.key("server").key("overload"), problems);
         let (table, routes, url_services) = routes?;
@@ -252,108 +255,6 @@ impl Snapshot {
     }
 }
 
-/// Certificates have to be asked for in the handshake.
-fn check_client_auth(raw: &Config, at: &At<'_>, problems: &Problems) {
-    let asks = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
-    let wants = |method: &Option<raw::auth::Method>| method.as_ref().is_some_and(|method| method.mtls.is_some());
-    let named = raw.auth.0.iter().find(|(_, method)| wants(method));
-    if let Some((name, _)) = named.filter(|_| problems.is_sound(&At::root().key("listeners")))
-        && !raw.listeners.iter().flatten().any(asks)
-    {
-        let fix = "add `client_auth: { ca: FILE }` to the `tls` of a listener";
-        let _: Option<()> = problems.at(&at.key(name), "no listener asks for certificates", "nobody could show one", fix);
-    }
-}
-
-fn check_admin(admin: &raw::Admin, at: &At<'_>, problems: &Problems) {
-    let at = at.key("bind");
-    match &admin.bind {
-        Bind::Tcp(address) if !address.ip().is_loopback() && admin.token.is_none() => {
-            let fix = "bind it to 127.0.0.1, or set `token:`";
-            let _: Option<()> =
-                problems.at(&at, format!("the admin listener on {address} needs a token"), "anybody could drain the gateway", fix);
-        }
-        bind => check_bind(bind, &at, problems),
-    }
-}
-
-/// Addresses of kinds that are not served yet.
-fn check_bind(bind: &Bind, at: &At<'_>, problems: &Problems) {
-    if !matches!(bind, Bind::Tcp(_)) {
-        let what = format!("`{bind}` is not supported by this version yet");
-        let _: Option<()> = problems.at(at, what, "nobody could connect", "write an address with a port");
-    }
-}
-
-fn listeners<'a>(raw: &'a [Option<raw::Listener>], state: &State, listeners_at: &At<'_>, problems: &Problems) -> Vec<Option<Listener>> {
-    if raw.is_empty() {
-        let _: Option<()> =
-            problems.at(listeners_at, "no listener", "no request could come in", "add one, such as `listeners: [{ bind: 0.0.0.0:8080 }]`");
-    }
-    let (mut binds, mut names) = (HashMap::<&'a Bind, (usize, usize)>::new(), HashMap::<&'a raw::Name, usize>::new());
-    let build = |(index, raw): (usize, &'a Option<raw::Listener>)| {
-        let (at, raw) = (listeners_at.index(index), raw.as_ref()?);
-        let (first, seen) = binds.entry(&raw.bind).or_insert((index, 0));
-        let nth = std::mem::replace(seen, *seen + 1);
-        let any_port = matches!(raw.bind, Bind::Tcp(address) if address.port() == 0);
-        if nth > 0 && !any_port {
-            let (what, fix) = (format!("{} is bound twice", raw.bind), "remove one of the two");
-            return problems.clash(&at.key("bind"), &listeners_at.index(*first).key("bind"), what, "only one can have it", fix);
-        }
-        if let Some(name) = &raw.name
-            && let Some(first) = names.insert(name, index)
-        {
-            let (what, fix) = (format!("two listeners are named `{}`", name.0), "rename one of the two");
-            let first = listeners_at.index(first);
-            return problems.clash(&at.key("name"), &first.key("name"), what, "routes could mean either", fix);
-        }
-        check_bind(&raw.bind, &at.key("bind"), problems);
-        let tls = raw.tls.as_ref().map(|tls| Termination::build(tls, &at.key("tls"), problems));
-        Some(Listener {
-            id: state.listener_id(&raw.bind, nth),
-            name: raw.name.as_ref().map(|name| name.0.as_str().into()),
-            bind: raw.bind.clone(),
-            tls: tls.map_or(Some(None), |built| built.map(|tls| Some(Arc::new(tls))))?,
-        })
-    };
-    raw.iter().enumerate().map(build).collect()
-}
-
-/// Services by name; those that could not be built have their own problem.
-#[derive(Debug, Default)]
-struct Services {
-    all: Vec<(String, Option<Arc<ServiceEntry>>)>,
-    by_name: HashMap<String, usize>,
-}
-
-impl Services {
-    fn build(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
-        let mut services = Services::default();
-        for (name, raw) in &raw.services.0 {
-            let at = at.key(name);
-            let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            if name.is_empty() || !name.bytes().all(legal) {
-                let what = format!("`{name}` is not a service's name");
-                problems.add(Problem::new(Place::Key(at.path()), what, "`to` tells names from URLs", "use small letters, digits and `-`"));
-            }
-            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &at, &state.endpoints, problems));
-            services.by_name.insert(name.clone(), services.all.len());
-            let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
-            services.all.push((name.clone(), service.map(|service| entry(service, cap, state))));
-        }
-        services
-    }
-
-    /// The outer `None` means that no service has this name.
-    fn get(&self, name: &str) -> Option<&Option<Arc<ServiceEntry>>> {
-        self.by_name.get(name).map(|index| &self.all[*index].1)
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.all.iter().map(|(name, _)| name.as_str())
-    }
-}
-
 fn overload(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Option<Overload> {
     let target = raw.server.overload.as_ref()?.target;
     if target.is_zero() {
@@ -362,24 +263,6 @@ fn overload(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Op
     }
     let priorities = raw.routes.iter().flatten().map(|route| route.priority.0).collect();
     Some(Overload::new(&state.load, target, priorities))
-}
-
-/// A service's bound on what it is given at once.
-fn cap(name: &str, raw: &raw::Service, state: &State, at: &At<'_>, problems: &Problems) -> Option<Cap> {
-    let Some(max) = raw.max_in_flight else {
-        return match raw.queue.is_some() && problems.is_read(&at.key("max_in_flight")) {
-            true => problems.at(&at.key("queue"), "a queue without `max_in_flight`", "nobody would ever wait in it", "add `max_in_flight`"),
-            false => None,
-        };
-    };
-    let queue = raw.queue.as_ref().map(|queue| Queue { size: queue.size.usize(), timeout: queue.timeout });
-    Some(state.counts.cap(Of::Service(name.to_string()), max.usize(), queue))
-}
-
-fn entry(service: Service, cap: Option<Cap>, state: &State) -> Arc<ServiceEntry> {
-    let labels: Vec<&str> = service.pool.endpoints().iter().map(|endpoint| &*endpoint.label).collect();
-    let metrics = state.metrics.service(&service.name, &labels);
-    Arc::new(ServiceEntry { service, cap, metrics })
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Routes with their references resolved, and the table that matches them.
 
 use super::limits::Limits;
-use super::{Action, Forward, Listener, Route, ServiceEntry, Services, State, entry};
+use super::services::{Services, entry};
+use super::{Action, Forward, Listener, Route, ServiceEntry, State};
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Methods};
 use crate::config::place::At;

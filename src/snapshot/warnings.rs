@@ -1,6 +1,7 @@
 //! What works, but probably not as it was meant.
 
-use super::{Listener, Services};
+use super::Listener;
+use super::services::Services;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::Config;

@@ -1,0 +1,82 @@
+//! Listeners, and what else is bound to an address.
+
+use super::{Listener, State};
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw::{self, Config};
+use crate::config::scalar::Bind;
+use crate::tls::Termination;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Certificates have to be asked for in the handshake.
+pub(super) fn check_client_auth(raw: &Config, at: &At<'_>, problems: &Problems) {
+    let asks = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
+    let wants = |method: &Option<raw::auth::Method>| method.as_ref().is_some_and(|method| method.mtls.is_some());
+    let named = raw.auth.0.iter().find(|(_, method)| wants(method));
+    if let Some((name, _)) = named.filter(|_| problems.is_sound(&At::root().key("listeners")))
+        && !raw.listeners.iter().flatten().any(asks)
+    {
+        let fix = "add `client_auth: { ca: FILE }` to the `tls` of a listener";
+        let _: Option<()> = problems.at(&at.key(name), "no listener asks for certificates", "nobody could show one", fix);
+    }
+}
+
+pub(super) fn check_admin(admin: &raw::Admin, at: &At<'_>, problems: &Problems) {
+    let at = at.key("bind");
+    match &admin.bind {
+        Bind::Tcp(address) if !address.ip().is_loopback() && admin.token.is_none() => {
+            let fix = "bind it to 127.0.0.1, or set `token:`";
+            let _: Option<()> =
+                problems.at(&at, format!("the admin listener on {address} needs a token"), "anybody could drain the gateway", fix);
+        }
+        bind => check_bind(bind, &at, problems),
+    }
+}
+
+/// Addresses of kinds that are not served yet.
+fn check_bind(bind: &Bind, at: &At<'_>, problems: &Problems) {
+    if !matches!(bind, Bind::Tcp(_)) {
+        let what = format!("`{bind}` is not supported by this version yet");
+        let _: Option<()> = problems.at(at, what, "nobody could connect", "write an address with a port");
+    }
+}
+
+pub(super) fn listeners<'a>(
+    raw: &'a [Option<raw::Listener>],
+    state: &State,
+    listeners_at: &At<'_>,
+    problems: &Problems,
+) -> Vec<Option<Listener>> {
+    if raw.is_empty() {
+        let _: Option<()> =
+            problems.at(listeners_at, "no listener", "no request could come in", "add one, such as `listeners: [{ bind: 0.0.0.0:8080 }]`");
+    }
+    let (mut binds, mut names) = (HashMap::<&'a Bind, (usize, usize)>::new(), HashMap::<&'a raw::Name, usize>::new());
+    let build = |(index, raw): (usize, &'a Option<raw::Listener>)| {
+        let (at, raw) = (listeners_at.index(index), raw.as_ref()?);
+        let (first, seen) = binds.entry(&raw.bind).or_insert((index, 0));
+        let nth = std::mem::replace(seen, *seen + 1);
+        let any_port = matches!(raw.bind, Bind::Tcp(address) if address.port() == 0);
+        if nth > 0 && !any_port {
+            let (what, fix) = (format!("{} is bound twice", raw.bind), "remove one of the two");
+            return problems.clash(&at.key("bind"), &listeners_at.index(*first).key("bind"), what, "only one can have it", fix);
+        }
+        if let Some(name) = &raw.name
+            && let Some(first) = names.insert(name, index)
+        {
+            let (what, fix) = (format!("two listeners are named `{}`", name.0), "rename one of the two");
+            let first = listeners_at.index(first);
+            return problems.clash(&at.key("name"), &first.key("name"), what, "routes could mean either", fix);
+        }
+        check_bind(&raw.bind, &at.key("bind"), problems);
+        let tls = raw.tls.as_ref().map(|tls| Termination::build(tls, &at.key("tls"), problems));
+        Some(Listener {
+            id: state.listener_id(&raw.bind, nth),
+            name: raw.name.as_ref().map(|name| name.0.as_str().into()),
+            bind: raw.bind.clone(),
+            tls: tls.map_or(Some(None), |built| built.map(|tls| Some(Arc::new(tls))))?,
+        })
+    };
+    raw.iter().enumerate().map(build).collect()
+}

@@ -1,0 +1,63 @@
+//! Services by name, with what is counted of them.
+
+use super::{ServiceEntry, State};
+use crate::config::place::At;
+use crate::config::problem::{Place, Problem, Problems};
+use crate::config::raw::{self, Config};
+use crate::limit::{Cap, Of, Queue};
+use crate::upstream::Service;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Services by name; those that could not be built have their own problem.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    pub(super) all: Vec<(String, Option<Arc<ServiceEntry>>)>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Services {
+    pub(super) fn build(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
+        let mut services = Services::default();
+        for (name, raw) in &raw.services.0 {
+            let at = at.key(name);
+            let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if name.is_empty() || !name.bytes().all(legal) {
+                let what = format!("`{name}` is not a service's name");
+                problems.add(Problem::new(Place::Key(at.path()), what, "`to` tells names from URLs", "use small letters, digits and `-`"));
+            }
+            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &at, &state.endpoints, problems));
+            services.by_name.insert(name.clone(), services.all.len());
+            let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
+            services.all.push((name.clone(), service.map(|service| entry(service, cap, state))));
+        }
+        services
+    }
+
+    /// The outer `None` means that no service has this name.
+    pub(super) fn get(&self, name: &str) -> Option<&Option<Arc<ServiceEntry>>> {
+        self.by_name.get(name).map(|index| &self.all[*index].1)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+/// A service's bound on what it is given at once.
+fn cap(name: &str, raw: &raw::Service, state: &State, at: &At<'_>, problems: &Problems) -> Option<Cap> {
+    let Some(max) = raw.max_in_flight else {
+        return match raw.queue.is_some() && problems.is_read(&at.key("max_in_flight")) {
+            true => problems.at(&at.key("queue"), "a queue without `max_in_flight`", "nobody would ever wait in it", "add `max_in_flight`"),
+            false => None,
+        };
+    };
+    let queue = raw.queue.as_ref().map(|queue| Queue { size: queue.size.usize(), timeout: queue.timeout });
+    Some(state.counts.cap(Of::Service(name.to_string()), max.usize(), queue))
+}
+
+pub(super) fn entry(service: Service, cap: Option<Cap>, state: &State) -> Arc<ServiceEntry> {
+    let labels: Vec<&str> = service.pool.endpoints().iter().map(|endpoint| &*endpoint.label).collect();
+    let metrics = state.metrics.service(&service.name, &labels);
+    Arc::new(ServiceEntry { service, cap, metrics })
+}
