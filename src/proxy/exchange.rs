@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
+use super::pace::Pace;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
@@ -69,6 +70,7 @@ pub struct Exchange {
 pub struct Body {
     pub bytes: u64,
     pub is_done: bool,
+    pub pace: Pace,
 }
 
 /// The attempts at a service.

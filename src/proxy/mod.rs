@@ -12,6 +12,7 @@ mod exchange;
 pub mod explain;
 mod forward;
 mod limits;
+pub mod pace;
 pub mod respond;
 mod steps;
 pub mod strict;
@@ -103,6 +104,7 @@ impl ProxyHttp for Gateway {
             peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         }
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
+        exchange.body.pace.wait();
         Ok(Box::new(peer))
     }
 
@@ -130,14 +132,8 @@ impl ProxyHttp for Gateway {
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
-        exchange.body.bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        exchange.body.is_done = end;
-        if let Some(waits) = exchange.waits.as_mut().filter(|_| end) {
-            waits.sent();
-        }
-        let max = exchange.route().and_then(|route| route.body_bytes_max).filter(|_| !exchange.is_long_lived);
-        if max.is_some_and(|max| exchange.body.bytes > max) {
-            return refuse(exchange, Refusal::BodyTooLarge);
+        if let Err(refusal) = exchange.take_in(body.as_ref().map_or(0, Bytes::len), end) {
+            return refuse(exchange, refusal);
         }
         exchange.await_upstream();
         Ok(())
