@@ -33,6 +33,7 @@ mod suite {
     mod pools;
     mod reload;
     mod routing;
+    mod shared;
     mod strict;
     mod tls;
     mod vanish;
