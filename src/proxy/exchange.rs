@@ -77,11 +77,19 @@ pub struct Attempt {
     pub started: Option<Instant>,
     /// In `deadline::now()`'s time; 0 for never. All attempts share it.
     pub total_due: u64,
+    /// When the head of this attempt's answer is due, likewise.
+    pub due: u64,
+    /// Before the next one.
+    pub pause: Option<Duration>,
+    /// Its answer is a failure that the client does not get to see.
+    pub is_rejected: bool,
     /// The head of the final answer is here.
     pub is_answered: bool,
     pub interim: u32,
-    /// One of them met a connection that had been kept too long.
+    /// The last one may have met a connection that had been kept too long.
     pub was_stale: bool,
+    /// How many did.
+    pub stale: usize,
     /// From the first attempt to the end of the answer.
     pub upstream: Duration,
 }

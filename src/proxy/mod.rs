@@ -92,7 +92,11 @@ impl ProxyHttp for Gateway {
         let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
             return refuse(exchange, Refusal::Internal("a request without a service came to its pool"));
         };
-        let mut peer = exchange.next_peer(&entry, &timeouts);
+        exchange.pause().await;
+        let mut peer = match exchange.next_peer(&entry, &timeouts) {
+            Ok(peer) => peer,
+            Err(refusal) => return refuse(exchange, refusal),
+        };
         // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
         peer.options.read_timeout = (entry.service.is_h2 && !exchange.is_long_lived).then_some(timeouts.read);
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
@@ -136,7 +140,7 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn upstream_response_filter(&self, _: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
             exchange.attempt.interim += 1;
@@ -148,8 +152,7 @@ impl ProxyHttp for Gateway {
         if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
             exchange.is_long_lived = true;
         }
-        exchange.answered();
-        Ok(())
+        exchange.answered(session, head.status.as_u16())
     }
 
     fn upstream_response_body_filter(

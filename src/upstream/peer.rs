@@ -1,7 +1,7 @@
 //! The peer that Pingora is given for one attempt.
 
 use super::Timeouts;
-use super::pool::Endpoint;
+use super::endpoint::Endpoint;
 use super::trust;
 use crate::config::place::At;
 use crate::config::problem::Problems;
