@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
+use super::pace::Pace;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
@@ -17,8 +18,11 @@ use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+
+/// Of a request whose connection is not known yet, and which nobody watches.
+static NOBODY_WAITS: LazyLock<Arc<Deadline>> = LazyLock::new(Arc::default);
 
 pub struct Exchange {
     pub snapshot: Arc<Snapshot>,
@@ -66,6 +70,7 @@ pub struct Exchange {
 pub struct Body {
     pub bytes: u64,
     pub is_done: bool,
+    pub pace: Pace,
 }
 
 /// The attempts at a service.
@@ -108,7 +113,7 @@ impl Exchange {
             snapshot,
             started: Instant::now(),
             in_flight: None,
-            deadline: Arc::default(),
+            deadline: NOBODY_WAITS.clone(),
             origin: Origin { client_ip: nobody, peer_ip: nobody, is_trusted: false },
             id: NO_ID,
             trace: Trace::NONE,
