@@ -69,7 +69,7 @@ enum Held {
 
 /// A decision that needs the store that gateways share.
 #[derive(Debug)]
-pub struct Pending(SmallVec<[Trial; 2]>);
+pub struct Pending(Box<[Trial]>);
 
 /// How far a decision has come.
 enum Step {
@@ -129,7 +129,7 @@ impl Set {
             Step::Ask(_) | Step::Exact => {
                 // It begins anew where it may wait.
                 trials.iter_mut().for_each(|trial| self.give_back(trial, now_ns));
-                Err(Pending(trials))
+                Err(Pending(trials.into_iter().collect()))
             }
         }
     }
