@@ -142,7 +142,7 @@ impl Set {
         self.verdict(&trials)
     }
 
-    /// Goes on with a decision that the store is needed for, for as long as [`PATIENCE`]; then it is made without.
+    /// Goes on with a decision that the store is needed for, for 20 ms at most; then it is made without.
     pub async fn settle(&self, pending: Pending) -> Verdict {
         let Pending(mut trials) = pending;
         let until = Instant::now() + PATIENCE;

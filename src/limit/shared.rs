@@ -2,7 +2,7 @@
 //!
 //! A key's bucket is a word in the store, charged by one script and by the store's own clock. Requests spend what a task has taken
 //! ahead for them, so that a request waits for the store only when nothing is known of its key yet, and never longer than
-//! [`PATIENCE`]. While the store is away nobody waits: it is decided without it. Keys expire in the store by themselves.
+//! `PATIENCE`. While the store is away nobody waits: it is decided without it. Keys expire in the store by themselves.
 
 use super::lease::{Lease, Leases};
 use super::script::{Charged, Script, Want};
