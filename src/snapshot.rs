@@ -20,6 +20,7 @@ use crate::limit::{Cap, Counts, Flood, Limits, Load, Overload, Shared};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
+use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::tls::Termination;
@@ -151,6 +152,8 @@ pub struct Route {
     pub access: Access,
     /// Which pages of other origins may ask.
     pub cors: Option<Cors>,
+    /// Codings of its answers.
+    pub compress: Option<Compress>,
     /// Another target for the service.
     pub rewrite: Option<Rewrite>,
     pub request_headers: HeaderEdits,

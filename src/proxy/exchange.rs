@@ -8,6 +8,7 @@ use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
+use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
 use crate::shape::template::{Value, Values, Variable, decode_parameter};
 use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
@@ -61,6 +62,8 @@ pub struct Exchange {
     pub is_long_lived: bool,
     pub body: Body,
     pub attempt: Attempt,
+    /// Codes the answer's body.
+    pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
     pub tunnel: Option<Carried>,
 }
@@ -133,6 +136,7 @@ impl Exchange {
             is_long_lived: false,
             body: Body::default(),
             attempt: Attempt::default(),
+            encoder: None,
             tunnel: None,
         }
     }

@@ -5,6 +5,7 @@ pub mod account;
 mod admit;
 mod arrive;
 mod attempt;
+mod compress;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -179,12 +180,23 @@ impl ProxyHttp for Gateway {
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }
+        compress::begin(head, session.req_header(), exchange)?;
         // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
         let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
         if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
             session.set_keepalive(None);
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<Option<std::time::Duration>> {
+        compress::go_on(body, end, exchange).map(|()| None)
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {

@@ -12,6 +12,7 @@ use crate::limit::Of;
 use crate::route::shadow::{self, Shadowed};
 use crate::route::{Rule, Table};
 use crate::shape::answer::{Redirect, Respond};
+use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::shape::template::Names;
@@ -177,6 +178,7 @@ impl<'a> Build<'a> {
             action: action?,
             access: access?,
             cors: cors.map_or(Some(None), |cors| cors.map(Some))?,
+            compress: raw.compress.as_ref().map(|codings| Compress::new(codings.0.clone())),
             rewrite: rewrite?,
             request_headers: request_headers?,
             response_headers: response_headers?,

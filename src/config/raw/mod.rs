@@ -10,7 +10,8 @@ mod words;
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
-    HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
+    Coding, HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target,
+    To,
 };
 pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};

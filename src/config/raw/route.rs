@@ -38,6 +38,8 @@ record! {
         require: Require = Require::default(),
         /// Which addresses may come.
         ip: Addresses = Addresses::default(),
+        /// Codings of answers, the most wanted first; the client's wishes go before. None when absent.
+        compress: Option<OneOrMany<Coding>> = None,
         /// Which pages of other origins may ask.
         cors: Option<Cors> = None,
         /// Replaces the server's limit; 0 is none.
@@ -52,8 +54,15 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["cache",
-        "compress", "mirror", "compose"];
+    later ["cache", "mirror", "compose"];
+}
+
+choice! {
+    pub enum Coding {
+        "zstd" => Zstd,
+        "br" => Brotli,
+        "gzip" => Gzip,
+    }
 }
 
 record! {
