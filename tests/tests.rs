@@ -35,6 +35,7 @@ mod suite {
     mod routing;
     mod strict;
     mod tls;
+    mod upgrade;
     mod vanish;
     mod websocket;
 }

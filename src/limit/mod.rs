@@ -4,6 +4,7 @@
 //! waits for nobody and allocates only where a key is new. State that outlives a reload is in [`Limits`].
 
 mod cap;
+mod carried;
 mod fields;
 mod flood;
 mod key;
