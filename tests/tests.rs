@@ -20,6 +20,7 @@ mod suite {
     mod corpus;
     mod deadlines;
     mod drain;
+    mod ejection;
     mod explain;
     mod forwarding;
     mod gateway_api;
@@ -32,6 +33,7 @@ mod suite {
     mod overload;
     mod pools;
     mod reload;
+    mod retries;
     mod routing;
     mod strict;
     mod tls;

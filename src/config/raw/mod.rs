@@ -1,11 +1,13 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod faults;
 mod limit;
 mod route;
 mod service;
 mod words;
 
+pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
