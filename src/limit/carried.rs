@@ -71,7 +71,7 @@ mod tests {
             let at = At::root();
             let node = crate::config::shape::Node { value: &value, at: &at, problems: &problems };
             let raw = <crate::config::raw::RateLimit as crate::config::shape::Shape>::read(&node).expect("a limit");
-            limits.build(name, &raw, &at, &problems).expect("a limit")
+            limits.build(name, &raw, None, &at, &problems).expect("a limit")
         };
         let all = [(first, "{ rate: 3/1h, by: client_ip }"), ("other", "{ rate: 100/1h, by: route }")].map(build);
         Set::new(all.to_vec(), &"route".into(), &limits.store).expect("limits")
@@ -79,7 +79,7 @@ mod tests {
 
     fn left(set: &Set) -> Vec<bool> {
         let caller = Caller { identity: None, claim: &|_| None, client_ip: IpAddr::from([10, 0, 0, 1]), headers: &HeaderMap::new() };
-        (0..4).map(|_| set.decide(&caller).refused.is_none()).collect()
+        (0..4).map(|_| set.decide(&caller).is_ok_and(|verdict| verdict.refused.is_none())).collect()
     }
 
     #[test]

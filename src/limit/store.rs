@@ -32,7 +32,7 @@ impl Hash for Key {
 
 /// Keys are hashes already.
 #[derive(Default)]
-struct AsItIs(u64);
+pub(super) struct AsItIs(u64);
 
 impl Hasher for AsItIs {
     fn finish(&self) -> u64 {
@@ -55,7 +55,7 @@ struct Bucket {
 type Shard = HashMap<Key, Bucket, BuildHasherDefault<AsItIs>>;
 
 /// The name of a pace for as long as the process runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyId(u32);
 
 impl PolicyId {
@@ -133,6 +133,16 @@ impl Store {
     fn secret(&self) -> (u64, u64) {
         let random = || RandomState::new().hash_one(0);
         *self.secret.get_or_init(|| (random(), random()))
+    }
+
+    /// When its time begins.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Keys that are kept at most.
+    pub fn max(&self) -> usize {
+        self.max.load(Relaxed)
     }
 
     pub fn set_max(&self, max: usize) {

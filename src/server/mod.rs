@@ -54,6 +54,8 @@ const FIRST_KEYS: Duration = Duration::from_secs(10);
 const OLD_ONE: Duration = Duration::from_secs(30);
 /// How long what was asked of the admin listener may take to be answered once another process has it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long readiness waits for the first try to reach the store of shared limits, whatever comes of it.
+const FIRST_STORE: Duration = Duration::from_secs(1);
 /// The admin listener's number among its own.
 const ADMIN: ListenerId = ListenerId(0);
 /// Connections of the admin listener.
@@ -141,8 +143,12 @@ async fn keep_limits(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot>>) {
     let mut ticks = interval(SWEEP_EVERY);
     loop {
         ticks.tick().await;
-        state.limits.store.set_max(snapshot.load().server.limit_keys_max);
+        let snapshot = snapshot.load();
+        state.limits.store.set_max(snapshot.server.limit_keys_max);
         state.limits.store.sweep();
+        if let Some(shared) = &snapshot.shared {
+            shared.leases.sweep(state.limits.store.now_ns());
+        }
     }
 }
 
@@ -208,9 +214,17 @@ impl Server {
         self.listeners.let_in();
     }
 
+    /// Waits for what others have to say before requests can be judged; answers whether all keys are there.
+    async fn first_answers(&self) -> bool {
+        if let Some(shared) = self.snapshot.load_full().shared.as_ref() {
+            let _ = timeout(FIRST_STORE, shared.first_try()).await;
+        }
+        timeout(FIRST_KEYS, self.state.issuers.first_keys()).await.is_ok()
+    }
+
     /// Takes the place of another process, once everything is there and has been tried.
     async fn take_place(&self, predecessor: &Predecessor) -> Result<(), Failure> {
-        let has_keys = timeout(FIRST_KEYS, self.state.issuers.first_keys()).await.is_ok();
+        let has_keys = self.first_answers().await;
         for (slot, id) in slots(&self.snapshot.load()) {
             let connected = self.listeners.connect(id).map_err(|e| e.to_string());
             let asked = async { probe(connected?).await };
@@ -229,14 +243,14 @@ impl Server {
 
     /// Waits to be asked for something, and does it.
     async fn serve(self, mut control: Control) -> ExitCode {
-        let mut becoming = Box::pin(timeout(FIRST_KEYS, self.state.issuers.first_keys()));
+        let mut becoming = Box::pin(self.first_answers());
         let mut is_ready = self.status.is_ready();
         let end = loop {
             let asked = tokio::select! {
                 biased;
                 got = &mut becoming, if !is_ready => {
                     is_ready = true;
-                    self.become_ready(got.is_ok());
+                    self.become_ready(got);
                     continue;
                 }
                 asked = control.next() => asked,
