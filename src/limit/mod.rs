@@ -3,6 +3,7 @@
 //! This room owns the counting. It knows nothing of routes or of who a client is: it is told, see [`Caller`]. A decision
 //! waits for nobody and allocates only where a key is new. State that outlives a reload is in [`Limits`].
 
+mod buffers;
 mod cap;
 mod fields;
 mod flood;
@@ -13,6 +14,7 @@ mod pace;
 mod set;
 mod store;
 
+pub use buffers::{Buffers, Full, Held};
 pub use cap::{Cap, Counts, Of, Pass, Queue};
 pub use fields::Fields;
 pub use flood::Flood;
