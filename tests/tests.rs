@@ -21,6 +21,7 @@ mod suite {
     mod corpus;
     mod deadlines;
     mod drain;
+    mod ejection;
     mod explain;
     mod forwarding;
     mod gateway_api;
@@ -33,6 +34,7 @@ mod suite {
     mod overload;
     mod pools;
     mod reload;
+    mod retries;
     mod routing;
     mod strict;
     mod tls;

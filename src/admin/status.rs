@@ -4,6 +4,7 @@ use super::Process;
 use crate::auth::Told;
 use crate::limit::Cap;
 use crate::snapshot::{LimitEntry, ServiceEntry, Snapshot, State};
+use crate::upstream::Endpoint;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -48,10 +49,19 @@ fn issuer(told: Told) -> Value {
 }
 
 fn service(entry: &Arc<ServiceEntry>) -> Value {
-    let endpoints = entry.service.pool.endpoints().iter();
-    let endpoint = |endpoint: &Arc<crate::upstream::Endpoint>| json!({ "address": &*endpoint.label, "weight": endpoint.weight, "in_flight": endpoint.state.in_flight() });
     let cap = entry.cap.as_ref().map(cap);
-    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
+    let set = entry.service.pool.set();
+    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": set.endpoints.iter().map(endpoint).collect::<Vec<_>>() })
+}
+
+fn endpoint(endpoint: &Arc<Endpoint>) -> Value {
+    json!({
+        "address": &*endpoint.label,
+        "weight": endpoint.weight,
+        "in_flight": endpoint.state.in_flight(),
+        "state": endpoint.standing().name(),
+        "ejections": endpoint.state.ejections(),
+    })
 }
 
 fn cap(cap: &Cap) -> Value {

@@ -52,6 +52,8 @@ pub struct Draft<'a> {
 #[derive(Debug, Default)]
 struct Tries {
     count: usize,
+    /// Those among them that met a connection that had been kept for too long.
+    stale: usize,
     tried: Vec<SocketAddr>,
     picked: Option<Picked>,
     was_stale: bool,
@@ -60,20 +62,25 @@ struct Tries {
 /// Makes a call within `limit`, and answers how many attempts it took.
 pub(super) async fn make(desk: &dyn Desk, call: &Call, draft: &Draft<'_>, limit: Duration) -> (Result<Found, Failed>, usize) {
     let line = desk.line(draft.call);
+    let limit = line.timeouts.total.map_or(limit, |total| total.min(limit));
     let mut tries = Tries::default();
-    let made = pingora_timeout::timeout(limit, enter(desk, call, draft, line, &mut tries)).await;
+    let made = match desk.head(draft) {
+        Ok(head) => pingora_timeout::timeout(limit, enter(Try { desk, call, draft, line, head }, &mut tries)).await,
+        Err(_) => Ok(Err(Failed::Unusable("bad_target"))),
+    };
     let found = made.unwrap_or_else(|_| {
         if let Some(picked) = &tries.picked {
-            line.metrics.failed(&picked.endpoint().label, Failure::Timeout.name());
+            line.count_failure(picked, Failure::Timeout, false);
         }
         Err(Failed::Refused(Refusal::UpstreamTimeout))
     });
     (found, tries.count)
 }
 
-/// Waits for a place at the service, where there are only so many.
-async fn enter(desk: &dyn Desk, call: &Call, draft: &Draft<'_>, line: Line<'_>, tries: &mut Tries) -> Result<Found, Failed> {
+/// Waits for a place at the service, where there are only so many, and tries as often as may be.
+async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
     let full = || Failed::Refused(Refusal::TooManyInFlight);
+    let line = attempt.line;
     let _pass = match line.cap {
         None => None,
         Some(cap) => match cap.enter() {
@@ -81,95 +88,153 @@ async fn enter(desk: &dyn Desk, call: &Call, draft: &Draft<'_>, line: Line<'_>, 
             pass => Some(pass.ok_or_else(full)?),
         },
     };
+    line.service.begin();
     loop {
         tries.count += 1;
         if tries.count > 1 {
             line.metrics.retries.inc();
         }
-        tries.tried.extend(tries.picked.take().map(|picked| picked.endpoint().address));
-        let picked = line.service.pool.pick(&tries.tried);
+        let before = tries.picked.take().filter(|_| !tries.was_stale);
+        tries.tried.extend(before.map(|picked| picked.endpoint().address));
+        let picked = line.service.pool.pick(&tries.tried).ok_or(Failed::Refused(Refusal::NoEndpoint))?;
         let peer = line.service.peer(&picked, &line.timeouts);
-        let tried = Try { desk, call, draft, line, index: picked.index() };
-        let label = picked.endpoint().label.clone();
         tries.picked = Some(picked);
-        let e = match desk.connector().get_http_session(&peer).await {
-            Err(e) => Stumble { e: e.into_up(), while_connecting: true, is_reused: false },
-            Ok((session, is_reused)) => match tried.ask(session, &peer).await {
-                Ok(found) => {
-                    tries.picked = None;
-                    return found;
-                }
-                Err(e) => Stumble { e, while_connecting: false, is_reused },
+        let (failure, while_connecting, is_reused) = match attempt.desk.connector().get_http_session(&peer).await {
+            Err(e) => (Failure::of(&e), true, false),
+            Ok((session, is_reused)) => match attempt.within(session, &peer, tries).await {
+                Ok(Asked::Found(found)) => return found,
+                Ok(Asked::Rejected(failure)) => (failure, false, false),
+                Err(e) => (Failure::of(&e.into_up()), false, is_reused),
             },
         };
-        let failure = Failure::of(&e.e);
-        line.metrics.failed(&label, failure.name());
-        log::warn!("{} at {label}: {}", call.name, e.e.etype().as_str());
-        if !e.may_retry(failure, draft.method, tries) {
+        let may = match failure {
+            // It was counted when its head came.
+            Failure::Status(_) => true,
+            failure => tries.failed(&attempt, failure, while_connecting, is_reused),
+        };
+        if !may {
             return Err(Failed::Refused(failure.refusal()));
+        }
+        let pause = line.service.retries.pause(tries.count - tries.stale);
+        if !pause.is_zero() && !tries.was_stale {
+            tokio::time::sleep(pause).await;
         }
     }
 }
 
-/// An attempt that failed.
-struct Stumble {
-    e: Box<Error>,
-    while_connecting: bool,
-    is_reused: bool,
-}
+impl Tries {
+    /// As for any request, see `proxy::attempt`; a call's body is always there to be sent again.
+    fn failed(&mut self, attempt: &Try<'_>, failure: Failure, while_connecting: bool, is_reused: bool) -> bool {
+        // A connection that the service closed while it rested is no failure of the service; twice in a row it is.
+        let could_be_stale = is_reused && failure == Failure::Reset && attempt.draft.method.is_idempotent();
+        let is_stale = could_be_stale && !std::mem::replace(&mut self.was_stale, could_be_stale);
+        if is_stale {
+            self.stale += 1;
+        }
+        if let Some(picked) = &self.picked {
+            attempt.line.count_failure(picked, failure, is_stale);
+            log::warn!("the call `{}` at {}: {}", attempt.call.name, picked.endpoint().label, failure.name());
+        }
+        is_stale || self.may_go_on(attempt, failure, while_connecting)
+    }
 
-impl Stumble {
-    /// As for any request: see `proxy::attempt`. A call's body is always there to be sent again.
-    fn may_retry(&self, failure: Failure, method: &Method, tries: &mut Tries) -> bool {
-        let could_be_stale = self.is_reused && failure == Failure::Reset && method.is_idempotent();
-        let is_stale = could_be_stale && !std::mem::replace(&mut tries.was_stale, could_be_stale);
-        is_stale || retry::may_retry(failure, self.while_connecting, method, tries.count, true)
+    fn may_go_on(&self, attempt: &Try<'_>, failure: Failure, while_connecting: bool) -> bool {
+        let (method, headers) = (attempt.draft.method, &attempt.head.headers);
+        let attempts = self.count.saturating_sub(self.stale);
+        let failed = retry::Failed { failure, while_connecting, method, headers, attempts, is_replayable: true };
+        attempt.line.service.retries.may_retry(&failed) && attempt.line.service.spend_retry()
     }
 }
 
-/// One attempt.
+impl Line<'_> {
+    /// What a failure says of the endpoint.
+    fn count_failure(&self, picked: &Picked, failure: Failure, is_stale: bool) {
+        self.metrics.failed(&picked.endpoint().label, failure.name());
+        if !is_stale {
+            self.service.pool.failed(picked.endpoint(), failure);
+        }
+    }
+
+    /// What an answer says of the endpoint.
+    fn count_answer(&self, picked: &Picked, failure: Option<Failure>, took: Duration) {
+        let endpoint = picked.endpoint();
+        self.metrics.answered(took);
+        match failure {
+            None => {
+                endpoint.answered.get_or_init(|| self.metrics.ok(&endpoint.label)).inc();
+                self.service.pool.succeeded(endpoint, took);
+            }
+            Some(failure) => self.count_failure(picked, failure, false),
+        }
+    }
+}
+
+/// The attempts of one call.
 struct Try<'a> {
     desk: &'a dyn Desk,
     call: &'a Call,
     draft: &'a Draft<'a>,
     line: Line<'a>,
-    /// The endpoint's place in the pool.
-    index: usize,
+    head: RequestHeader,
+}
+
+/// What an attempt came to that had no error of the connection.
+enum Asked {
+    Found(Result<Found, Failed>),
+    /// An answer that is a failure, and another attempt may be made.
+    Rejected(Failure),
 }
 
 impl Try<'_> {
-    /// Sends the call and reads what comes. The outer error is one of the connection.
-    async fn ask<P: Peer + Send + Sync + 'static>(&self, mut session: HttpSession, peer: &P) -> Result<Result<Found, Failed>> {
+    /// One attempt, within the time for one.
+    async fn within<P: Peer + Send + Sync + 'static>(&self, session: HttpSession, peer: &P, tries: &Tries) -> Result<Asked> {
+        match self.line.service.retries.per_try {
+            None => self.ask(session, peer, tries).await,
+            Some(limit) => match pingora_timeout::timeout(limit, self.ask(session, peer, tries)).await {
+                Ok(asked) => asked,
+                Err(_) => Error::e_explain(ErrorType::ReadTimedout, "an attempt took too long"),
+            },
+        }
+    }
+
+    /// Sends the call and reads what comes.
+    async fn ask<P: Peer + Send + Sync + 'static>(&self, mut session: HttpSession, peer: &P, tries: &Tries) -> Result<Asked> {
         let started = Instant::now();
         session.set_read_timeout(Some(self.line.timeouts.read));
         session.set_write_timeout(Some(self.line.timeouts.write));
-        send(&mut session, Box::new(self.desk.head(self.draft)?), self.draft.body.clone()).await.map_err(|e| e.into_up())?;
-        let head = answered(&mut session, self.desk).await.map_err(|e| e.into_up())?;
-        self.line.metrics.answered(self.index, started.elapsed());
+        send(&mut session, Box::new(self.head.clone()), self.draft.body.clone()).await?;
+        let head = answered(&mut session, self.desk).await?;
+        let rejected = Failure::of_status(head.status.as_u16());
+        if let Some(picked) = &tries.picked {
+            self.line.count_answer(picked, rejected, started.elapsed());
+        }
+        if let Some(failure) = rejected
+            && tries.may_go_on(self, failure, false)
+        {
+            session.shutdown().await;
+            return Ok(Asked::Rejected(failure));
+        }
         let is_passed_on = matches!(self.call.rule, super::Rule::Required { passes: true });
         let max = if head.status.is_success() || is_passed_on { self.call.body_bytes_max } else { DRAIN_BYTES_MAX };
         let mut held = self.desk.hold();
-        let body = match body(&mut session, &head, max, &mut held).await.map_err(|e| e.into_up())? {
+        let body = match body(&mut session, &head, max, &mut held).await? {
             Ok(body) => body,
             Err(failed) => {
                 session.shutdown().await;
                 // What is too much of a failure changes nothing about it.
-                return Ok(if head.status.is_success() { Err(failed) } else { Err(failure(head, Bytes::new())) });
+                return Ok(Asked::Found(Err(if head.status.is_success() { failed } else { failure(head, Bytes::new()) })));
             }
         };
         self.desk.connector().release_http_session(session, peer, peer.idle_timeout()).await;
         if !head.status.is_success() {
-            return Ok(Err(failure(head, body)));
+            return Ok(Asked::Found(Err(failure(head, body))));
         }
         let is_coded = head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity");
         let body = if is_coded { None } else { read(body) };
-        Ok(match body {
-            Some(body) => {
-                let (status, headers) = (head.status.as_u16(), head.headers.clone());
-                Ok(Found { status, headers, body, held })
-            }
+        Ok(Asked::Found(match body {
+            Some(body) => Ok(Found { status: head.status.as_u16(), headers: head.headers.clone(), body, held }),
             None => Err(Failed::Unusable("not_json")),
-        })
+        }))
     }
 }
 

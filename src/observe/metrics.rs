@@ -28,6 +28,8 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     upstream_requests: IntCounterVec,
     retries: IntCounterVec,
+    endpoint_up: IntGaugeVec,
+    ejections: IntCounterVec,
     refusals: IntCounterVec,
     reloads: IntCounterVec,
     snapshot_info: IntGaugeVec,
@@ -61,6 +63,8 @@ impl Metrics {
             upstream_seconds: histograms("frontdesk_upstream_seconds", "From an attempt's begin to the head of its answer.", "service")?,
             upstream_requests: counters("frontdesk_upstream_requests_total", "Attempts.", &["service", "endpoint", "outcome"])?,
             retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
+            endpoint_up: gauges("frontdesk_endpoint_up", "Whether requests are sent to an endpoint.", &["service", "endpoint"])?,
+            ejections: counters("frontdesk_ejections_total", "Endpoints left alone for a while.", &["service", "endpoint"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
             reloads: counters("frontdesk_reloads_total", "Reloads.", &["result"])?,
             snapshot_info: gauges("frontdesk_snapshot_info", "The configuration that is running.", &["version", "hash"])?,
@@ -111,14 +115,23 @@ impl Metrics {
         }
     }
 
-    pub fn service(&self, name: &str, endpoints: &[&str]) -> ServiceMetrics {
-        let ok = |endpoint: &&str| self.upstream_requests.with_label_values(&[name, endpoint, "ok"]);
+    pub fn service(&self, name: &str) -> ServiceMetrics {
         ServiceMetrics {
             name: name.into(),
             seconds: self.upstream_seconds.with_label_values(&[name]),
-            ok: endpoints.iter().map(ok).collect(),
-            failed: self.upstream_requests.clone(),
+            attempts: self.upstream_requests.clone(),
             retries: self.retries.with_label_values(&[name]),
+        }
+    }
+
+    /// Services' endpoints, whether each is up, and how often it was ejected; replaces what was said before.
+    pub fn endpoints<'a>(&self, endpoints: impl Iterator<Item = (&'a str, String, bool, u64)>) {
+        self.endpoint_up.reset();
+        for (service, endpoint, is_up, ejections) in endpoints {
+            let labels = [service, &endpoint];
+            self.endpoint_up.with_label_values(&labels).set(i64::from(is_up));
+            let counter = self.ejections.with_label_values(&labels);
+            counter.inc_by(ejections.saturating_sub(counter.get()));
         }
     }
 
@@ -205,24 +218,24 @@ fn slots(n: usize) -> Box<[OnceLock<IntCounter>]> {
 pub struct ServiceMetrics {
     name: Arc<str>,
     seconds: Histogram,
-    /// By endpoint, in the pool's order.
-    ok: Box<[IntCounter]>,
-    failed: IntCounterVec,
+    attempts: IntCounterVec,
     pub retries: IntCounter,
 }
 
 impl ServiceMetrics {
-    /// An attempt was answered after `took`.
-    pub fn answered(&self, endpoint: usize, took: Duration) {
-        if let Some(counter) = self.ok.get(endpoint) {
-            counter.inc();
-        }
+    /// An attempt was answered after `took`, with whatever status.
+    pub fn answered(&self, took: Duration) {
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// The counter of an endpoint's answers, to be kept with the endpoint.
+    pub fn ok(&self, endpoint: &str) -> IntCounter {
+        self.attempts.with_label_values(&[&*self.name, endpoint, "ok"])
     }
 
     /// An attempt failed; `outcome` is one of a fixed few.
     pub fn failed(&self, endpoint: &str, outcome: &str) {
-        self.failed.with_label_values(&[&*self.name, endpoint, outcome]).inc();
+        self.attempts.with_label_values(&[&*self.name, endpoint, outcome]).inc();
     }
 }
 
@@ -246,8 +259,9 @@ mod tests {
         route.answered(&Method::GET, 200, ms(3), ms(1));
         route.answered(&Method::from_bytes(b"BREW").expect("a method"), 0, ms(3), ms(1));
         route.refused(&Refusal::RateLimited(1));
-        let service = metrics.service("s", &["10.0.0.1:1"]);
-        service.answered(0, ms(2));
+        let service = metrics.service("s");
+        service.answered(ms(2));
+        service.ok("10.0.0.1:1").inc();
         service.failed("10.0.0.1:1", "connect");
         let text = metrics.render();
         for line in [

@@ -494,3 +494,19 @@ routes:
     let told: Value = serde_json::from_str(&explain(&["--json"])).expect("JSON");
     assert_eq!(told["outcome"]["composed"]["calls"][0]["call"], "profile");
 }
+
+#[test]
+fn calls_are_retried_and_endpoints_ejected_as_for_any_request() {
+    let (bad, good) = (Origin::new(|_| answer(503, &[], b"")), Origin::fixed("1"));
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}services: {{ s: {{ endpoints: ['{bad}', '{good}'], balance: round_robin, retries: {{ when: [503], budget_percent: 100 }}, ejection: {{ consecutive_failures: 3, base: 1h }} }} }}
+routes: [{{ path: /x, compose: {{ calls: {{ a: {{ to: s, path: / }} }} }} }}]"
+    ));
+    for _ in 0..20 {
+        let answer = gateway.get("/x");
+        assert_eq!((answer.json(), complete(&answer)), (json!({ "a": 1 }), None));
+    }
+    assert_eq!(bad.seen().len(), 3, "then it is left alone");
+    assert_eq!(gateway.metric("frontdesk_retries_total{service=\"s\"}"), 3.0);
+    assert_eq!(gateway.access_log(20).iter().filter(|line| line["attempts"] == 2).count(), 3);
+}

@@ -2,12 +2,14 @@
 
 pub mod auth;
 mod compose;
+mod faults;
 mod limit;
 mod route;
 mod service;
 mod words;
 
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
+pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
