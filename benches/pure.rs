@@ -250,7 +250,7 @@ routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_li
                             let mut n = 0;
                             while !stop.load(Relaxed) {
                                 n = u32::wrapping_add(n, 7919);
-                                ask(set, n % keys);
+                                let _ = ask(set, n % keys);
                             }
                         });
                     }

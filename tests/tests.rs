@@ -36,6 +36,7 @@ mod suite {
     mod reload;
     mod retries;
     mod routing;
+    mod shared;
     mod strict;
     mod tls;
     mod vanish;

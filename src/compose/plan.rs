@@ -122,7 +122,7 @@ impl Plan {
     }
 
     /// The names that templates of the answer's fields may use.
-    pub fn names<'a>(raw: &'a raw::Compose) -> Vec<&'a str> {
+    pub fn names(raw: &raw::Compose) -> Vec<&str> {
         raw.calls.0.iter().map(|(name, _)| name.as_str()).collect()
     }
 }

@@ -85,9 +85,8 @@ impl ProxyHttp for Gateway {
         if is_preflight(session.req_header(), exchange) {
             return Box::pin(preflight(session, exchange)).await;
         }
-        let admitted = admit::admit(session.req_header(), exchange).await;
-        let entered = match admitted.and_then(|()| limits::limit(exchange, &session.req_header().headers)) {
-            Ok(()) => limits::enter(exchange).await,
+        let entered = match admit::admit(session.req_header(), exchange).await {
+            Ok(()) => limits::enter(exchange, &session.req_header().headers).await,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = entered {

@@ -128,19 +128,27 @@ fn check(node: &Node<'_>) -> bool {
             problem("a number without a value", "JSON has none", "write `null`, or a text")
         }
         Value::Number(_) => true,
-        Value::Sequence(items) => items
-            .iter()
-            .enumerate()
-            .map(|(index, value)| check(&Node { value, at: &node.at.index(index), problems: node.problems }))
-            .fold(true, |all, one| all && one),
-        Value::Mapping(members) => members
-            .iter()
-            .map(|(key, value)| match key {
-                Value::String(name) => check(&Node { value, at: &node.at.key(name), problems: node.problems }),
-                Value::Number(number) => check(&Node { value, at: &node.at.key(&number.to_string()), problems: node.problems }),
-                _ => problem("a key that is not a text", "names of a JSON object are texts", "put the key in quotes"),
-            })
-            .fold(true, |all, one| all && one),
+        Value::Sequence(items) => {
+            items
+                .iter()
+                .enumerate()
+                .map(|(index, value)| check(&Node { value, at: &node.at.index(index), problems: node.problems }))
+                .filter(|is_sound| !is_sound)
+                .count()
+                == 0
+        }
+        Value::Mapping(members) => {
+            members
+                .iter()
+                .map(|(key, value)| match key {
+                    Value::String(name) => check(&Node { value, at: &node.at.key(name), problems: node.problems }),
+                    Value::Number(number) => check(&Node { value, at: &node.at.key(&number.to_string()), problems: node.problems }),
+                    _ => problem("a key that is not a text", "names of a JSON object are texts", "put the key in quotes"),
+                })
+                .filter(|is_sound| !is_sound)
+                .count()
+                == 0
+        }
         Value::Tagged(_) => problem("a tagged value", "JSON has no tags", "remove the tag"),
     }
 }

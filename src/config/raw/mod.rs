@@ -10,7 +10,7 @@ mod words;
 
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
-pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
+pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
@@ -43,6 +43,8 @@ record! {
         services: Named<Option<Service>> = Named::default(),
         /// How often somebody may ask, by name.
         rate_limits: Named<Option<RateLimit>> = Named::default(),
+        /// What several gateways share, for limits that are `shared`.
+        redis: Option<Redis> = None,
         /// Ways to recognise who comes, by name.
         auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
@@ -52,7 +54,7 @@ record! {
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "caches", "cache_store", "tests"];
+    later ["caches", "cache_store", "tests"];
 }
 
 record! {
