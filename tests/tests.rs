@@ -17,6 +17,7 @@ mod suite {
     mod bodies;
     mod cli;
     mod commands;
+    mod compose;
     mod corpus;
     mod deadlines;
     mod drain;

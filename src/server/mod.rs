@@ -31,6 +31,7 @@ use guard::Counter;
 use handover::{Offer, Predecessor};
 use loading::{Loaded, slots};
 use pingora::apps::HttpServerOptions;
+use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
@@ -173,6 +174,7 @@ impl Server {
             snapshot: snapshot.clone(),
             metrics: state.metrics.clone(),
             tunnels: TransportConnector::new(Some(ConnectorOptions::from_server_conf(&conf))),
+            calls: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))),
         };
         let mut proxy = HttpProxy::new(gateway, conf);
         proxy.handle_init_modules();

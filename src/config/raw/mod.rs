@@ -1,12 +1,14 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod compose;
 mod faults;
 mod limit;
 mod route;
 mod service;
 mod words;
 
+pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
@@ -149,8 +151,10 @@ record! {
         overload: Option<Overload> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
+        /// All bodies that are held in memory together; above it 503.
+        buffers: Size = Size(256 << 20),
     }
-    later ["secret", "buffers"];
+    later ["secret"];
 }
 
 impl Default for Server {
@@ -169,6 +173,7 @@ impl Default for Server {
             flood: None,
             overload: None,
             limit_keys_max: Number(1_000_000),
+            buffers: Size(256 << 20),
         }
     }
 }
