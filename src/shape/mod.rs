@@ -5,5 +5,8 @@ pub mod compress;
 pub mod encode;
 pub mod forward;
 pub mod headers;
+pub mod json;
+pub mod path;
 pub mod rewrite;
 pub mod template;
+pub mod tree;
