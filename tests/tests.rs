@@ -36,6 +36,7 @@ mod suite {
     mod reload;
     mod retries;
     mod routing;
+    mod shaping;
     mod shared;
     mod strict;
     mod tls;

@@ -5,7 +5,7 @@ use super::deadline::{LOOK, Phase};
 use super::exchange::{Exchange, Seen};
 use super::steps::{decline, fits};
 use super::{Gateway, forward, limits, respond, strict};
-use crate::compose::{Desk, Draft, Failed, Known, Line, Results, Rule, gather};
+use crate::compose::{Conflict, Desk, Draft, Failed, Known, Line, Results, Rule, gather};
 use crate::limit::Held;
 use crate::shape::json;
 use crate::shape::template::Values;
@@ -131,7 +131,13 @@ async fn answer(session: &mut Session, exchange: &mut Exchange, composition: &Co
         if let Some(route) = exchange.route() {
             forward::apply(&mut head, &route.response_headers, &known)?;
         }
-        (head, plan.compose(results, &known))
+        let rule = exchange.route().and_then(|route| route.response_body.as_ref());
+        let shaped = |body: Vec<u8>| match rule {
+            // What is made here is JSON.
+            Some(rule) => rule.edits.apply(&body, &known).map_err(|_| Conflict),
+            None => Ok(body),
+        };
+        (head, plan.compose(results, &known).and_then(shaped))
     };
     match body {
         Ok(body) => respond::send(session, exchange, head, body.into()).await.map(|()| true),

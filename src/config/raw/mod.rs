@@ -1,6 +1,7 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod body;
 mod compose;
 mod faults;
 mod limit;
@@ -8,6 +9,7 @@ mod route;
 mod service;
 mod words;
 
+pub use body::{BodyChanges, JsonChanges};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
