@@ -4,7 +4,7 @@ use super::connection::is_hung_up;
 use super::deadline::{LOOK, Phase};
 use super::exchange::{Exchange, Seen};
 use super::steps::{decline, fits};
-use super::{Gateway, forward, limits, respond, strict};
+use super::{Gateway, forward, limits, respond, shaping, strict};
 use crate::compose::{Conflict, Desk, Draft, Failed, Known, Line, Results, Rule, gather};
 use crate::limit::Held;
 use crate::shape::json;
@@ -12,7 +12,7 @@ use crate::shape::template::Values;
 use crate::snapshot::{Action, Composition};
 use crate::types::Refusal;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Method};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -94,9 +94,7 @@ async fn body(session: &mut Session, exchange: &Exchange, held: &mut Held) -> Re
     if !fits(session, max) {
         return Ok(Err(Refusal::BodyTooLarge));
     }
-    if session.get_header(EXPECT).is_some() && !exchange.is_h2 && !session.is_body_done() {
-        session.downstream_session.write_continue_response().await?;
-    }
+    shaping::ask(session, exchange).await?;
     let timeout = exchange.snapshot.server.timeouts.request_body;
     let mut whole = BytesMut::new();
     loop {

@@ -83,9 +83,7 @@ pub async fn begin(session: &mut Session, exchange: &mut Exchange) -> Result<Res
         return Ok(Err(Refusal::BodyTooLarge));
     }
     if announced.is_some_and(|length| length <= KEPT_BYTES_MAX) {
-        if session.get_header(EXPECT).is_some() && !exchange.is_h2 {
-            session.downstream_session.write_continue_response().await?;
-        }
+        ask(session, exchange).await?;
         session.as_mut().enable_retry_buffering();
         while let Some(data) = session.downstream_session.read_request_body().await? {
             if let Err(refusal) = collected.add(&data) {
@@ -99,6 +97,21 @@ pub async fn begin(session: &mut Session, exchange: &mut Exchange) -> Result<Res
     }
     exchange.body_in = Some(collected);
     Ok(Ok(()))
+}
+
+/// Tells a client that waits for it that its body is wanted (RFC 9110, 10.1.1).
+///
+/// # Errors
+/// It is gone.
+pub async fn ask(session: &mut Session, exchange: &Exchange) -> Result<()> {
+    if exchange.is_h2 || session.get_header(EXPECT).is_none() || session.is_body_done() {
+        return Ok(());
+    }
+    // Pingora would take the interim answer for one that ends the connection.
+    session.set_close_on_response_before_downstream_finish(false);
+    session.downstream_session.write_continue_response().await?;
+    session.set_close_on_response_before_downstream_finish(true);
+    Ok(())
 }
 
 /// Another attempt begins: what it sends comes again from the first byte.
