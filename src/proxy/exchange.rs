@@ -3,6 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::pace::Pace;
+use super::shaping::Collected;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
@@ -63,6 +64,9 @@ pub struct Exchange {
     pub is_long_lived: bool,
     pub body: Body,
     pub attempt: Attempt,
+    /// Bodies that are held until they are whole, where the route changes them.
+    pub body_in: Option<Box<Collected>>,
+    pub body_out: Option<Box<Collected>>,
     /// Codes the answer's body.
     pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
@@ -137,6 +141,8 @@ impl Exchange {
             is_long_lived: false,
             body: Body::default(),
             attempt: Attempt::default(),
+            body_in: None,
+            body_out: None,
             encoder: None,
             tunnel: None,
         }
