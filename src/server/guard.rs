@@ -15,12 +15,20 @@ pub struct Counter {
     max: AtomicUsize,
     metrics: Option<Arc<Metrics>>,
     empty: Notify,
+    /// Of them those whose clients take nothing at the moment.
+    stalled: AtomicUsize,
 }
 
 impl Counter {
     /// `metrics` are those of the clients' connections; the admin's are not counted there.
     pub fn new(max: usize, metrics: Option<Arc<Metrics>>) -> Arc<Self> {
-        Arc::new(Counter { live: AtomicUsize::new(0), max: AtomicUsize::new(max), metrics, empty: Notify::new() })
+        Arc::new(Counter {
+            live: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+            metrics,
+            empty: Notify::new(),
+            stalled: AtomicUsize::new(0),
+        })
     }
 
     /// `None` when the cap is reached.
@@ -57,9 +65,26 @@ impl Counter {
     }
 }
 
+/// Held while a client takes nothing.
+#[derive(Debug)]
+pub struct Stall(Arc<Counter>);
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        self.0.stalled.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Held by the connection; its drop is the close.
 #[derive(Debug)]
 pub struct Guard(Arc<Counter>);
+
+impl Guard {
+    /// A client takes nothing from now on. Answers how many others there are of whom that is true.
+    pub fn stall(&self) -> (Stall, usize) {
+        (Stall(self.0.clone()), self.0.stalled.fetch_add(1, Relaxed))
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {

@@ -3,7 +3,7 @@
 //! `protocols::IO` has a blanket implementation over public traits, so any stream will do. An own one holds the guard and
 //! the connection's data, looks for HTTP/2 on plaintext, gathers small writes, and bounds a client that takes nothing.
 
-use super::guard::Guard;
+use super::guard::{Guard, Stall};
 use super::socket::Socket;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
@@ -30,6 +30,8 @@ const READ_BYTES: usize = 4096;
 const WRITE_BYTES: usize = 1460;
 /// How long a client that was refused in the middle of its body may go on with it.
 const LINGER: Duration = Duration::from_secs(5);
+/// What a client may always take its time for.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 /// RFC 9113, 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -38,6 +40,17 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub struct Limits {
     pub request_header: Duration,
     pub client_write: Duration,
+    /// With so many clients that take nothing at once, each has the least patience.
+    pub stalled_max: usize,
+}
+
+impl Limits {
+    /// How long a client may take nothing when so many others do: of each, part of an answer is held in memory, so that they are borne
+    /// for shorter the more there are.
+    fn patience(&self, stalled: usize) -> Duration {
+        let left = self.stalled_max.saturating_sub(stalled) as f64 / self.stalled_max.max(1) as f64;
+        self.client_write.mul_f64(left).max(PATIENCE_MIN).min(self.client_write)
+    }
 }
 
 pub struct ClientStream {
@@ -51,10 +64,11 @@ pub struct ClientStream {
     established: SystemTime,
     connection: Arc<Connection>,
     limits: Limits,
-    /// Runs while the client takes nothing.
+    /// Runs while the client takes nothing, or has more to say than is heard.
     stalled: Option<Pin<Box<Sleep>>>,
+    stall: Option<Stall>,
     is_h2c: bool,
-    _guard: Guard,
+    guard: Guard,
 }
 
 impl std::fmt::Debug for ClientStream {
@@ -82,8 +96,9 @@ impl ClientStream {
             connection,
             limits,
             stalled: None,
+            stall: None,
             is_h2c: false,
-            _guard: guard,
+            guard,
         })
     }
 
@@ -125,11 +140,16 @@ impl ClientStream {
     }
 
     fn has_written(&mut self) {
-        self.stalled = None;
+        (self.stalled, self.stall) = (None, None);
     }
 
     fn poll_stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.limits.client_write)));
+        if self.stall.is_none() {
+            let (stall, others) = self.guard.stall();
+            self.stall = Some(stall);
+            self.stalled = Some(Box::pin(sleep(self.limits.patience(others))));
+        }
+        let Some(timer) = &mut self.stalled else { return Poll::Pending };
         ready!(timer.as_mut().poll(cx));
         // What it does not take is thrown away with the connection, and not kept by the kernel until it gives up.
         let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));

@@ -237,6 +237,32 @@ fn so_is_one_over_http2() {
 }
 
 #[test]
+fn many_clients_that_take_nothing_are_borne_for_shorter() {
+    let origin = Origin::scripted(|_, to| {
+        // More than the kernel holds; it ends with the connection.
+        to.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n")?;
+        (0..1024).try_for_each(|_| to.get_mut().write_all(&[b'x'; 64 << 10]))?;
+        Ok(true)
+    });
+    let gateway = with("buffers: 1MiB, timeouts: { client_write: 60s }", "", &origin);
+    let started = Instant::now();
+    let clients: Vec<Client> = (0..20)
+        .map(|_| {
+            let mut client = gateway.connect();
+            client.send(head("GET", "/x", &[], 0));
+            client
+        })
+        .collect();
+    // The last of them are given up long before the first.
+    eventually("some are given up", || (gateway.metric("frontdesk_connections") < 20.0).then_some(()));
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!(gateway.get("/fixed").status, 200);
+    assert!(gateway.metric("frontdesk_connections") >= 4.0);
+    drop(clients);
+    gateway.wait_until_idle();
+}
+
+#[test]
 fn a_client_that_sends_slowly_is_not_cut_off_by_the_patience_with_the_service() {
     let origin = Origin::echo();
     let gateway = with("", "timeouts: { read: 300ms }", &origin);
