@@ -15,6 +15,7 @@ mod suite {
     mod auth_keys;
     mod auth_mtls;
     mod bodies;
+    mod breaker;
     mod cli;
     mod commands;
     mod corpus;
@@ -24,6 +25,7 @@ mod suite {
     mod explain;
     mod forwarding;
     mod gateway_api;
+    mod health;
     mod house;
     mod http2;
     mod in_flight;

@@ -1,9 +1,9 @@
 //! The attempts at a service: which endpoint, until when, and what became of it.
 
 use super::deadline::{self, Phase, ms};
-use super::exchange::Exchange;
+use super::exchange::{Attempt, Exchange};
 use super::respond;
-use crate::snapshot::ServiceEntry;
+use crate::snapshot::{Fallback, ServiceEntry};
 use crate::types::Refusal;
 use crate::upstream::Timeouts;
 use crate::upstream::retry::{self, Failed, Failure};
@@ -46,6 +46,32 @@ impl Exchange {
         let peer = entry.service.peer(&picked, &timeouts);
         self.attempt.picked = Some(picked);
         Ok(peer)
+    }
+
+    /// Asks the service's breaker, once, and goes to the service that takes its place if there is one.
+    ///
+    /// # Errors
+    /// Nothing is sent to it now.
+    pub fn ask_breaker(&mut self) -> Result<(), Refusal> {
+        while !self.attempt.has_asked {
+            let Some((entry, _)) = self.service() else { return Ok(()) };
+            match entry.service.admit().map_err(Refusal::BreakerOpen) {
+                Ok(admitted) => (self.attempt.admitted, self.attempt.has_asked) = (admitted, true),
+                Err(refusal) if self.fall_back(&refusal) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to the service that takes the place of one to which nothing can be sent, if there is one.
+    pub fn fall_back(&mut self, refusal: &Refusal) -> bool {
+        let is_for_it = matches!(refusal, Refusal::BreakerOpen(_) | Refusal::NoEndpoint) && self.detour.is_none();
+        let Some((entry, _)) = self.service().filter(|_| is_for_it) else { return false };
+        let Some(Fallback::Service(place)) = entry.fallback else { return false };
+        self.detour = self.snapshot.services.get(place).map(|entry| Box::new((entry.clone(), entry.service.timeouts)));
+        self.attempt = Attempt::default();
+        self.detour.is_some()
     }
 
     /// Waits for a while before another attempt, where one has failed.
@@ -95,6 +121,7 @@ impl Exchange {
             return Err(Error::explain(ErrorType::HTTPStatus(status), "answered with a failure").into_up());
         }
         self.attempt.is_answered = true;
+        self.end_admission(status >= 500);
         if let Some(waits) = self.waits.take() {
             waits.answered();
         }
@@ -158,11 +185,21 @@ impl Exchange {
         let may = is_stale || self.may_go_on(session, failure, while_connecting);
         e.set_retry(may);
         self.attempt.upstream = self.attempt.elapsed();
+        if !may && failure.is_endpoints() {
+            self.end_admission(true);
+        }
         if let Some(waits) = self.waits.take_if(|_| !may) {
             waits.answered();
         }
         self.deadline.enter(Phase::Busy, None);
         e
+    }
+
+    /// Tells the service's breaker, if there is one, what became of the request.
+    pub fn end_admission(&mut self, is_error: bool) {
+        if let Some(admitted) = self.attempt.admitted.take() {
+            admitted.end(is_error, self.attempt.upstream);
+        }
     }
 
     /// What a failure says of the endpoint.

@@ -26,15 +26,17 @@ use control::{Asked, Control};
 use guard::Counter;
 use loading::Loaded;
 use pingora::apps::HttpServerOptions;
+use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use reload::Status;
 use requests::{Connections, Requests};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
 /// Tries that Pingora allows in all: how many there are is decided by `upstream::retry`.
@@ -57,6 +59,10 @@ struct Server {
     listeners: Listeners<Connections<HttpProxy<Gateway>>>,
     admin_listeners: Listeners<Admin>,
     status: Arc<Status>,
+    /// Makes connections of our own to services, such as for health checks.
+    asking: Arc<Connector>,
+    /// Look after the services of the snapshot that runs.
+    keepers: Mutex<JoinSet<()>>,
 }
 
 /// Runs a gateway until it is told to end.
@@ -106,16 +112,14 @@ impl Server {
             ca_file: system_authorities(),
             ..Default::default()
         });
-        let gateway = Gateway {
-            snapshot: snapshot.clone(),
-            metrics: state.metrics.clone(),
-            tunnels: TransportConnector::new(Some(ConnectorOptions::from_server_conf(&conf))),
-        };
+        let options = ConnectorOptions::from_server_conf(&conf);
+        let gateway =
+            Gateway { snapshot: snapshot.clone(), metrics: state.metrics.clone(), tunnels: TransportConnector::new(Some(options.clone())) };
         let mut proxy = HttpProxy::new(gateway, conf);
         proxy.handle_init_modules();
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
-        proxy.server_options = Some(options);
+        let mut http_options = HttpServerOptions::default();
+        http_options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
+        proxy.server_options = Some(http_options);
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
         let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));
         let connections = Counter::new(0, Some(state.metrics.clone()));
@@ -132,6 +136,8 @@ impl Server {
             connections,
             connections_fit: sockets::connections_that_fit(),
             status,
+            asking: Arc::new(Connector::new(Some(options))),
+            keepers: Mutex::default(),
         };
         server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;

@@ -3,9 +3,12 @@
 //! This room owns the choice of an endpoint and what is counted of each. State that outlives a reload is kept by
 //! service name and address in [`States`].
 
+mod ask;
 mod balance;
+mod breaker;
 pub mod clock;
 mod endpoint;
+mod health;
 mod peer;
 mod pool;
 pub mod retry;
@@ -18,6 +21,7 @@ mod trust;
 pub use split::Split;
 pub use trust::system_authorities;
 
+pub use breaker::Admitted;
 pub use endpoint::{Endpoint, EndpointState, Standing};
 pub use pool::{Picked, Pool, Set};
 pub use states::States;
@@ -26,6 +30,7 @@ use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
 use http::HeaderValue;
+use pingora::connectors::http::Connector;
 use pingora::upstreams::peer::HttpPeer;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +48,8 @@ pub struct Service {
     pub is_kept_alive: bool,
     pub pool: Pool,
     pub retries: retry::Policy,
+    checks: Option<health::Checks>,
+    breaker: Option<breaker::Limits>,
     template: peer::Template,
 }
 
@@ -81,7 +88,11 @@ impl Service {
         };
         let template = peer::Template::build(name, raw, at, problems);
         let pool = Pool::build(raw, at, states.service(name), problems);
+        let checks =
+            raw.health_check.as_ref().map(|raw_check| health::Checks::build(raw_check, raw.protocol, &at.key("health_check"), problems));
         Some(Service {
+            checks: checks.map_or(Some(None), |checks| checks.map(Some))?,
+            breaker: raw.breaker.as_ref().map(breaker::Limits::new),
             name: name.into(),
             host: host?,
             timeouts: Timeouts::DEFAULT.or(&raw.timeouts),
@@ -110,6 +121,9 @@ impl Service {
             retries: raw::Retries::default(),
             ejection: raw::Ejection::default(),
             slow_start: None,
+            health_check: None,
+            breaker: None,
+            fallback: None,
         };
         Service::build(&format!("{scheme}://{}", url.authority), &raw, at, states, problems)
     }
@@ -119,6 +133,24 @@ impl Service {
         self.pool.state.budget.earn(self.retries.percent);
     }
 
+    /// Lets a request through where there is a breaker.
+    ///
+    /// # Errors
+    /// The service is left alone; the seconds until another try makes sense.
+    pub fn admit(&self) -> Result<Option<Admitted>, u32> {
+        self.breaker.as_ref().map(|limits| Admitted::new(&self.pool.state, limits, &self.name)).transpose()
+    }
+
+    /// Whether nothing is sent to it; `None` where there is no breaker.
+    pub fn is_open(&self) -> Option<bool> {
+        self.breaker.is_some().then(|| self.pool.state.breaker.is_open())
+    }
+
+    /// Looks after the endpoints for as long as it is polled.
+    pub async fn keep(self: Arc<Self>, connector: Arc<Connector>) {
+        health::watch(self, connector).await;
+    }
+
     /// Whether the service may be sent one more attempt now, which is counted.
     pub fn spend_retry(&self) -> bool {
         self.retries.percent > 0 && self.pool.state.budget.spend()
@@ -126,6 +158,10 @@ impl Service {
 
     /// The peer of one attempt.
     pub fn peer(&self, picked: &Picked, timeouts: &Timeouts) -> HttpPeer {
-        self.template.peer(picked.endpoint(), timeouts)
+        self.peer_of(picked.endpoint(), timeouts)
+    }
+
+    fn peer_of(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> HttpPeer {
+        self.template.peer(endpoint, timeouts)
     }
 }

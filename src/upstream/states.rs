@@ -1,5 +1,6 @@
 //! What is known of services and their endpoints for as long as they are configured: snapshots share it.
 
+use super::breaker::Breaker;
 use super::clock::now;
 use super::endpoint::EndpointState;
 use std::collections::HashMap;
@@ -31,6 +32,7 @@ pub struct ServiceState {
     /// One decides at a time who may be ejected.
     deciding: Mutex<()>,
     pub(super) budget: Budget,
+    pub(super) breaker: Breaker,
 }
 
 impl ServiceState {

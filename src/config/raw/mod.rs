@@ -7,7 +7,7 @@ mod route;
 mod service;
 mod words;
 
-pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
+pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,

@@ -1,6 +1,6 @@
 //! `services`.
 
-use super::{Ejection, FilePath, Retries};
+use super::{Breaker, Ejection, Fallback, FilePath, HealthCheck, Retries};
 use crate::config::scalar::HostPort;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Number, Shape, choice, record};
@@ -27,8 +27,14 @@ record! {
         ejection: Ejection = Ejection::default(),
         /// How long an endpoint that is back, or new, takes to come up to its full share.
         slow_start: Option<Duration> = None,
+        /// Asks endpoints whether they are well. Off when absent.
+        health_check: Option<HealthCheck> = None,
+        /// Leaves a service alone that fails as a whole. Off when absent.
+        breaker: Option<Breaker> = None,
+        /// What clients get while it is left alone, or has no endpoint: a service, or `{ respond: … }`; 503 when absent.
+        fallback: Option<Fallback> = None,
     }
-    later ["dns", "srv", "sticky", "health_check", "breaker", "fallback", "endpoints_file", "zone"];
+    later ["dns", "srv", "sticky", "endpoints_file", "zone"];
 }
 
 record! {
