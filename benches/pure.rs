@@ -105,7 +105,7 @@ impl Values for Request {
 }
 
 fn templates(c: &mut Criterion) {
-    let names = Names { captures: &["city"], has_rest: true };
+    let names = Names { captures: &["city"], has_rest: true, ..Default::default() };
     let redirect = Template::parse("https://${host}/${city}/${rest}?from=${query.from}", names).expect("a template");
     c.bench_function("shape::template::Template::render/redirect", |b| b.iter(|| redirect.render(black_box(&Request), Target::Path)));
 }
@@ -250,7 +250,7 @@ routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_li
                             let mut n = 0;
                             while !stop.load(Relaxed) {
                                 n = u32::wrapping_add(n, 7919);
-                                ask(set, n % keys);
+                                let _ = ask(set, n % keys);
                             }
                         });
                     }

@@ -12,11 +12,12 @@ pub use limits::{LimitEntry, RouteLimits};
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
+use crate::compose::Plan;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
-use crate::limit::{Cap, Counts, Flood, Limits, Load, Overload};
+use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Shared};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -40,6 +41,8 @@ pub struct State {
     pub limits: Limits,
     counts: Counts,
     load: Arc<Load>,
+    /// Bodies that are held in memory.
+    pub buffers: Arc<Buffers>,
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
     failures: Arc<Failures>,
@@ -57,6 +60,7 @@ impl State {
             limits: Limits::default(),
             counts: Counts::default(),
             load: Arc::default(),
+            buffers: Arc::default(),
             issuers: Arc::default(),
             failures: Arc::default(),
             endpoints: States::default(),
@@ -98,6 +102,8 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     pub services: Vec<Arc<ServiceEntry>>,
     pub limits: Vec<LimitEntry>,
+    /// What limits of several gateways are counted in.
+    pub shared: Option<Arc<Shared>>,
     /// Ways to recognise who comes.
     pub methods: Methods,
     /// Who was refused, and how often.
@@ -121,6 +127,16 @@ pub struct Server {
     pub overload: Option<Overload>,
     /// Keys of all rate limits together.
     pub limit_keys_max: usize,
+    /// Bodies that are held in memory, and how many bytes may be.
+    pub buffers: Arc<Buffers>,
+    pub buffers_max: u64,
+}
+
+impl Server {
+    /// Begins to hold a body in memory.
+    pub fn hold(&self) -> Held {
+        self.buffers.hold()
+    }
 }
 
 #[derive(Debug)]
@@ -181,6 +197,20 @@ pub enum Action {
     Forward(Forward),
     Redirect(Redirect),
     Respond(Respond),
+    Compose(Box<Composition>),
+}
+
+/// Calls, and the service of each with the timeouts that the route leaves it.
+#[derive(Debug)]
+pub struct Composition {
+    pub plan: Plan,
+    services: Box<[(Arc<ServiceEntry>, Timeouts)]>,
+}
+
+impl Composition {
+    pub fn get(&self, call: usize) -> &(Arc<ServiceEntry>, Timeouts) {
+        &self.services[call]
+    }
 }
 
 /// The services of a route, each with the timeouts that the route leaves it, and the choice among them.
@@ -217,7 +247,8 @@ impl Snapshot {
         let root = At::root();
         let listeners = listeners::listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
-        let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
+        let shared = raw.redis.as_ref().and_then(|redis| state.limits.shared(redis, &root.key("redis"), problems));
+        let limits = limits::Limits::build(raw, shared.as_ref(), state, &root.key("rate_limits"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         listeners::check_client_auth(raw, &root.key("auth"), problems);
         let build = routes::Build::new(raw, state, &listeners, &services, &limits, &methods, problems);
@@ -251,12 +282,15 @@ impl Snapshot {
                 flood: raw.server.flood.as_ref().map(|flood| Flood::new(flood.rate)),
                 overload,
                 limit_keys_max: raw.server.limit_keys_max.usize(),
+                buffers: state.buffers.clone(),
+                buffers_max: raw.server.buffers.0,
             },
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             table,
             routes,
             services: services.into_iter().chain(url_services).collect(),
             limits: limits.into_entries()?,
+            shared,
             methods,
             failures: state.failures.clone(),
             access_log: access_log?,
@@ -427,7 +461,7 @@ routes:
                 "f.yaml:14:35: `status` is 99",
                 "f.yaml:14:7: unknown key `pth`",
                 "f.yaml:15:27: `mirror` is not supported by this version yet",
-                "f.yaml:16:17: `compose` is not supported by this version yet",
+                "f.yaml:16:26: `compose` has no `calls`",
                 "f.yaml:6:9: `protocol: h2` needs TLS",
                 "f.yaml:12:13: the path `x` does not begin with a slash",
                 "f.yaml:12:20: no service is named `nobody`",

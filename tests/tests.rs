@@ -18,6 +18,7 @@ mod suite {
     mod breaker;
     mod cli;
     mod commands;
+    mod compose;
     mod corpus;
     mod deadlines;
     mod drain;
@@ -37,6 +38,7 @@ mod suite {
     mod reload;
     mod retries;
     mod routing;
+    mod shared;
     mod strict;
     mod tls;
     mod vanish;

@@ -89,6 +89,10 @@ impl Admin {
     fn metrics(&self) -> String {
         let keys = &self.state.limits.store;
         self.state.metrics.limit_keys(keys.kept(), keys.dropped());
+        if let Some(shared) = &self.snapshot.load().shared {
+            let told = shared.told();
+            self.state.metrics.store(told.is_up, told.questions, told.failures);
+        }
         self.state.metrics.keys(self.snapshot.load().methods.issuers().into_iter().filter_map(|told| Some((told.url, told.age?))));
         let snapshot = self.snapshot.load();
         self.state.metrics.endpoints(snapshot.services.iter().flat_map(|entry| {

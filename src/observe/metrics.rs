@@ -41,6 +41,10 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     pub log_dropped: IntCounter,
     limit: IntCounterVec,
+    limit_alone: IntCounterVec,
+    pub store_up: IntGauge,
+    pub store_failures: IntCounter,
+    pub store_questions: IntCounter,
     pub flood_refused: IntCounter,
     pub limit_keys: IntGauge,
     pub limit_keys_dropped: IntCounter,
@@ -80,6 +84,20 @@ impl Metrics {
             in_flight: register(&registry, IntGauge::new("frontdesk_in_flight", "Requests that are being served.")?)?,
             log_dropped: register(&registry, IntCounter::new("frontdesk_log_dropped_total", "Log lines that were dropped.")?)?,
             limit: counters("frontdesk_limit_total", "Decisions of rate limits.", &["limit", "decision", "mode"])?,
+            limit_alone: counters(
+                "frontdesk_limit_alone_total",
+                "Decisions of shared limits without their store, which was away or late.",
+                &["limit"],
+            )?,
+            store_up: register(&registry, IntGauge::new("frontdesk_store_up", "Whether the store of shared limits answers.")?)?,
+            store_failures: register(
+                &registry,
+                IntCounter::new("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
+            )?,
+            store_questions: register(
+                &registry,
+                IntCounter::new("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
+            )?,
             flood_refused: register(
                 &registry,
                 IntCounter::new("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
@@ -152,7 +170,15 @@ impl Metrics {
     pub fn limit(&self, name: &str, is_shadow: bool) -> LimitMetrics {
         let mode = if is_shadow { "shadow" } else { "enforce" };
         let decision = |decision| self.limit.with_label_values(&[name, decision, mode]);
-        LimitMetrics { allowed: decision("allowed"), refused: decision("refused") }
+        let alone = self.limit_alone.with_label_values(&[name]);
+        LimitMetrics { allowed: decision("allowed"), refused: decision("refused"), alone }
+    }
+
+    /// The store of shared limits; calls and failures so far.
+    pub fn store(&self, is_up: bool, questions: u64, failures: u64) {
+        self.store_up.set(i64::from(is_up));
+        self.store_questions.inc_by(questions.saturating_sub(self.store_questions.get()));
+        self.store_failures.inc_by(failures.saturating_sub(self.store_failures.get()));
     }
 
     pub fn reloaded(&self, result: &str) {
@@ -252,6 +278,8 @@ impl ServiceMetrics {
 pub struct LimitMetrics {
     pub allowed: IntCounter,
     pub refused: IntCounter,
+    /// Those of a shared limit that were decided without its store.
+    pub alone: IntCounter,
 }
 
 #[cfg(test)]

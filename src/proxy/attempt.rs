@@ -107,6 +107,29 @@ impl Exchange {
         self.deadline.enter_until(Phase::Upstream, due);
     }
 
+    /// More of the client's body is here.
+    ///
+    /// # Errors
+    /// It is larger than the route allows, or drips. Over HTTP/1 that is seen where it is read.
+    pub fn take_in(&mut self, bytes: usize, is_end: bool) -> Result<(), Refusal> {
+        self.body.bytes += bytes as u64;
+        self.body.is_done = is_end;
+        if let Some(waits) = self.waits.as_mut().filter(|_| is_end) {
+            waits.sent();
+        }
+        let pace = if self.is_h2 { self.body.pace.go_on(bytes) } else { u64::MAX };
+        let bounds = self.route().map(|route| (route.body_bytes_max, route.body_rate_min));
+        let Some((max, rate_min)) = bounds.filter(|_| !self.is_long_lived) else { return Ok(()) };
+        if max.is_some_and(|max| self.body.bytes > max) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        if pace < rate_min && !is_end {
+            return Err(Refusal::RequestTimeout);
+        }
+        self.body.pace.wait();
+        Ok(())
+    }
+
     /// The head of the answer is here.
     ///
     /// # Errors

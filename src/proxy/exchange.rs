@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
+use super::pace::Pace;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
@@ -9,7 +10,8 @@ use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::answer::Respond;
 use crate::shape::forward::{NO_ID, Origin, Trace};
-use crate::shape::template::{Value, Values, Variable, decode_parameter};
+use crate::shape::json;
+use crate::shape::template::{Value, Values, Variable, decode_parameter, write_plain};
 use crate::snapshot::{Action, Fallback, Route, ServiceEntry, Snapshot};
 use crate::types::{Identity, Refusal, RouteId};
 use crate::upstream::{Admitted, Picked, Timeouts};
@@ -18,8 +20,11 @@ use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+
+/// Of a request whose connection is not known yet, and which nobody watches.
+static NOBODY_WAITS: LazyLock<Arc<Deadline>> = LazyLock::new(Arc::default);
 
 pub struct Exchange {
     pub snapshot: Arc<Snapshot>,
@@ -69,6 +74,7 @@ pub struct Exchange {
 pub struct Body {
     pub bytes: u64,
     pub is_done: bool,
+    pub pace: Pace,
 }
 
 /// The attempts at a service.
@@ -115,7 +121,7 @@ impl Exchange {
             snapshot,
             started: Instant::now(),
             in_flight: None,
-            deadline: Arc::default(),
+            deadline: NOBODY_WAITS.clone(),
             origin: Origin { client_ip: nobody, peer_ip: nobody, is_trusted: false },
             id: NO_ID,
             trace: Trace::NONE,
@@ -155,7 +161,7 @@ impl Exchange {
         }
         match &self.route()?.action {
             Action::Forward(forward) => forward.get(self.choice),
-            Action::Redirect(_) | Action::Respond(_) => None,
+            Action::Redirect(_) | Action::Respond(_) | Action::Compose(_) => None,
         }
     }
 
@@ -224,10 +230,22 @@ impl Values for Seen<'_> {
             Variable::Rest => Value::Path(captured(self.exchange.captures.len().saturating_sub(1)).into()),
             Variable::Capture(index) => Value::Path(captured(*index).into()),
             Variable::Query(name) => Value::Plain(query(self.head.uri.query().unwrap_or_default(), name)),
+            // Those that compose have values of their own for them.
+            Variable::Call(..) | Variable::Item(_) | Variable::Body(_) => Value::Plain(Cow::Borrowed("")),
             Variable::Header(name) => {
                 let field = self.head.headers.get(name);
                 Value::Plain(field.map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value.as_bytes())))
             }
+        }
+    }
+
+    fn json(&self, variable: &Variable, out: &mut Vec<u8>) {
+        match variable {
+            Variable::Claim(path) => {
+                let claim = self.exchange.identity.as_ref().and_then(|identity| identity.claim(path));
+                out.extend_from_slice(claim.map_or_else(|| json::NULL.to_string(), ToString::to_string).as_bytes());
+            }
+            other => write_plain(&self.value(other), out),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod account;
 mod admit;
 mod arrive;
 mod attempt;
+mod compose;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -12,6 +13,7 @@ mod exchange;
 pub mod explain;
 mod forward;
 mod limits;
+pub mod pace;
 pub mod respond;
 mod steps;
 pub mod strict;
@@ -31,11 +33,13 @@ use exchange::Seen;
 use http::Version;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use pingora::connectors::TransportConnector;
+use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::*;
 use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
+use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use steps::{decline, is_preflight, preflight, refusal};
@@ -46,6 +50,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Connections of tunnels, which are never reused.
     pub tunnels: TransportConnector,
+    /// Connections of the calls that are composed.
+    pub calls: Connector,
 }
 
 /// Refuses: the answer is written by `fail_to_proxy`.
@@ -57,20 +63,21 @@ fn refuse<T>(exchange: &mut Exchange, refusal: Refusal) -> Result<T> {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Exchange;
+    /// Boxed, since Pingora moves it several times, and the futures around it with it.
+    type CTX = Box<Exchange>;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.snapshot.load_full())
+    fn new_ctx(&self) -> Box<Exchange> {
+        Box::new(Exchange::new(self.snapshot.load_full()))
     }
 
     /// No modules: what Pingora adds by default costs some and is not used.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<()> {
         self.arrive(session, exchange)
     }
 
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         // What answers here is boxed, or every request would move the room that it needs.
         if let Err(refusal) = self.route(session, exchange) {
             return Box::pin(decline(session, exchange, refusal)).await;
@@ -78,9 +85,8 @@ impl ProxyHttp for Gateway {
         if is_preflight(session.req_header(), exchange) {
             return Box::pin(preflight(session, exchange)).await;
         }
-        let admitted = admit::admit(session.req_header(), exchange).await;
-        let entered = match admitted.and_then(|()| limits::limit(exchange, &session.req_header().headers)) {
-            Ok(()) => limits::enter(exchange).await,
+        let entered = match admit::admit(session.req_header(), exchange).await {
+            Ok(()) => limits::enter(exchange, &session.req_header().headers).await,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = entered {
@@ -90,7 +96,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Behind the cache, which needs no service for what it has.
-    async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         match exchange.ask_breaker() {
             Ok(()) => Ok(true),
             // What is stale may be served then, which is decided behind a failed attempt.
@@ -99,14 +105,19 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<Box<HttpPeer>> {
         let (mut peer, entry, timeouts) = match self.peer(exchange).await {
             Ok(found) => found,
             Err(refusal) => return refuse(exchange, refusal),
         };
         // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
         peer.options.read_timeout = (entry.service.is_h2 && !exchange.is_long_lived).then_some(timeouts.read);
+        if forward::is_end_to_end(&session.req_header().headers) {
+            // What ends here is not there: Pingora would look for each of a dozen names.
+            peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+        }
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
+        exchange.body.pace.wait();
         Ok(Box::new(peer))
     }
 
@@ -117,7 +128,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         socket: RawFd,
         _digest: Option<&Digest>,
-        exchange: &mut Exchange,
+        exchange: &mut Box<Exchange>,
     ) -> Result<()> {
         let is_shared = exchange.service().is_none_or(|(entry, _)| entry.service.is_h2);
         exchange.deadline.set_upstream((!is_shared).then_some(socket));
@@ -125,29 +136,23 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         depart::depart(session, head, exchange).await
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Exchange) -> Result<()> {
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Box<Exchange>) -> Result<()> {
         // An empty last chunk would end a chunked body twice, and spoil the connection.
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
-        exchange.body.bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        exchange.body.is_done = end;
-        if let Some(waits) = exchange.waits.as_mut().filter(|_| end) {
-            waits.sent();
-        }
-        let max = exchange.route().and_then(|route| route.body_bytes_max).filter(|_| !exchange.is_long_lived);
-        if max.is_some_and(|max| exchange.body.bytes > max) {
-            return refuse(exchange, Refusal::BodyTooLarge);
+        if let Err(refusal) = exchange.take_in(body.as_ref().map_or(0, Bytes::len), end) {
+            return refuse(exchange, refusal);
         }
         exchange.await_upstream();
         Ok(())
     }
 
-    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
             exchange.attempt.interim += 1;
@@ -167,7 +172,7 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         _: &mut Option<Bytes>,
         end: bool,
-        exchange: &mut Exchange,
+        exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
         match end {
             true => exchange.upstream_done(),
@@ -176,7 +181,7 @@ impl ProxyHttp for Gateway {
         Ok(None)
     }
 
-    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         if head.status.is_informational() {
             return Ok(());
         }
@@ -192,15 +197,22 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Exchange, e: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {
         exchange.failed(session, e, true, false)
     }
 
-    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, e: Box<Error>, exchange: &mut Exchange, reused: bool) -> Box<Error> {
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        e: Box<Error>,
+        exchange: &mut Box<Exchange>,
+        reused: bool,
+    ) -> Box<Error> {
         exchange.failed(session, e, false, reused)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Box<Exchange>) -> FailToProxy {
         let refusal = exchange.refusal.take().or_else(|| refusal(e, exchange));
         let Some(refusal) = refusal else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
@@ -218,7 +230,7 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code, can_reuse_downstream: e.esource() == &ErrorSource::Downstream }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Box<Exchange>) {
         account::finish(session, exchange);
         if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
             // The service has answered before it heard all: the client must get to read that.
@@ -226,14 +238,14 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, exchange: &Box<Exchange>, e: &Error) -> bool {
         if retry::is_upstream(e) {
             log::warn!("{} at {}: {}", exchange.id(), exchange.endpoint_label(), respond::said(e));
         }
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &Error, _: pingora::proxy::ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Box<Exchange>, _: &Error, _: pingora::proxy::ProxyWarnLogContext) -> bool {
         true
     }
 }

@@ -122,7 +122,11 @@ impl Server {
             log::info!("max_connections is {wanted}, but there are descriptors for {} only: raise LimitNOFILE", self.connections_fit);
         }
         self.connections.set_max(wanted.min(self.connections_fit));
+        self.state.buffers.set_max(snapshot.server.buffers_max);
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
+        if let Some(shared) = &snapshot.shared {
+            shared.start();
+        }
         self.snapshot.store(snapshot.clone());
         for (id, bound) in sockets.listeners {
             let listener = snapshot.listeners.iter().find(|listener| listener.id == id);

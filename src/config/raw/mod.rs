@@ -1,14 +1,16 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod compose;
 mod faults;
 mod limit;
 mod route;
 mod service;
 mod words;
 
+pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
-pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
+pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
@@ -41,6 +43,8 @@ record! {
         services: Named<Option<Service>> = Named::default(),
         /// How often somebody may ask, by name.
         rate_limits: Named<Option<RateLimit>> = Named::default(),
+        /// What several gateways share, for limits that are `shared`.
+        redis: Option<Redis> = None,
         /// Ways to recognise who comes, by name.
         auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
@@ -50,7 +54,7 @@ record! {
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "caches", "cache_store", "tests"];
+    later ["caches", "cache_store", "tests"];
 }
 
 record! {
@@ -143,8 +147,10 @@ record! {
         overload: Option<Overload> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
+        /// All bodies that are held in memory together; above it 503.
+        buffers: Size = Size(256 << 20),
     }
-    later ["secret", "upgrade_socket", "buffers"];
+    later ["secret", "upgrade_socket"];
 }
 
 impl Default for Server {
@@ -161,6 +167,7 @@ impl Default for Server {
             flood: None,
             overload: None,
             limit_keys_max: Number(1_000_000),
+            buffers: Size(256 << 20),
         }
     }
 }
