@@ -24,7 +24,7 @@ use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::tls::Termination;
-use crate::types::ListenerId;
+use crate::types::{Carried, ListenerId};
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
 use services::Services;
@@ -66,6 +66,11 @@ impl State {
             endpoints: States::default(),
             listeners: Mutex::default(),
         }
+    }
+
+    /// What goes along into the process that takes the place of this one.
+    pub fn carried(&self) -> Vec<&dyn Carried> {
+        vec![&self.limits, &*self.metrics]
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.

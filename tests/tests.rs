@@ -41,6 +41,7 @@ mod suite {
     mod shared;
     mod strict;
     mod tls;
+    mod upgrade;
     mod vanish;
     mod websocket;
 }

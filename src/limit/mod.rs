@@ -6,6 +6,7 @@
 
 mod buffers;
 mod cap;
+mod carried;
 mod fields;
 mod flood;
 mod key;

@@ -2,16 +2,19 @@
 
 use super::accept::Times;
 use super::loading::{self, Failure, Loaded, Sockets};
+use super::socket::Address;
+use super::sockets::Bound;
 use super::stream::Limits;
 use super::{ADMIN, Server};
 use crate::admin;
 use crate::config::raw::Config;
 use crate::config::render::SHOWN_MAX;
+use crate::config::scalar::Bind;
 use crate::snapshot::Snapshot;
 use crate::types::ListenerId;
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,11 +30,13 @@ pub struct Status {
 #[derive(Debug, Default)]
 struct Shown {
     last_error: Option<String>,
-    admin: Option<(crate::config::scalar::Bind, SocketAddr)>,
+    admin: Option<(Bind, Address)>,
     token: Option<String>,
-    listeners: Vec<(ListenerId, SocketAddr)>,
+    listeners: Vec<(ListenerId, Address)>,
     drain_delay: Duration,
     drain_timeout: Duration,
+    upgrade_socket: Option<PathBuf>,
+    upgrade_timeout: Duration,
     threads: Option<u64>,
 }
 
@@ -47,6 +52,14 @@ impl Status {
         let shown = self.shown();
         (shown.drain_delay, shown.drain_timeout)
     }
+    /// Where another process is met, and how long it may take.
+    pub fn upgrade_terms(&self) -> (Option<PathBuf>, Duration) {
+        let shown = self.shown();
+        (shown.upgrade_socket.clone(), shown.upgrade_timeout)
+    }
+    pub fn admin_bind(&self) -> Option<Bind> {
+        self.shown().admin.as_ref().map(|(bind, _)| bind.clone())
+    }
 }
 
 impl admin::Process for Status {
@@ -59,8 +72,8 @@ impl admin::Process for Status {
     fn last_error(&self) -> Option<String> {
         self.shown().last_error.clone()
     }
-    fn address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        self.shown().listeners.iter().find(|(id, _)| *id == listener).map(|(_, address)| *address)
+    fn address(&self, listener: ListenerId) -> Option<String> {
+        self.shown().listeners.iter().find(|(id, _)| *id == listener).map(|(_, address)| address.to_string())
     }
 }
 
@@ -105,7 +118,7 @@ impl Server {
             let wanted = loaded.raw.admin.as_ref().map(|admin| &admin.bind);
             shown.admin.as_ref().map(|(bind, _)| bind) == wanted
         };
-        let sockets = loading::bind(&loaded, |id| id.map_or(admin_is_open, |id| self.listeners.is_open(id)))?;
+        let sockets = loading::bind(&loaded, &mut self.inherited(), |id| id.map_or(admin_is_open, |id| self.listeners.is_open(id)))?;
         self.apply(loaded, sockets).map_err(|e| Failure::Other(format!("can't listen: {e}")))
     }
 
@@ -158,7 +171,7 @@ impl Server {
         *self.keepers.lock().unwrap_or_else(PoisonError::into_inner) = keepers;
     }
 
-    fn apply_admin(&self, raw: &Config, bound: Option<super::accept::Bound>) -> io::Result<()> {
+    fn apply_admin(&self, raw: &Config, bound: Option<Bound>) -> io::Result<()> {
         let wanted = raw.admin.as_ref().map(|admin| &admin.bind);
         let is_kept = self.status.shown().admin.as_ref().map(|(bind, _)| bind) == wanted;
         if !is_kept {
@@ -178,6 +191,8 @@ impl Server {
         shown.listeners = self.listeners.addresses().into_iter().collect();
         shown.token = raw.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.0.clone());
         (shown.drain_delay, shown.drain_timeout) = (raw.server.drain_delay, raw.server.drain_timeout);
+        shown.upgrade_socket = raw.server.upgrade_socket.as_ref().map(|path| path.0.clone().into());
+        shown.upgrade_timeout = raw.server.upgrade_timeout;
         let threads = raw.server.threads.map(|threads| threads.0);
         if shown.threads.is_some() && shown.threads != threads {
             log::warn!("`threads` takes effect at the next start");

@@ -137,6 +137,10 @@ record! {
         drain_delay: Duration = Duration::ZERO,
         /// How long requests in flight may take once accepting has stopped.
         drain_timeout: Duration = Duration::from_secs(30),
+        /// Where a new process meets the one whose place it takes. In RUNTIME_DIRECTORY, or a folder of its own, when absent.
+        upgrade_socket: Option<FilePath> = None,
+        /// How long a new process may take until it serves.
+        upgrade_timeout: Duration = Duration::from_secs(30),
         max_connections: Number<1, 10_000_000> = Number(20_000),
         timeouts: ServerTimeouts = ServerTimeouts::default(),
         limits: ServerLimits = ServerLimits::default(),
@@ -150,7 +154,7 @@ record! {
         /// All bodies that are held in memory together; above it 503.
         buffers: Size = Size(256 << 20),
     }
-    later ["secret", "upgrade_socket"];
+    later ["secret"];
 }
 
 impl Default for Server {
@@ -160,6 +164,8 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
+            upgrade_socket: None,
+            upgrade_timeout: Duration::from_secs(30),
             max_connections: Number(20_000),
             timeouts: ServerTimeouts::default(),
             limits: ServerLimits::default(),
