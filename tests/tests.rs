@@ -14,6 +14,7 @@ mod suite {
     mod auth_jwt;
     mod auth_keys;
     mod auth_mtls;
+    mod balance;
     mod bodies;
     mod breaker;
     mod cli;

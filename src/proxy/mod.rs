@@ -106,7 +106,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<Box<HttpPeer>> {
-        let (mut peer, entry, timeouts) = match self.peer(exchange).await {
+        let (mut peer, entry, timeouts) = match self.peer(session.req_header(), exchange).await {
             Ok(found) => found,
             Err(refusal) => return refuse(exchange, refusal),
         };
@@ -186,6 +186,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         forward::to_client(head, session.req_header(), exchange)?;
+        exchange.stick(head)?;
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }

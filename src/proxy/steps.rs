@@ -55,14 +55,18 @@ impl Gateway {
     }
 
     /// The peer of the next attempt, and the service that it belongs to.
-    pub(super) async fn peer(&self, exchange: &mut Exchange) -> Result<(HttpPeer, Arc<ServiceEntry>, Timeouts), Refusal> {
+    pub(super) async fn peer(
+        &self,
+        head: &RequestHeader,
+        exchange: &mut Exchange,
+    ) -> Result<(HttpPeer, Arc<ServiceEntry>, Timeouts), Refusal> {
         exchange.pause().await;
         loop {
             exchange.ask_breaker()?;
             let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
                 return Err(Refusal::Internal("a request without a service came to its pool"));
             };
-            match exchange.next_peer(&entry, &timeouts) {
+            match exchange.next_peer(&entry, &timeouts, head) {
                 Ok(peer) => return Ok((peer, entry, timeouts)),
                 Err(refusal) if exchange.fall_back(&refusal) => {}
                 Err(refusal) => return Err(refusal),

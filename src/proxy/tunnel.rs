@@ -118,7 +118,7 @@ async fn connect(
 ) -> Result<Upstream, Refusal> {
     loop {
         exchange.pause().await;
-        let peer = exchange.next_peer(entry, timeouts)?;
+        let peer = exchange.next_peer(entry, timeouts, session.req_header())?;
         match connector.new_stream(&peer).await {
             Ok(stream) => {
                 // From here on it is this task that looks after the client.
@@ -191,6 +191,7 @@ async fn accept(session: &mut Session, exchange: &Exchange, mut head: Box<Respon
 
 fn to_client(session: &Session, exchange: &Exchange, head: &mut ResponseHeader) -> Result<()> {
     forward::to_client(head, session.req_header(), exchange)?;
+    exchange.stick(head)?;
     match exchange.route() {
         Some(route) => forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() }),
         None => Ok(()),

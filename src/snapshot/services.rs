@@ -7,7 +7,7 @@ use crate::config::raw::{self, Config};
 use crate::limit::{Cap, Of, Queue};
 use crate::shape::answer::Respond;
 use crate::shape::template::Names;
-use crate::upstream::Service;
+use crate::upstream::{Keys, Service};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ pub(super) struct Services {
 impl Services {
     pub(super) fn build(all: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
         let mut services = Services::default();
+        let secrets = all.server.secret.as_ref().map(|secrets| &secrets.0[..]).unwrap_or_default();
+        let keys = Keys::new(secrets, state.endpoints.secret());
         for (name, raw) in &all.services.0 {
             let at = at.key(name);
             let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -28,7 +30,7 @@ impl Services {
                 let what = format!("`{name}` is not a service's name");
                 problems.add(Problem::new(Place::Key(at.path()), what, "`to` tells names from URLs", "use small letters, digits and `-`"));
             }
-            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &at, &state.endpoints, problems));
+            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &keys, &at, &state.endpoints, problems));
             services.by_name.insert(name.clone(), services.all.len());
             let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
             let fallback = raw.as_ref().and_then(|raw| fallback(name, raw, all, &at.key("fallback"), problems));

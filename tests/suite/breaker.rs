@@ -39,8 +39,8 @@ fn it_opens_answers_by_itself_and_closes_again() {
     assert_eq!((refused.status, refused.code().as_str(), refused.header("retry-after")), (503, "breaker_open", Some("1")));
     assert_eq!((origin.seen().len(), is_open()), (4, 1.0));
     assert_eq!(gateway.ask("/status").json()["services"][0]["breaker"], "open");
-    let line = &gateway.access_log(5)[4];
-    assert_eq!((&line["code"], &line["attempts"]), (&"breaker_open".into(), &0.into()));
+    let lines = gateway.access_log(5);
+    assert!(lines.iter().any(|line| line["code"] == "breaker_open" && line["attempts"] == 0), "{lines:?}");
     gateway.wait_for_log("s fails too often");
     status.store(200, Ordering::Release);
     eventually("the service's return", || (client.get("/").status == 200).then_some(()));
@@ -120,7 +120,8 @@ fn a_fallback_answers_instead() {
         open(&mut client, 2);
         let answer = client.get("/");
         assert_eq!((answer.status, answer.text().as_str(), answer.header("x-from")), (200, "sorry", Some("fallback")));
-        assert_eq!(gateway.access_log(3)[2]["code"], "breaker_open");
+        let lines = gateway.access_log(3);
+        assert!(lines.iter().any(|line| line["code"] == "breaker_open" && line["status"] == 200), "{lines:?}");
     }
 }
 
