@@ -3,6 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::pace::Pace;
+use super::shaping::Collected;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
@@ -65,6 +66,9 @@ pub struct Exchange {
     pub is_long_lived: bool,
     pub body: Body,
     pub attempt: Attempt,
+    /// Bodies that are held until they are whole, where the route changes them.
+    pub body_in: Option<Box<Collected>>,
+    pub body_out: Option<Box<Collected>>,
     /// What a WebSocket tunnel carried.
     pub tunnel: Option<Carried>,
 }
@@ -142,6 +146,8 @@ impl Exchange {
             is_long_lived: false,
             body: Body::default(),
             attempt: Attempt::default(),
+            body_in: None,
+            body_out: None,
             tunnel: None,
         }
     }

@@ -1,6 +1,7 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod body;
 mod compose;
 mod faults;
 mod limit;
@@ -8,6 +9,7 @@ mod route;
 mod service;
 mod words;
 
+pub use body::{BodyChanges, JsonChanges};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
@@ -74,12 +76,13 @@ record! {
     pub struct Listener {
         /// What routes call it.
         name: Option<Name> = None,
-        /// Its address.
+        /// Its address, `unix:PATH`, or `systemd:NAME` for a socket that systemd opens.
         bind: Bind,
         /// TLS with ALPN; plaintext when absent.
         tls: Option<ListenerTls> = None,
+        /// Trusted proxies say for whom they speak (PROXY protocol, v1 and v2), with and without TLS.
+        proxy_protocol: bool = false,
     }
-    later ["proxy_protocol"];
 }
 
 record! {

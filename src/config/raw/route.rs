@@ -2,7 +2,7 @@
 
 use super::auth::{Addresses, Cors, Require};
 use super::words::name;
-use super::{Compose, Method, Name, Timeouts};
+use super::{BodyChanges, Compose, Method, Name, Timeouts};
 use crate::config::scalar::Url;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, Size, choice, record};
@@ -64,8 +64,8 @@ record! {
         path: Option<String> = None,
         query: QueryChanges = QueryChanges::default(),
         headers: HeaderChanges = HeaderChanges::default(),
+        body: BodyChanges = BodyChanges::default(),
     }
-    later ["body"];
 }
 
 record! {
@@ -86,14 +86,16 @@ record! {
     #[derive(Default)]
     pub struct ResponseChanges {
         headers: HeaderChanges = HeaderChanges::default(),
+        body: BodyChanges = BodyChanges::default(),
     }
-    later ["body"];
 }
 
 record! {
-    /// Applied in this order: remove, set, add.
+    /// Applied in this order: remove, rename, set, add.
     #[derive(Default)]
     pub struct HeaderChanges {
+        /// New names by old ones.
+        rename: Named<String> = Named::default(),
         set: Named<String> = Named::default(),
         add: Named<String> = Named::default(),
         remove: Vec<String> = Vec::new(),
