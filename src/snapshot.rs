@@ -22,6 +22,7 @@ use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::body::JsonEdits;
+use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::tls::Termination;
@@ -183,6 +184,8 @@ pub struct Route {
     pub access: Access,
     /// Which pages of other origins may ask.
     pub cors: Option<Cors>,
+    /// Codings of its answers.
+    pub compress: Option<Compress>,
     /// Another target for the service.
     pub rewrite: Option<Rewrite>,
     pub request_headers: HeaderEdits,

@@ -20,6 +20,7 @@ mod suite {
     mod cli;
     mod commands;
     mod compose;
+    mod compress;
     mod corpus;
     mod deadlines;
     mod drain;

@@ -10,6 +10,7 @@ use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::answer::Respond;
+use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
 use crate::shape::json;
 use crate::shape::template::{Value, Values, Variable, decode_parameter, write_plain};
@@ -69,6 +70,8 @@ pub struct Exchange {
     /// Bodies that are held until they are whole, where the route changes them.
     pub body_in: Option<Box<Collected>>,
     pub body_out: Option<Box<Collected>>,
+    /// Codes the answer's body.
+    pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
     pub tunnel: Option<Carried>,
 }
@@ -148,6 +151,7 @@ impl Exchange {
             attempt: Attempt::default(),
             body_in: None,
             body_out: None,
+            encoder: None,
             tunnel: None,
         }
     }

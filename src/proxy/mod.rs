@@ -6,6 +6,7 @@ mod admit;
 mod arrive;
 mod attempt;
 mod compose;
+mod compress;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -199,6 +200,7 @@ impl ProxyHttp for Gateway {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }
         shaping::answer(head, session.req_header(), exchange)?;
+        compress::begin(head, session.req_header(), exchange)?;
         // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
         let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
         if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
@@ -214,7 +216,8 @@ impl ProxyHttp for Gateway {
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
-        shaping::answer_body(body, end, session.req_header(), exchange).map(|()| None)
+        shaping::answer_body(body, end, session.req_header(), exchange)?;
+        compress::go_on(body, end, exchange).map(|()| None)
     }
 
     async fn response_trailer_filter(
@@ -224,7 +227,8 @@ impl ProxyHttp for Gateway {
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<Bytes>> {
         let mut body = None;
-        shaping::answer_body(&mut body, true, session.req_header(), exchange).map(|()| body)
+        shaping::answer_body(&mut body, true, session.req_header(), exchange)?;
+        compress::go_on(&mut body, true, exchange).map(|()| body)
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {

@@ -2,6 +2,8 @@
 
 pub mod answer;
 pub mod body;
+pub mod compress;
+pub mod encode;
 pub mod forward;
 pub mod headers;
 pub mod json;

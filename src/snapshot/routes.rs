@@ -15,6 +15,7 @@ use crate::route::shadow::{self, Shadowed};
 use crate::route::{Rule, Table};
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::body::JsonEdits;
+use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::shape::template::Names;
@@ -188,6 +189,7 @@ impl<'a> Build<'a> {
             action: action?,
             access: access?,
             cors: cors.map_or(Some(None), |cors| cors.map(Some))?,
+            compress: raw.compress.as_ref().map(|codings| Compress::new(codings.0.clone())),
             rewrite: rewrite?,
             request_headers: request_headers?,
             response_headers: response_headers?,

@@ -38,6 +38,8 @@ record! {
         require: Require = Require::default(),
         /// Which addresses may come.
         ip: Addresses = Addresses::default(),
+        /// Codings of answers, the most wanted first; the client's wishes go before. None when absent.
+        compress: Option<OneOrMany<Coding>> = None,
         /// Which pages of other origins may ask.
         cors: Option<Cors> = None,
         /// Replaces the server's limit; 0 is none.
@@ -53,8 +55,15 @@ record! {
         respond: Option<Respond> = None,
         compose: Option<Box<Compose>> = None,
     }
-    later ["cache",
-        "compress", "mirror"];
+    later ["cache", "mirror"];
+}
+
+choice! {
+    pub enum Coding {
+        "zstd" => Zstd,
+        "br" => Brotli,
+        "gzip" => Gzip,
+    }
 }
 
 record! {
