@@ -59,7 +59,10 @@ routes: [{{ name: all, path: /*, to: s }}, {{ path: /x, respond: {{}} }}]
     assert_eq!((&status["snapshot"]["version"], &status["snapshot"]["last_error"]), (&1.into(), &json!(null)));
     assert!(humantime::parse_rfc3339(status["snapshot"]["loaded_at"].as_str().expect("a text")).is_ok());
     let address = gateway.address().to_string();
-    assert_eq!(status["listeners"], json!([{ "name": "public", "bind": "127.0.0.1:0", "address": address, "tls": false }]));
+    assert_eq!(
+        status["listeners"],
+        json!([{ "name": "public", "bind": "127.0.0.1:0", "address": address, "tls": false, "certificates": null }])
+    );
     assert_eq!(status["routes"], json!(["all", "/x"]));
     let endpoint = json!({ "address": origin.to_string(), "weight": 3, "in_flight": 0, "state": "up", "ejections": 0 });
     assert_eq!(status["services"], json!([{ "name": "s", "cap": null, "endpoints": [endpoint] }]));

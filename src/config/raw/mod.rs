@@ -100,6 +100,8 @@ record! {
         ca: FilePath,
         /// Whether a client may come without one.
         mode: ClientAuthMode = ClientAuthMode::Optional,
+        /// A PEM file with the authorities' lists of certificates that hold no more.
+        crl: Option<FilePath> = None,
     }
 }
 
@@ -113,6 +115,8 @@ record! {
         cert: FilePath,
         /// A PEM file with the private key.
         key: FilePath,
+        /// An OCSP response in DER, which is stapled to it.
+        ocsp: Option<FilePath> = None,
     }
 }
 
@@ -150,12 +154,13 @@ record! {
         flood: Option<Flood> = None,
         /// Sheds what services can't answer in time. Off when absent.
         overload: Option<Overload> = None,
+        /// What is signed with; of a list, the first signs and all verify. The same on every gateway.
+        secret: Option<OneOrMany<Secret>> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
         /// All bodies that are held in memory together; above it 503.
         buffers: Size = Size(256 << 20),
     }
-    later ["secret"];
 }
 
 impl Default for Server {
@@ -173,6 +178,7 @@ impl Default for Server {
             http2: Http2::default(),
             flood: None,
             overload: None,
+            secret: None,
             limit_keys_max: Number(1_000_000),
             buffers: Size(256 << 20),
         }
