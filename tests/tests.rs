@@ -18,6 +18,7 @@ mod suite {
     mod cli;
     mod commands;
     mod compose;
+    mod compress;
     mod corpus;
     mod deadlines;
     mod drain;
@@ -37,6 +38,7 @@ mod suite {
     mod reload;
     mod retries;
     mod routing;
+    mod shaping;
     mod shared;
     mod sockets;
     mod strict;
