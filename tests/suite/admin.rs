@@ -32,6 +32,8 @@ fn health_and_readiness() {
 fn metrics_are_in_the_text_format_of_prometheus() {
     let gateway = Gateway::start(FIXED);
     gateway.get("/");
+    // A request is counted once its answer is out.
+    eventually("the count", || gateway.ask("/metrics").text().contains("frontdesk_requests_total").then_some(()));
     let answer = gateway.ask("/metrics");
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
