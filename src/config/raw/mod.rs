@@ -11,13 +11,13 @@ mod words;
 
 pub use body::{BodyChanges, JsonChanges};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
-pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
+pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
     Coding, HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target,
     To,
 };
-pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
+pub use service::{Balance, Endpoint, HashBy, Keepalive, Protocol, Queue, Service, ServiceTls, Sticky, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
 
 /// A key of the whole file.
@@ -183,6 +183,7 @@ impl Default for Server {
             overload: None,
             secret: None,
             limit_keys_max: Number(1_000_000),
+            secret: None,
             buffers: Size(256 << 20),
         }
     }
