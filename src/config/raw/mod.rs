@@ -183,7 +183,6 @@ impl Default for Server {
             overload: None,
             secret: None,
             limit_keys_max: Number(1_000_000),
-            secret: None,
             buffers: Size(256 << 20),
         }
     }
