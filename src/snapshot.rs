@@ -2,16 +2,19 @@
 //!
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
+mod caches;
 mod limits;
 mod listeners;
 mod routes;
 mod services;
 mod warnings;
 
+pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
+use crate::cache::{Cache, Rule};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
@@ -38,6 +41,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     pub logs: Logs,
     pub limits: Limits,
+    /// Answers that are kept.
+    pub cache: &'static Cache,
     counts: Counts,
     load: Arc<Load>,
     /// Whose keys are known.
@@ -55,6 +60,7 @@ impl State {
             metrics,
             logs,
             limits: Limits::default(),
+            cache: Cache::new(),
             counts: Counts::default(),
             load: Arc::default(),
             issuers: Arc::default(),
@@ -100,6 +106,11 @@ pub struct Snapshot {
     pub limits: Vec<LimitEntry>,
     /// Ways to recognise who comes.
     pub methods: Methods,
+    pub caches: Vec<Arc<Rule>>,
+    /// Where they keep answers.
+    pub cache: &'static Cache,
+    /// The most that these take, in bytes.
+    pub cache_memory: usize,
     /// Who was refused, and how often.
     pub failures: Arc<Failures>,
     pub access_log: Option<AccessLog>,
@@ -157,6 +168,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Bytes a second; 0 is none.
     pub body_rate_min: u64,
+    /// What its answers are kept by, if they are.
+    pub cache: Option<RouteCache>,
     /// What its requests have to pass, if anything.
     pub limits: Option<RouteLimits>,
     /// How many may be in flight at once, if there is a bound.
@@ -208,9 +221,10 @@ impl Snapshot {
         let listeners = listeners::listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
         let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
+        let caches = caches::Caches::build(raw, &root.key("caches"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         listeners::check_client_auth(raw, &root.key("auth"), problems);
-        let build = routes::Build::new(raw, state, &listeners, &services, &limits, &methods, problems);
+        let build = routes::Build::new(raw, state, &listeners, &services, &limits, &caches, &methods, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
@@ -248,6 +262,9 @@ impl Snapshot {
             services: services.into_iter().chain(url_services).collect(),
             limits: limits.into_entries()?,
             methods,
+            caches: caches.into_rules()?,
+            cache: state.cache,
+            cache_memory: usize::try_from(raw.cache_store.memory.0).unwrap_or(usize::MAX),
             failures: state.failures.clone(),
             access_log: access_log?,
             no_route: state.metrics.route(""),

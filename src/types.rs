@@ -144,6 +144,7 @@ refusals! {
     Overloaded => 503 "overloaded" "The gateway is overloaded",
     NoEndpoint => 503 "no_endpoint" "No copy of the service is available",
     BreakerOpen => 503 "breaker_open" "The service is resting",
+    NotCached => 504 "not_cached" "Nothing is kept, and the service was not to be asked",
     UpstreamTimeout => 504 "upstream_timeout" "The service took too long",
 }
 

@@ -15,6 +15,7 @@ mod suite {
     mod auth_keys;
     mod auth_mtls;
     mod bodies;
+    mod cache;
     mod cli;
     mod commands;
     mod corpus;

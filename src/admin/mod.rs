@@ -87,6 +87,8 @@ impl Admin {
 
     fn metrics(&self) -> String {
         let keys = &self.state.limits.store;
+        let kept = self.state.cache.store.size();
+        self.state.metrics.cache_kept(kept.bytes, kept.entries, kept.evicted);
         self.state.metrics.limit_keys(keys.kept(), keys.dropped());
         self.state.metrics.keys(self.snapshot.load().methods.issuers().into_iter().filter_map(|told| Some((told.url, told.age?))));
         self.state.metrics.render()

@@ -38,6 +38,10 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     pub log_dropped: IntCounter,
     limit: IntCounterVec,
+    cache: IntCounterVec,
+    cache_bytes: IntGauge,
+    cache_entries: IntGauge,
+    cache_evicted: IntCounter,
     pub flood_refused: IntCounter,
     pub limit_keys: IntGauge,
     pub limit_keys_dropped: IntCounter,
@@ -74,6 +78,10 @@ impl Metrics {
             in_flight: register(&registry, IntGauge::new("frontdesk_in_flight", "Requests that are being served.")?)?,
             log_dropped: register(&registry, IntCounter::new("frontdesk_log_dropped_total", "Log lines that were dropped.")?)?,
             limit: counters("frontdesk_limit_total", "Decisions of rate limits.", &["limit", "decision", "mode"])?,
+            cache: counters("frontdesk_cache_total", "Requests of routes with a cache, by what it came to.", &["route", "status"])?,
+            cache_bytes: register(&registry, IntGauge::new("frontdesk_cache_bytes", "What the answers take that are kept.")?)?,
+            cache_entries: register(&registry, IntGauge::new("frontdesk_cache_entries", "Answers that are kept.")?)?,
+            cache_evicted: register(&registry, IntCounter::new("frontdesk_cache_evicted_total", "Answers that made room for others.")?)?,
             flood_refused: register(
                 &registry,
                 IntCounter::new("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
@@ -132,6 +140,17 @@ impl Metrics {
         let mode = if is_shadow { "shadow" } else { "enforce" };
         let decision = |decision| self.limit.with_label_values(&[name, decision, mode]);
         LimitMetrics { allowed: decision("allowed"), refused: decision("refused") }
+    }
+
+    pub fn cache(&self, route: &str) -> CacheMetrics {
+        CacheMetrics { counters: CACHED.map(|status| self.cache.with_label_values(&[route, status])) }
+    }
+
+    /// What is kept, in bytes and answers, and how many made room so far.
+    pub fn cache_kept(&self, bytes: usize, entries: usize, evicted: u64) {
+        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.cache_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.cache_evicted.inc_by(evicted.saturating_sub(self.cache_evicted.get()));
     }
 
     pub fn reloaded(&self, result: &str) {
@@ -231,6 +250,26 @@ impl ServiceMetrics {
 pub struct LimitMetrics {
     pub allowed: IntCounter,
     pub refused: IntCounter,
+}
+
+/// What a request of a route with a cache came to.
+pub const CACHED: [&str; 6] = ["hit", "miss", "stale", "expired", "revalidated", "bypass"];
+
+/// What is counted of one route's cache.
+#[derive(Debug)]
+pub struct CacheMetrics {
+    counters: [IntCounter; CACHED.len()],
+}
+
+impl CacheMetrics {
+    /// `status` is one of [`CACHED`].
+    pub fn count(&self, status: &str) {
+        CACHED.iter().zip(&self.counters).filter(|(known, _)| **known == status).for_each(|(_, counter)| counter.inc());
+    }
+
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        CACHED.iter().zip(&self.counters).map(|(status, counter)| (*status, counter.get()))
+    }
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     }
     remove(headers, is_look_alike);
     headers.reserve(FIELDS_ADDED);
-    if let Some(connection) = exchange.connection() {
+    if let Some(connection) = exchange.client() {
         let named = host_value(request);
         let forwarded = Forwarded::new(&exchange.origin, connection.peer_text(), exchange.is_tls(), named.as_deref(), &request.headers);
         if let Some(forwarded) = forwarded {

@@ -5,6 +5,8 @@ pub mod account;
 mod admit;
 mod arrive;
 mod attempt;
+mod caching;
+mod caching_told;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -30,6 +32,8 @@ use bytes::Bytes;
 use exchange::Seen;
 use http::Version;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
+use pingora::cache::key::HashBinary;
+use pingora::cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -71,6 +75,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if exchange.is_background() {
+            return Ok(false);
+        }
         // What answers here is boxed, or every request would move the room that it needs.
         if let Err(refusal) = self.route(session, exchange) {
             return Box::pin(decline(session, exchange, refusal)).await;
@@ -89,13 +96,57 @@ impl ProxyHttp for Gateway {
         self.lead(session, exchange).await
     }
 
+    fn allow_spawning_subrequest(&self, _: &Session, exchange: &Exchange) -> bool {
+        !exchange.snapshot.caches.is_empty()
+    }
+
+    fn request_cache_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        caching::begin(session, exchange);
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _: &Session, exchange: &mut Exchange) -> Result<CacheKey> {
+        let caching = exchange.caching.as_ref().or_err(ErrorType::InternalError, "a cache without a key")?;
+        Ok(caching.key.to_pingora())
+    }
+
+    fn cache_vary_filter(&self, meta: &CacheMeta, exchange: &mut Exchange, head: &RequestHeader) -> Option<HashBinary> {
+        caching::vary(meta, exchange, head)
+    }
+
+    async fn cache_hit_filter(
+        &self,
+        session: &mut Session,
+        _: &CacheMeta,
+        found: &mut HitHandler,
+        _: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(caching::found(session, found, exchange))
+    }
+
+    async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        match self.ask(exchange) {
+            Ok(()) => Ok(true),
+            Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|answered| !answered),
+        }
+    }
+
+    fn response_cache_filter(&self, session: &Session, head: &ResponseHeader, exchange: &mut Exchange) -> Result<RespCacheable> {
+        Ok(caching::keep(session, head, exchange))
+    }
+
+    fn should_serve_stale(&self, _: &mut Session, exchange: &mut Exchange, error: Option<&Error>) -> bool {
+        caching::stands_in(exchange, error)
+    }
+
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
             return refuse(exchange, Refusal::Internal("a request without a service came to its pool"));
         };
         let mut peer = exchange.next_peer(&entry, &timeouts);
         // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
-        peer.options.read_timeout = (entry.service.is_h2 && !exchange.is_long_lived).then_some(timeouts.read);
+        peer.options.read_timeout = ((entry.service.is_h2 || exchange.is_background()) && !exchange.is_long_lived).then_some(timeouts.read);
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
         Ok(Box::new(peer))
     }
@@ -137,7 +188,7 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn upstream_response_filter(&self, _: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
             exchange.attempt.interim += 1;
@@ -150,6 +201,10 @@ impl ProxyHttp for Gateway {
             exchange.is_long_lived = true;
         }
         exchange.answered();
+        caching::forget_changed(session, head, exchange);
+        if caching::is_renewal(session, head, exchange) {
+            exchange.upstream_done();
+        }
         Ok(())
     }
 
@@ -171,6 +226,7 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             return Ok(());
         }
+        caching::tell(session, head, exchange)?;
         forward::to_client(head, session.req_header(), exchange)?;
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
@@ -192,6 +248,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+        if exchange.is_background() {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let refusal = exchange.refusal.take().or_else(|| refusal(e, exchange));
         let Some(refusal) = refusal else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
@@ -210,6 +269,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+        exchange.deadline.set_upstream(None);
         account::finish(session, exchange);
         if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
             // The service has answered before it heard all: the client must get to read that.

@@ -2,7 +2,7 @@
 
 use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, limits, refuse, respond, tunnel};
+use super::{Gateway, caching, limits, refuse, respond, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
@@ -26,6 +26,8 @@ impl Gateway {
                 }
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
+                    // With a cache, who waits for the service is known only when nothing was found.
+                    false if exchange.route().is_some_and(|route| route.cache.is_some()) => Ok(false),
                     false => match limits::wait(exchange) {
                         Ok(()) => Ok(false),
                         Err(refusal) => Box::pin(decline(session, exchange, refusal)).await,
@@ -33,6 +35,15 @@ impl Gateway {
                 }
             }
             _ => Box::pin(answer(session, exchange)).await,
+        }
+    }
+
+    /// Nothing was found: whether the service may be asked.
+    pub(super) fn ask(&self, exchange: &mut Exchange) -> Result<(), Refusal> {
+        caching::ask(exchange)?;
+        match exchange.route().is_some_and(|route| route.cache.is_some()) && !exchange.is_background() {
+            true => limits::wait(exchange),
+            false => Ok(()),
         }
     }
 

@@ -87,7 +87,9 @@ async fn keep_limits(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot>>) {
     let mut ticks = interval(SWEEP_EVERY);
     loop {
         ticks.tick().await;
-        state.limits.store.set_max(snapshot.load().server.limit_keys_max);
+        let now = snapshot.load_full();
+        state.limits.store.set_max(now.server.limit_keys_max);
+        state.cache.store.set_max(now.cache_memory);
         state.limits.store.sweep();
     }
 }
@@ -134,6 +136,7 @@ impl Server {
             status,
         };
         server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);
+        server.state.cache.store.set_max(server.snapshot.load().cache_memory);
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;
         Ok((server, orders))
     }

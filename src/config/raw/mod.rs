@@ -1,11 +1,13 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod cache;
 mod limit;
 mod route;
 mod service;
 mod words;
 
+pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
@@ -39,6 +41,10 @@ record! {
         services: Named<Option<Service>> = Named::default(),
         /// How often somebody may ask, by name.
         rate_limits: Named<Option<RateLimit>> = Named::default(),
+        /// What may be answered from memory, by name.
+        caches: Named<Option<Cache>> = Named::default(),
+        /// Where answers are kept.
+        cache_store: CacheStore = CacheStore::default(),
         /// Ways to recognise who comes, by name.
         auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
@@ -48,7 +54,7 @@ record! {
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "caches", "cache_store", "tests"];
+    later ["redis", "tests"];
 }
 
 record! {

@@ -40,6 +40,8 @@ record! {
         ip: Addresses = Addresses::default(),
         /// Which pages of other origins may ask.
         cors: Option<Cors> = None,
+        /// The name of one of `caches`: answers may come from memory.
+        cache: Option<Name> = None,
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the server's; 0 is none.
@@ -52,8 +54,7 @@ record! {
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
     }
-    later ["cache",
-        "compress", "mirror", "compose"];
+    later ["compress", "mirror", "compose"];
 }
 
 record! {
