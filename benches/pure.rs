@@ -4,7 +4,6 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use frontdesk::config::load;
 use frontdesk::config::place::At;
 use frontdesk::config::problem::Problems;
-use frontdesk::config::raw::{Balance, Endpoint};
 use frontdesk::config::source::Sources;
 use frontdesk::limit::{Caller, Set};
 use frontdesk::observe::{Metrics, Record};
@@ -15,7 +14,7 @@ use frontdesk::shape::forward::{Forwarded, Origin, TRACEPARENT, Trace, X_FORWARD
 use frontdesk::shape::template::{Names, Target, Template, Value, Values, Variable};
 use frontdesk::snapshot::{Meta, Snapshot, State};
 use frontdesk::types::{ListenerId, RouteId};
-use frontdesk::upstream::{Pool, States};
+use frontdesk::upstream::{Pool, Service, States};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method};
 use std::fmt::Write;
@@ -177,14 +176,23 @@ fn record(c: &mut Criterion) {
 
 fn picks(c: &mut Criterion) {
     let mut group = c.benchmark_group("upstream::Pool::pick");
-    for endpoints in [1, 3, 100] {
-        for (kind, balance) in [("round robin", Balance::RoundRobin), ("least request", Balance::LeastRequest)] {
-            let endpoint = |n: usize| Some(Endpoint { address: format!("10.0.0.{n}:80").parse().expect("an address"), weight: 1 });
-            let raw: Vec<_> = (1..=endpoints).map(endpoint).collect();
-            let pool = Pool::build("s", &raw, balance, &At::root(), &States::default(), &Problems::default()).expect("a pool");
-            group.bench_function(BenchmarkId::new(kind, endpoints), |b| b.iter(|| drop(pool.pick(black_box(&[])))));
+    for endpoints in [1, 3, 1_000] {
+        for balance in ["round_robin", "least_request"] {
+            let pool = pool(endpoints, balance);
+            group.bench_function(BenchmarkId::new(balance, endpoints), |b| b.iter(|| drop(pool.pick(black_box(&[])))));
         }
     }
+}
+
+/// The pool of a service with so many endpoints.
+fn pool(endpoints: usize, balance: &str) -> Pool {
+    let addresses: Vec<String> = (0..endpoints).map(|n| format!("'10.0.{}.{}:80'", n / 250, n % 250)).collect();
+    let text = format!("services: {{ s: {{ endpoints: [{}], balance: {balance} }} }}", addresses.join(", "));
+    let problems = Problems::default();
+    let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
+    let (_, service) = &raw.services.0[0];
+    let service = Service::build("s", service.as_ref().expect("a service"), &At::root(), &States::default(), &problems);
+    service.expect("a service").pool
 }
 
 /// A configuration of so many routes to ten services.
@@ -242,7 +250,7 @@ routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_li
                             let mut n = 0;
                             while !stop.load(Relaxed) {
                                 n = u32::wrapping_add(n, 7919);
-                                ask(set, n % keys);
+                                let _ = ask(set, n % keys);
                             }
                         });
                     }

@@ -19,7 +19,7 @@ use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
-use crate::limit::{Cap, Counts, Flood, Limits, Load, Overload};
+use crate::limit::{Cap, Counts, Flood, Limits, Load, Overload, Shared};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
@@ -104,6 +104,8 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     pub services: Vec<Arc<ServiceEntry>>,
     pub limits: Vec<LimitEntry>,
+    /// What limits of several gateways are counted in.
+    pub shared: Option<Arc<Shared>>,
     /// Ways to recognise who comes.
     pub methods: Methods,
     pub caches: Vec<Arc<Rule>>,
@@ -220,7 +222,8 @@ impl Snapshot {
         let root = At::root();
         let listeners = listeners::listeners(&raw.listeners, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
-        let limits = limits::Limits::build(raw, state, &root.key("rate_limits"), problems);
+        let shared = raw.redis.as_ref().and_then(|redis| state.limits.shared(redis, &root.key("redis"), problems));
+        let limits = limits::Limits::build(raw, shared.as_ref(), state, &root.key("rate_limits"), problems);
         let caches = caches::Caches::build(raw, &root.key("caches"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         listeners::check_client_auth(raw, &root.key("auth"), problems);
@@ -261,6 +264,7 @@ impl Snapshot {
             routes,
             services: services.into_iter().chain(url_services).collect(),
             limits: limits.into_entries()?,
+            shared,
             methods,
             caches: caches.into_rules()?,
             cache: state.cache,

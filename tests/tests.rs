@@ -21,6 +21,7 @@ mod suite {
     mod corpus;
     mod deadlines;
     mod drain;
+    mod ejection;
     mod explain;
     mod forwarding;
     mod gateway_api;
@@ -33,7 +34,9 @@ mod suite {
     mod overload;
     mod pools;
     mod reload;
+    mod retries;
     mod routing;
+    mod shared;
     mod strict;
     mod tls;
     mod vanish;

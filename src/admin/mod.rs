@@ -8,6 +8,7 @@ use crate::proxy::explain::{self, Question};
 use crate::shape::template::decode_parameter;
 use crate::snapshot::{Snapshot, State};
 use crate::types::ListenerId;
+use crate::upstream::Endpoint;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
@@ -90,7 +91,18 @@ impl Admin {
         let kept = self.state.cache.store.size();
         self.state.metrics.cache_kept(kept.bytes, kept.entries, kept.evicted);
         self.state.metrics.limit_keys(keys.kept(), keys.dropped());
+        if let Some(shared) = &self.snapshot.load().shared {
+            let told = shared.told();
+            self.state.metrics.store(told.is_up, told.questions, told.failures);
+        }
         self.state.metrics.keys(self.snapshot.load().methods.issuers().into_iter().filter_map(|told| Some((told.url, told.age?))));
+        let snapshot = self.snapshot.load();
+        self.state.metrics.endpoints(snapshot.services.iter().flat_map(|entry| {
+            let told = |endpoint: &Arc<Endpoint>| {
+                (&*entry.service.name, endpoint.label.to_string(), endpoint.standing().is_up(), endpoint.state.ejections())
+            };
+            entry.service.pool.set().endpoints.iter().map(told).collect::<Vec<_>>()
+        }));
         self.state.metrics.render()
     }
 

@@ -2,8 +2,9 @@
 
 use super::Process;
 use crate::auth::Told;
-use crate::limit::Cap;
+use crate::limit::{Cap, StoreTold};
 use crate::snapshot::{LimitEntry, ServiceEntry, Snapshot, State};
+use crate::upstream::Endpoint;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
         "caps": snapshot.routes.iter().filter_map(|route| Some(json!({ "route": &*route.name, "cap": cap(route.cap.as_ref()?) }))).collect::<Vec<_>>(),
         "overload": snapshot.server.overload.as_ref().map(|overload| json!({ "waiting": overload.inside(), "bound": overload.bound() })),
         "limits": snapshot.limits.iter().map(limit).collect::<Vec<_>>(),
+        "store": snapshot.shared.as_ref().map(|shared| store(shared.told())),
         "limit_keys": {
             "kept": state.limits.store.kept(),
             "max": snapshot.server.limit_keys_max,
@@ -47,11 +49,31 @@ fn issuer(told: Told) -> Value {
     json!({ "url": told.url, "age_seconds": told.age.map(|age| age.as_secs()), "error": told.error })
 }
 
+fn store(told: StoreTold) -> Value {
+    json!({
+        "name": told.name,
+        "up": told.is_up,
+        "last_error": told.last_error,
+        "questions": told.questions,
+        "failures": told.failures,
+        "leases": told.leases,
+    })
+}
+
 fn service(entry: &Arc<ServiceEntry>) -> Value {
-    let endpoints = entry.service.pool.endpoints().iter();
-    let endpoint = |endpoint: &Arc<crate::upstream::Endpoint>| json!({ "address": &*endpoint.label, "weight": endpoint.weight, "in_flight": endpoint.state.in_flight() });
     let cap = entry.cap.as_ref().map(cap);
-    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": endpoints.map(endpoint).collect::<Vec<_>>() })
+    let set = entry.service.pool.set();
+    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": set.endpoints.iter().map(endpoint).collect::<Vec<_>>() })
+}
+
+fn endpoint(endpoint: &Arc<Endpoint>) -> Value {
+    json!({
+        "address": &*endpoint.label,
+        "weight": endpoint.weight,
+        "in_flight": endpoint.state.in_flight(),
+        "state": endpoint.standing().name(),
+        "ejections": endpoint.state.ejections(),
+    })
 }
 
 fn cap(cap: &Cap) -> Value {
@@ -73,6 +95,12 @@ fn limit(entry: &LimitEntry) -> Value {
         "allowed": entry.metrics.allowed.get(),
         "refused": entry.metrics.refused.get(),
         "keys": keys,
+        "shared": limit.sharing.as_ref().map(|sharing| json!({
+            "exact": sharing.is_exact,
+            "held": limit.held(),
+            "alone": entry.metrics.alone.get(),
+            "overshoot": limit.overshoot().unwrap_or(0),
+        })),
         // By the hash that `explain` shows too: what a key is of may be secret.
         "nearest": nearest.iter().map(near).collect::<Vec<_>>(),
     })

@@ -216,6 +216,11 @@ fn summary(status: &Value) -> String {
             ));
         }
     }
+    if let Some(name) = status["store"]["name"].as_str() {
+        let state =
+            if status["store"]["up"] == true { "up".to_string() } else { format!("away: {}", text(&status["store"]["last_error"])) };
+        out.push_str(&format!("store {name}: {state}, {} keys, {} calls\n", status["store"]["leases"], status["store"]["questions"]));
+    }
     for limit in list(&status["limits"]) {
         out.push_str(&format!(
             "limit {}: {} by {}, {} keys, {} let through, {} refused{}\n",
@@ -227,6 +232,11 @@ fn summary(status: &Value) -> String {
             limit["refused"],
             if limit["mode"] == "shadow" { " (shadow)" } else { "" }
         ));
+        let shared = &limit["shared"];
+        if shared.is_object() {
+            let how = if shared["exact"] == true { "exactly" } else { "by leases" };
+            out.push_str(&format!("  shared {how}: {} held, {} decided without the store\n", shared["held"], shared["alone"]));
+        }
         for near in list(&limit["nearest"]) {
             out.push_str(&format!("  {}: {} left, all of it in {} s\n", text(&near["key"]), near["left"], near["reset_seconds"]));
         }

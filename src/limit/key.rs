@@ -3,6 +3,7 @@
 use super::store::{Key, PolicyId, Store};
 use crate::config::raw::By;
 use http::HeaderMap;
+use ring::digest::{Context, SHA256};
 use std::borrow::Cow;
 use std::hash::Hasher;
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ mod kind {
     pub const HEADER: u8 = 3;
     pub const CLAIM: u8 = 4;
     pub const ROUTE: u8 = 5;
+    pub const LIMIT: u8 = 6;
 }
 
 /// The key of a policy's bucket. `route` stands for the route, whatever it is called.
@@ -33,6 +35,30 @@ pub fn key(store: &Store, policy: PolicyId, by: &[By], route: u64, caller: &Call
     use siphasher::sip128::Hasher128;
     let hash = hasher.finish128();
     Key([hash.h1, hash.h2])
+}
+
+/// What gateways that share a limit call the same key: they agree on it whatever their process, and it tells nobody who it is of.
+/// `limit` is what they have to agree on to count together.
+pub fn shared_name(limit: &str, by: &[By], route: u64, caller: &Caller<'_>) -> Box<str> {
+    let mut digest = Sha256(Context::new(&SHA256));
+    feed_text(&mut digest, kind::LIMIT, limit.as_bytes());
+    by.iter().for_each(|by| feed(&mut digest, by, route, caller));
+    let digest = digest.0.finish();
+    let digits = digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("frontdesk:{digits}").into()
+}
+
+/// Takes what a key is made of where nobody may find two that meet, though the way is known.
+struct Sha256(Context);
+
+impl Hasher for Sha256 {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+    /// Not asked for: the digest is longer.
+    fn finish(&self) -> u64 {
+        0
+    }
 }
 
 fn feed(hasher: &mut impl Hasher, by: &By, route: u64, caller: &Caller<'_>) {

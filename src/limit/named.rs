@@ -1,11 +1,13 @@
 //! A limit as it is configured, and what of all limits outlives a configuration.
 
 use super::key::{self, Caller};
+use super::lease::{Lease, Terms};
 use super::pace::Pace;
+use super::shared::Shared;
 use super::store::{Key, Near, PolicyId, Store};
 use crate::config::place::At;
 use crate::config::problem::Problems;
-use crate::config::raw::{By, LimitMode, RateLimit, Rates};
+use crate::config::raw::{By, LimitMode, RateLimit, Rates, Redis, WhenDown};
 use crate::config::scalar::Rate;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -17,6 +19,8 @@ pub struct Limits {
     pub store: Arc<Store>,
     /// By name and the text of their configuration: one that is unchanged goes on with its buckets.
     known: Mutex<HashMap<(String, String), Weak<Limit>>>,
+    /// What gateways share, by the text of its configuration.
+    shared: Mutex<Option<(Vec<u8>, Weak<Shared>)>>,
 }
 
 /// One name of `rate_limits`, however many routes use it.
@@ -32,6 +36,18 @@ pub struct Limit {
     /// By the claim's value, the one for all others last.
     plans: Box<[(Box<str>, Policy)]>,
     store: Arc<Store>,
+    /// What it has in common with other gateways, if anything.
+    pub sharing: Option<Sharing>,
+}
+
+/// How a limit is shared.
+#[derive(Clone, Debug)]
+pub struct Sharing {
+    pub shared: Arc<Shared>,
+    /// The store is asked for each request.
+    pub is_exact: bool,
+    pub when_down: WhenDown,
+    nodes: u64,
 }
 
 /// One rate of a limit.
@@ -39,9 +55,18 @@ pub struct Limit {
 pub struct Policy {
     id: PolicyId,
     pub pace: Pace,
+    /// What this gateway keeps to while the store of a shared limit is away; otherwise the same.
+    pub alone: Pace,
+    pub terms: Terms,
     pub rate: Rate,
     /// `"name";q=20;w=12`, as RateLimit-Policy has it.
     pub field: Box<str>,
+}
+
+impl Policy {
+    pub fn id(&self) -> PolicyId {
+        self.id
+    }
 }
 
 impl Drop for Limit {
@@ -51,27 +76,51 @@ impl Drop for Limit {
 }
 
 impl Limits {
+    /// The store that gateways share, or goes on with it. It is to be started. `None` means that a problem was reported.
+    pub fn shared(&self, raw: &Redis, at: &At<'_>, problems: &Problems) -> Option<Arc<Shared>> {
+        let root_cert = match &raw.ca {
+            None => None,
+            Some(file) => {
+                let read = std::fs::read(&file.0).map_err(|e| format!("can't read `{}`: {e}", file.0));
+                let fix = "name a PEM file that this user may read";
+                Some(problems.ok(read, &at.key("ca"), "the store's certificate could not be verified", fix)?)
+            }
+        };
+        let key = [raw.url.0.as_bytes(), &[0], root_cert.as_deref().unwrap_or_default()].concat();
+        let mut known = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = known.as_ref().filter(|(known, _)| *known == key).and_then(|(_, shared)| shared.upgrade()) {
+            return Some(shared);
+        }
+        let built = Shared::build(raw, root_cert, self.store.began()).map_err(|what| format!("`url` can't be used: {what}"));
+        let fix = "write `redis://`, `rediss://` or `unix:`, such as `redis://127.0.0.1:6379`";
+        let shared = Arc::new(problems.ok(built, &at.key("url"), "limits could not be shared", fix)?);
+        *known = Some((key, Arc::downgrade(&shared)));
+        Some(shared)
+    }
+
     /// Builds a limit, or goes on with it. `None` means that a problem was reported.
-    pub fn build(&self, name: &str, raw: &RateLimit, at: &At<'_>, problems: &Problems) -> Option<Arc<Limit>> {
-        let key = (name.to_string(), format!("{raw:?}"));
+    pub fn build(&self, name: &str, raw: &RateLimit, shared: Option<&Arc<Shared>>, at: &At<'_>, problems: &Problems) -> Option<Arc<Limit>> {
+        let shared = shared.filter(|_| raw.shared);
+        let key = (name.to_string(), format!("{raw:?} {:?}", shared.map(Arc::as_ptr)));
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(limit) = known().get(&key).and_then(Weak::upgrade) {
             return Some(limit);
         }
-        let limit = Arc::new(self.fresh(name, raw, at, problems)?);
+        let limit = Arc::new(self.fresh(name, raw, shared, at, problems)?);
         let mut known = known();
         known.retain(|_, limit| limit.strong_count() > 0);
         known.insert(key, Arc::downgrade(&limit));
         Some(limit)
     }
 
-    fn fresh(&self, name: &str, raw: &RateLimit, at: &At<'_>, problems: &Problems) -> Option<Limit> {
+    fn fresh(&self, name: &str, raw: &RateLimit, shared: Option<&Arc<Shared>>, at: &At<'_>, problems: &Problems) -> Option<Limit> {
         let at_rate = at.key("rate");
         if let Some((nth, by)) = raw.by.0.iter().enumerate().find(|(nth, by)| raw.by.0[..*nth].contains(by)) {
             let fix = "remove one of the two";
             return problems.at(&at.key("by").index(nth), format!("`{}` is named twice", by.text()), "it would change nothing", fix);
         }
-        let pace = |rate: &Rate, at: &At<'_>| self.pace(name, raw, *rate, at, problems);
+        let pace =
+            |rate: &Rate, at: &At<'_>| Some((pace(name, raw, *rate, 1, at, problems)?, pace(name, raw, *rate, raw.nodes.0, at, problems)?));
         let (claim, plans) = match &raw.rate {
             Rates::One(rate) => (None, vec![pace(rate, &at_rate).map(|pace| (String::new(), *rate, pace))]),
             Rates::Plans(plans) => {
@@ -82,10 +131,17 @@ impl Limits {
                 (Some(plans.claim.as_str().into()), all)
             }
         };
-        let plans: Vec<(String, Rate, Pace)> = plans.into_iter().collect::<Option<_>>()?;
-        let policy = |(value, rate, pace): (String, Rate, Pace)| {
+        let plans: Vec<(String, Rate, (Pace, Pace))> = plans.into_iter().collect::<Option<_>>()?;
+        let policy = |(value, rate, (pace, alone)): (String, Rate, (Pace, Pace))| {
             let field = format!("\"{name}\";q={};w={}", pace.burst(), pace.window()).into();
-            (value.into(), Policy { id: self.store.add_policy(pace), pace, rate, field })
+            let terms = Terms::new(rate.period, rate.count, pace.burst(), raw.cost.0, raw.nodes.0);
+            (value.into(), Policy { id: self.store.add_policy(alone), pace, alone, terms, rate, field })
+        };
+        let sharing = |shared: &Arc<Shared>| Sharing {
+            shared: shared.clone(),
+            is_exact: raw.exact,
+            when_down: raw.when_store_is_down,
+            nodes: raw.nodes.0,
         };
         Some(Limit {
             name: name.into(),
@@ -95,18 +151,21 @@ impl Limits {
             claim,
             plans: plans.into_iter().map(policy).collect(),
             store: self.store.clone(),
+            sharing: shared.map(sharing),
         })
     }
+}
 
-    fn pace(&self, name: &str, raw: &RateLimit, rate: Rate, at: &At<'_>, problems: &Problems) -> Option<Pace> {
-        let (burst, cost) = (raw.burst.map_or(rate.count, |burst| burst.0), raw.cost.0);
-        if cost > burst {
-            let what = format!("a request of `{name}` costs {cost}, and there are never more than {burst}");
-            return problems.at(at, what, "every request would be refused", "lower `cost`, or raise `burst` to at least that");
-        }
-        let why = "a bucket that takes so long to fill can't be counted exactly";
-        problems.ok(Pace::new(rate, burst, cost), at, why, "raise the rate, or lower `burst`")
+/// The pace of one of so many gateways, which has its part of the rate and of the burst, but never less than one request.
+fn pace(name: &str, raw: &RateLimit, rate: Rate, nodes: u64, at: &At<'_>, problems: &Problems) -> Option<Pace> {
+    let (burst, cost) = (raw.burst.map_or(rate.count, |burst| burst.0), raw.cost.0);
+    if cost > burst {
+        let what = format!("a request of `{name}` costs {cost}, and there are never more than {burst}");
+        return problems.at(at, what, "every request would be refused", "lower `cost`, or raise `burst` to at least that");
     }
+    let why = "a bucket that takes so long to fill can't be counted exactly";
+    let part = Rate { count: rate.count, period: rate.period * u32::try_from(nodes).unwrap_or(u32::MAX) };
+    problems.ok(Pace::new(part, (burst / nodes).max(cost), cost), at, why, "raise the rate, or lower `burst`")
 }
 
 impl Limit {
@@ -126,12 +185,25 @@ impl Limit {
         key::key(&self.store, self.plan(plan).id, &self.by, route, caller)
     }
 
-    pub fn id(&self, plan: u16) -> PolicyId {
-        self.plan(plan).id
-    }
-
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The lease of a caller; `None` when it has to be decided without.
+    pub fn lease(&self, sharing: &Sharing, plan: u16, key: Key, route: u64, caller: &Caller<'_>) -> Option<Arc<Lease>> {
+        let (policy, value) = (self.plan(plan), &self.plans[usize::from(plan).min(self.plans.len() - 1)].0);
+        let name = || {
+            let alike = format!("{} {value} {} {:?}", self.name, policy.rate, policy.terms);
+            key::shared_name(&alike, &self.by, route, caller)
+        };
+        sharing.shared.leases.of(key, policy.id, policy.terms, self.store.max(), name)
+    }
+
+    /// Requests that all gateways together may let through beyond burst and rate, in any time: those that they hold.
+    pub fn overshoot(&self) -> Option<u64> {
+        let sharing = self.sharing.as_ref().filter(|sharing| !sharing.is_exact)?;
+        let held = self.plans.iter().map(|(_, policy)| u64::from(policy.terms.most)).max()?;
+        Some(held * sharing.nodes)
     }
 
     /// Whoever asks can choose to be counted as somebody else each time.
@@ -140,10 +212,24 @@ impl Limit {
             && self.by.iter().all(|by| matches!(by, By::Header(_) | By::Route | By::Global))
     }
 
-    /// How many keys it has, and those with the least left.
+    /// How many keys it has, and those with the least left. What is counted of requests that were decided without the store is
+    /// not among them.
     pub fn nearest(&self, most: usize) -> (usize, Vec<Near>) {
-        let policies: Vec<_> = self.plans.iter().map(|(_, policy)| (policy.id, policy.pace)).collect();
-        self.store.nearest(&policies, most)
+        let Some(sharing) = &self.sharing else {
+            let policies: Vec<_> = self.plans.iter().map(|(_, policy)| (policy.id, policy.pace)).collect();
+            return self.store.nearest(&policies, most);
+        };
+        let (keys, _, near) = sharing.shared.leases.nearest(&self.ids(), most, self.store.now_ns());
+        (keys, near)
+    }
+
+    /// Requests of a shared limit that this gateway holds.
+    pub fn held(&self) -> u64 {
+        self.sharing.as_ref().map_or(0, |sharing| sharing.shared.leases.nearest(&self.ids(), 0, self.store.now_ns()).1)
+    }
+
+    fn ids(&self) -> Vec<PolicyId> {
+        self.plans.iter().map(|(_, policy)| policy.id).collect()
     }
 
     /// What it counts by, as it is configured.

@@ -120,6 +120,11 @@ impl Pace {
         (word & TIME).saturating_sub(self.at(now_ns))
     }
 
+    /// What is owed when the bucket is full in so many nanoseconds.
+    pub fn debt_of_ns(&self, ns: u64) -> u64 {
+        self.at(ns)
+    }
+
     /// Tokens that are left.
     pub fn left(&self, debt: u64) -> u64 {
         self.burst.saturating_sub(debt) >> self.shift

@@ -1,22 +1,30 @@
 //! The limits of one route, and what they say to one request.
 
 use super::key::{self, Caller};
-use super::named::{Limit, Policy};
-use super::pace::Charge;
+use super::lease::{Found, Lease};
+use super::named::{Limit, Policy, Sharing};
+use super::pace::{Charge, Pace};
+use super::script::{Charged, Want};
+use super::shared::PATIENCE;
 use super::store::{Key, Store};
+use crate::config::raw::WhenDown;
+use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 /// All that a route asks for; at least one.
 #[derive(Debug)]
 pub struct Set {
     limits: Box<[Arc<Limit>]>,
     route_name: Arc<str>,
-    /// Stands for the route in keys, by its name: it is the same after a reload.
+    /// Stands for the route in keys, by its name: it is the same after a reload, and for gateways that share a limit.
     route: u64,
     store: Arc<Store>,
+    /// One of them has it in common with other gateways.
+    is_shared: bool,
 }
 
 /// Where a caller stands with one limit.
@@ -27,6 +35,8 @@ pub struct Standing {
     plan: u16,
     /// It does not let this request pass, or would not if it were not a shadow.
     pub is_refused: bool,
+    /// Shared with others, but decided without them: their store is away or late.
+    pub is_alone: bool,
     debt: u64,
 }
 
@@ -40,18 +50,44 @@ pub struct Verdict {
 }
 
 /// One limit while a decision is made.
+#[derive(Debug)]
 struct Trial {
     key: Key,
     standing: Standing,
-    charge: Option<Charge>,
+    held: Held,
+    /// Of a limit that is shared.
+    lease: Option<Arc<Lease>>,
+}
+
+/// What a request has been charged so far.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    Nothing,
+    OfBucket(Charge),
+    OfLease,
+}
+
+/// A decision that needs the store that gateways share.
+#[derive(Debug)]
+pub struct Pending(Box<[Trial]>);
+
+/// How far a decision has come.
+enum Step {
+    Done,
+    /// Only the store knows what there is for this key.
+    Ask(Arc<Lease>),
+    /// All others let it pass and are charged; these have to be asked of the store now.
+    Exact,
 }
 
 impl Set {
     /// `None` when there is no limit.
     pub fn new(limits: Vec<Arc<Limit>>, route: &Arc<str>, store: &Arc<Store>) -> Option<Set> {
-        let mut hasher = store.hasher();
+        // Names of routes are the operator's: nobody looks for two that meet.
+        let mut hasher = SipHasher13::new();
         hasher.write(route.as_bytes());
-        let set = Set { limits: limits.into(), route_name: route.clone(), route: hasher.finish(), store: store.clone() };
+        let is_shared = limits.iter().any(|limit| limit.sharing.is_some());
+        let set = Set { limits: limits.into(), route_name: route.clone(), route: hasher.finish(), store: store.clone(), is_shared };
         (!set.limits.is_empty()).then_some(set)
     }
 
@@ -67,84 +103,236 @@ impl Set {
         self.limit(standing).plan(standing.plan)
     }
 
+    fn pace(&self, standing: &Standing) -> &Pace {
+        let policy = self.policy(standing);
+        if standing.is_alone { &policy.alone } else { &policy.pace }
+    }
+
     /// Tokens that are left, seconds until all are, and seconds until one more request passes.
     pub fn told(&self, standing: &Standing) -> (u64, u64, u64) {
-        let pace = &self.policy(standing).pace;
+        let pace = self.pace(standing);
         (pace.left(standing.debt), pace.until_full(standing.debt), pace.until_fits(standing.debt))
     }
 
     /// Charges all limits, or none: when one refuses, the others are as they would be without this request.
-    pub fn decide(&self, caller: &Caller<'_>) -> Verdict {
+    ///
+    /// # Errors
+    /// The store that gateways share has to be asked: see [`Set::settle`].
+    pub fn decide(&self, caller: &Caller<'_>) -> Result<Verdict, Pending> {
         self.decide_at(caller, self.store.now_ns())
     }
 
-    /// The same without charging any.
+    fn decide_at(&self, caller: &Caller<'_>, now_ns: u64) -> Result<Verdict, Pending> {
+        let mut trials = self.trials(caller);
+        match self.step(&mut trials, now_ns, false) {
+            Step::Done => Ok(self.verdict(&trials)),
+            Step::Ask(_) | Step::Exact => {
+                // It begins anew where it may wait.
+                trials.iter_mut().for_each(|trial| self.give_back(trial, now_ns));
+                Err(Pending(trials.into_iter().collect()))
+            }
+        }
+    }
+
+    /// The same without charging any, and without asking anybody.
     pub fn look(&self, caller: &Caller<'_>) -> Verdict {
         let now_ns = self.store.now_ns();
         let mut trials = self.trials(caller);
-        trials.iter_mut().for_each(|trial| self.try_one(trial, now_ns));
+        trials.iter_mut().for_each(|trial| drop(self.try_one(trial, now_ns, false)));
         self.verdict(&trials)
     }
 
-    fn decide_at(&self, caller: &Caller<'_>, now_ns: u64) -> Verdict {
-        let mut trials = self.trials(caller);
-        if let [_, _, ..] = &trials[..] {
-            trials.iter_mut().for_each(|trial| self.try_one(trial, now_ns));
+    /// Goes on with a decision that the store is needed for, for 20 ms at most; then it is made without.
+    pub async fn settle(&self, pending: Pending) -> Verdict {
+        let Pending(mut trials) = pending;
+        let until = Instant::now() + PATIENCE;
+        let mut is_late = false;
+        loop {
+            match self.step(&mut trials, self.store.now_ns(), is_late) {
+                Step::Done => return self.verdict(&trials),
+                Step::Ask(lease) => {
+                    let of_lease = |trial: &&Trial| trial.lease.as_ref().is_some_and(|known| Arc::ptr_eq(known, &lease));
+                    let sharing = trials.iter().find(of_lease).and_then(|trial| self.limit(&trial.standing).sharing.as_ref());
+                    is_late = match sharing {
+                        Some(sharing) => !sharing.shared.ask(&lease, until).await || Instant::now() >= until,
+                        None => true,
+                    };
+                }
+                Step::Exact => match self.ask_exactly(&mut trials, until).await {
+                    true => return self.verdict(&trials),
+                    false => is_late = true,
+                },
+            }
+        }
+    }
+
+    /// Asks the store for all that is counted exactly, in one call; `false` when it does not answer in time. Nothing is held
+    /// afterwards unless the request passes.
+    async fn ask_exactly(&self, trials: &mut [Trial], until: Instant) -> bool {
+        // Once: whether the store is there may change while it is asked.
+        let exact = |(place, trial): (usize, &Trial)| Some((place, self.exact(trial)?.shared.clone(), trial.lease.clone()?));
+        let asked: SmallVec<[_; 2]> = trials.iter().enumerate().filter_map(exact).collect();
+        let wants: SmallVec<[Want<'_>; 2]> = asked
+            .iter()
+            .map(|(place, _, lease)| {
+                let must = !self.is_shadow(&trials[*place]);
+                Want { name: &lease.name, terms: lease.terms, wanted: 1, back: 0, must }
+            })
+            .collect();
+        let charged = match asked.first() {
+            Some((_, shared, _)) => shared.charge(&wants, until).await,
+            None => None,
+        };
+        let (now_ns, is_answered) = (self.store.now_ns(), charged.is_some());
+        for ((place, ..), Charged { granted, owed_us }) in asked.iter().zip(charged.unwrap_or_default()) {
+            let standing = &mut trials[*place].standing;
+            standing.is_refused = granted == 0;
+            standing.debt = self.pace(standing).debt_of_ns(owed_us.saturating_mul(1_000));
+        }
+        if !is_answered || trials.iter().any(|trial| self.is_in_the_way(trial)) {
+            trials.iter_mut().for_each(|trial| self.give_back(trial, now_ns));
+        }
+        is_answered
+    }
+
+    fn step(&self, trials: &mut [Trial], now_ns: u64, is_late: bool) -> Step {
+        if let [_, _, ..] = trials {
+            let mut unknown = None;
+            for trial in trials.iter_mut() {
+                unknown = self.try_one(trial, now_ns, is_late).or(unknown);
+            }
             if trials.iter().any(|trial| self.is_in_the_way(trial)) {
                 // What was only looked at is not owed.
-                return self.verdict(&trials);
+                return Step::Done;
+            }
+            if let Some(lease) = unknown {
+                return Step::Ask(lease);
             }
         }
+        let mut is_exact = false;
         for place in 0..trials.len() {
-            self.charge_one(&mut trials[place], now_ns);
-            if self.is_in_the_way(&trials[place]) {
+            if !is_late && self.exact(&trials[place]).is_some() {
+                is_exact = true;
+                continue;
+            }
+            let unknown = self.charge_one(&mut trials[place], now_ns, is_late);
+            if unknown.is_some() || self.is_in_the_way(&trials[place]) {
                 // Others have taken the last of it since it was looked at.
                 trials[..place].iter_mut().for_each(|trial| self.give_back(trial, now_ns));
-                break;
+                return unknown.map_or(Step::Done, Step::Ask);
             }
         }
-        self.verdict(&trials)
+        if is_exact { Step::Exact } else { Step::Done }
     }
 
     fn trials(&self, caller: &Caller<'_>) -> SmallVec<[Trial; 2]> {
         let trial = |(place, limit): (usize, &Arc<Limit>)| {
             let plan = limit.policy(caller);
             let place = u16::try_from(place).unwrap_or(u16::MAX);
-            let standing = Standing { place, plan, is_refused: false, debt: 0 };
-            Trial { key: limit.key(plan, self.route, caller), standing, charge: None }
+            let standing = Standing { place, plan, is_refused: false, is_alone: false, debt: 0 };
+            let key = limit.key(plan, self.route, caller);
+            let lease = match &limit.sharing {
+                Some(sharing) if self.is_shared => limit.lease(sharing, plan, key, self.route, caller),
+                _ => None,
+            };
+            Trial { key, standing, held: Held::Nothing, lease }
         };
         self.limits.iter().enumerate().map(trial).collect()
     }
 
-    fn is_in_the_way(&self, trial: &Trial) -> bool {
-        trial.standing.is_refused && !self.limit(&trial.standing).is_shadow
+    fn is_shadow(&self, trial: &Trial) -> bool {
+        self.limit(&trial.standing).is_shadow
     }
 
-    fn try_one(&self, trial: &mut Trial, now_ns: u64) {
-        let pace = &self.policy(&trial.standing).pace;
+    fn is_in_the_way(&self, trial: &Trial) -> bool {
+        trial.standing.is_refused && !self.is_shadow(trial)
+    }
+
+    /// How a trial is shared, when its store can be asked.
+    fn sharing(&self, trial: &Trial) -> Option<(&Sharing, Arc<Lease>)> {
+        let sharing = self.limit(&trial.standing).sharing.as_ref().filter(|sharing| sharing.shared.is_up())?;
+        Some((sharing, trial.lease.clone()?))
+    }
+
+    fn exact(&self, trial: &Trial) -> Option<&Sharing> {
+        self.sharing(trial).map(|(sharing, _)| sharing).filter(|sharing| sharing.is_exact)
+    }
+
+    /// Looks at a limit. The answer is what has to be asked for before it can be said.
+    fn try_one(&self, trial: &mut Trial, now_ns: u64, is_late: bool) -> Option<Arc<Lease>> {
+        trial.standing.is_alone = false;
+        if let Some((sharing, lease)) = self.sharing(trial).filter(|_| !is_late) {
+            let found = if sharing.is_exact { Found::Token { is_low: false } } else { lease.look(now_ns) };
+            trial.standing.is_refused = found == Found::Empty;
+            trial.standing.debt = self.pace(&trial.standing).debt_of_ns(lease.owed_ns(now_ns));
+            return (found == Found::Unknown).then_some(lease);
+        }
+        if let Some(is_refused) = self.without_counting(trial) {
+            (trial.standing.is_refused, trial.standing.debt) = (is_refused, 0);
+            return None;
+        }
+        let pace = self.pace(&trial.standing);
         // Whoever is refused again and again is not idle.
         let word = self.store.with(trial.key, now_ns, |word| word.load(Relaxed)).unwrap_or(0);
-        trial.standing.is_refused = pace.look(word, now_ns).is_err();
-        trial.standing.debt = pace.debt(word, now_ns);
+        let (is_err, debt) = (pace.look(word, now_ns).is_err(), pace.debt(word, now_ns));
+        (trial.standing.is_refused, trial.standing.debt) = (is_err, debt);
+        None
     }
 
-    fn charge_one(&self, trial: &mut Trial, now_ns: u64) {
-        let policy = self.policy(&trial.standing);
-        let id = self.limit(&trial.standing).id(trial.standing.plan);
-        let charged = self.store.with_new(trial.key, id, now_ns, |word| policy.pace.charge(word, now_ns));
-        trial.charge = charged.ok();
+    /// What becomes of a request of a shared limit whose store is away, unless it is counted here. Notes that it is.
+    fn without_counting(&self, trial: &mut Trial) -> Option<bool> {
+        let sharing = self.limit(&trial.standing).sharing.as_ref()?;
+        trial.standing.is_alone = true;
+        match sharing.when_down {
+            WhenDown::Local => None,
+            WhenDown::Allow => Some(false),
+            WhenDown::Refuse => Some(true),
+        }
+    }
+
+    fn charge_one(&self, trial: &mut Trial, now_ns: u64, is_late: bool) -> Option<Arc<Lease>> {
+        trial.standing.is_alone = false;
+        if let Some((sharing, lease)) = self.sharing(trial).filter(|_| !is_late) {
+            let found = lease.take(now_ns);
+            trial.standing.is_refused = found == Found::Empty;
+            trial.standing.debt = self.pace(&trial.standing).debt_of_ns(lease.owed_ns(now_ns));
+            if let Found::Token { is_low } = found {
+                trial.held = Held::OfLease;
+                if is_low {
+                    sharing.shared.fetch(&lease);
+                }
+            }
+            return (found == Found::Unknown).then_some(lease);
+        }
+        if let Some(is_refused) = self.without_counting(trial) {
+            (trial.standing.is_refused, trial.standing.debt) = (is_refused, 0);
+            return None;
+        }
+        let (pace, id) = (self.pace(&trial.standing), self.policy(&trial.standing).id());
+        let charged = self.store.with_new(trial.key, id, now_ns, |word| pace.charge(word, now_ns));
+        trial.held = charged.map_or(Held::Nothing, Held::OfBucket);
         trial.standing.is_refused = charged.is_err();
         trial.standing.debt = charged.map_or_else(|debt| debt, |charge| charge.debt);
+        None
     }
 
     fn give_back(&self, trial: &mut Trial, now_ns: u64) {
-        let pace = &self.policy(&trial.standing).pace;
-        if let Some(charge) = trial.charge.take() {
-            let debt = self.store.with(trial.key, now_ns, |word| {
-                pace.undo(word, charge);
-                pace.debt(word.load(Relaxed), now_ns)
-            });
-            trial.standing.debt = debt.unwrap_or(0);
+        match std::mem::replace(&mut trial.held, Held::Nothing) {
+            Held::Nothing => {}
+            Held::OfLease => {
+                if let Some(lease) = &trial.lease {
+                    lease.put_back();
+                    trial.standing.debt = self.pace(&trial.standing).debt_of_ns(lease.owed_ns(now_ns));
+                }
+            }
+            Held::OfBucket(charge) => {
+                let pace = self.pace(&trial.standing);
+                let debt = self.store.with(trial.key, now_ns, |word| {
+                    pace.undo(word, charge);
+                    pace.debt(word.load(Relaxed), now_ns)
+                });
+                trial.standing.debt = debt.unwrap_or(0);
+            }
         }
     }
 
@@ -185,7 +373,7 @@ mod tests {
     fn limit(limits: &Limits, name: &str, yaml: &str) -> Arc<Limit> {
         let (value, problems) = (serde_yaml::from_str(yaml).expect("YAML"), Problems::default());
         let raw = Shape::read(&Node { value: &value, at: &At::root(), problems: &problems });
-        let built = raw.and_then(|raw| limits.build(name, &raw, &At::root(), &problems));
+        let built = raw.and_then(|raw| limits.build(name, &raw, None, &At::root(), &problems));
         built.unwrap_or_else(|| panic!("{:?}", problems.into_parts()))
     }
 
@@ -196,7 +384,8 @@ mod tests {
 
     fn ask(set: &Set, who: u8, plan: Option<&'static str>, now_ns: u64) -> Verdict {
         let (headers, claim) = (http::HeaderMap::new(), |_: &str| plan.map(Cow::Borrowed));
-        set.decide_at(&Caller { identity: None, claim: &claim, client_ip: IpAddr::from([10, 0, 0, who]), headers: &headers }, now_ns)
+        let caller = Caller { identity: None, claim: &claim, client_ip: IpAddr::from([10, 0, 0, who]), headers: &headers };
+        set.decide_at(&caller, now_ns).expect("nothing is shared")
     }
 
     fn fields(set: &Set, verdict: &Verdict) -> Vec<String> {

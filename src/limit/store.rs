@@ -32,7 +32,7 @@ impl Hash for Key {
 
 /// Keys are hashes already.
 #[derive(Default)]
-struct AsItIs(u64);
+pub(super) struct AsItIs(u64);
 
 impl Hasher for AsItIs {
     fn finish(&self) -> u64 {
@@ -55,7 +55,7 @@ struct Bucket {
 type Shard = HashMap<Key, Bucket, BuildHasherDefault<AsItIs>>;
 
 /// The name of a pace for as long as the process runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyId(u32);
 
 impl PolicyId {
@@ -113,6 +113,16 @@ impl Store {
     /// For what a key is made of.
     pub fn hasher(&self) -> SipHasher13 {
         SipHasher13::new_with_keys(self.secret.0, self.secret.1)
+    }
+
+    /// When its time begins.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Keys that are kept at most.
+    pub fn max(&self) -> usize {
+        self.max.load(Relaxed)
     }
 
     pub fn set_max(&self, max: usize) {

@@ -28,6 +28,8 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     upstream_requests: IntCounterVec,
     retries: IntCounterVec,
+    endpoint_up: IntGaugeVec,
+    ejections: IntCounterVec,
     refusals: IntCounterVec,
     reloads: IntCounterVec,
     snapshot_info: IntGaugeVec,
@@ -42,6 +44,10 @@ pub struct Metrics {
     cache_bytes: IntGauge,
     cache_entries: IntGauge,
     cache_evicted: IntCounter,
+    limit_alone: IntCounterVec,
+    pub store_up: IntGauge,
+    pub store_failures: IntCounter,
+    pub store_questions: IntCounter,
     pub flood_refused: IntCounter,
     pub limit_keys: IntGauge,
     pub limit_keys_dropped: IntCounter,
@@ -65,6 +71,8 @@ impl Metrics {
             upstream_seconds: histograms("frontdesk_upstream_seconds", "From an attempt's begin to the head of its answer.", "service")?,
             upstream_requests: counters("frontdesk_upstream_requests_total", "Attempts.", &["service", "endpoint", "outcome"])?,
             retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
+            endpoint_up: gauges("frontdesk_endpoint_up", "Whether requests are sent to an endpoint.", &["service", "endpoint"])?,
+            ejections: counters("frontdesk_ejections_total", "Endpoints left alone for a while.", &["service", "endpoint"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
             reloads: counters("frontdesk_reloads_total", "Reloads.", &["result"])?,
             snapshot_info: gauges("frontdesk_snapshot_info", "The configuration that is running.", &["version", "hash"])?,
@@ -82,6 +90,20 @@ impl Metrics {
             cache_bytes: register(&registry, IntGauge::new("frontdesk_cache_bytes", "What the answers take that are kept.")?)?,
             cache_entries: register(&registry, IntGauge::new("frontdesk_cache_entries", "Answers that are kept.")?)?,
             cache_evicted: register(&registry, IntCounter::new("frontdesk_cache_evicted_total", "Answers that made room for others.")?)?,
+            limit_alone: counters(
+                "frontdesk_limit_alone_total",
+                "Decisions of shared limits without their store, which was away or late.",
+                &["limit"],
+            )?,
+            store_up: register(&registry, IntGauge::new("frontdesk_store_up", "Whether the store of shared limits answers.")?)?,
+            store_failures: register(
+                &registry,
+                IntCounter::new("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
+            )?,
+            store_questions: register(
+                &registry,
+                IntCounter::new("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
+            )?,
             flood_refused: register(
                 &registry,
                 IntCounter::new("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
@@ -119,14 +141,23 @@ impl Metrics {
         }
     }
 
-    pub fn service(&self, name: &str, endpoints: &[&str]) -> ServiceMetrics {
-        let ok = |endpoint: &&str| self.upstream_requests.with_label_values(&[name, endpoint, "ok"]);
+    pub fn service(&self, name: &str) -> ServiceMetrics {
         ServiceMetrics {
             name: name.into(),
             seconds: self.upstream_seconds.with_label_values(&[name]),
-            ok: endpoints.iter().map(ok).collect(),
-            failed: self.upstream_requests.clone(),
+            attempts: self.upstream_requests.clone(),
             retries: self.retries.with_label_values(&[name]),
+        }
+    }
+
+    /// Services' endpoints, whether each is up, and how often it was ejected; replaces what was said before.
+    pub fn endpoints<'a>(&self, endpoints: impl Iterator<Item = (&'a str, String, bool, u64)>) {
+        self.endpoint_up.reset();
+        for (service, endpoint, is_up, ejections) in endpoints {
+            let labels = [service, &endpoint];
+            self.endpoint_up.with_label_values(&labels).set(i64::from(is_up));
+            let counter = self.ejections.with_label_values(&labels);
+            counter.inc_by(ejections.saturating_sub(counter.get()));
         }
     }
 
@@ -139,7 +170,15 @@ impl Metrics {
     pub fn limit(&self, name: &str, is_shadow: bool) -> LimitMetrics {
         let mode = if is_shadow { "shadow" } else { "enforce" };
         let decision = |decision| self.limit.with_label_values(&[name, decision, mode]);
-        LimitMetrics { allowed: decision("allowed"), refused: decision("refused") }
+        let alone = self.limit_alone.with_label_values(&[name]);
+        LimitMetrics { allowed: decision("allowed"), refused: decision("refused"), alone }
+    }
+
+    /// The store of shared limits; calls and failures so far.
+    pub fn store(&self, is_up: bool, questions: u64, failures: u64) {
+        self.store_up.set(i64::from(is_up));
+        self.store_questions.inc_by(questions.saturating_sub(self.store_questions.get()));
+        self.store_failures.inc_by(failures.saturating_sub(self.store_failures.get()));
     }
 
     pub fn cache(&self, route: &str) -> CacheMetrics {
@@ -224,24 +263,24 @@ fn slots(n: usize) -> Box<[OnceLock<IntCounter>]> {
 pub struct ServiceMetrics {
     name: Arc<str>,
     seconds: Histogram,
-    /// By endpoint, in the pool's order.
-    ok: Box<[IntCounter]>,
-    failed: IntCounterVec,
+    attempts: IntCounterVec,
     pub retries: IntCounter,
 }
 
 impl ServiceMetrics {
-    /// An attempt was answered after `took`.
-    pub fn answered(&self, endpoint: usize, took: Duration) {
-        if let Some(counter) = self.ok.get(endpoint) {
-            counter.inc();
-        }
+    /// An attempt was answered after `took`, with whatever status.
+    pub fn answered(&self, took: Duration) {
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// The counter of an endpoint's answers, to be kept with the endpoint.
+    pub fn ok(&self, endpoint: &str) -> IntCounter {
+        self.attempts.with_label_values(&[&*self.name, endpoint, "ok"])
     }
 
     /// An attempt failed; `outcome` is one of a fixed few.
     pub fn failed(&self, endpoint: &str, outcome: &str) {
-        self.failed.with_label_values(&[&*self.name, endpoint, outcome]).inc();
+        self.attempts.with_label_values(&[&*self.name, endpoint, outcome]).inc();
     }
 }
 
@@ -250,6 +289,8 @@ impl ServiceMetrics {
 pub struct LimitMetrics {
     pub allowed: IntCounter,
     pub refused: IntCounter,
+    /// Those of a shared limit that were decided without its store.
+    pub alone: IntCounter,
 }
 
 /// What a request of a route with a cache came to.
@@ -285,8 +326,9 @@ mod tests {
         route.answered(&Method::GET, 200, ms(3), ms(1));
         route.answered(&Method::from_bytes(b"BREW").expect("a method"), 0, ms(3), ms(1));
         route.refused(&Refusal::RateLimited(1));
-        let service = metrics.service("s", &["10.0.0.1:1"]);
-        service.answered(0, ms(2));
+        let service = metrics.service("s");
+        service.answered(ms(2));
+        service.ok("10.0.0.1:1").inc();
         service.failed("10.0.0.1:1", "connect");
         let text = metrics.render();
         for line in [

@@ -4,45 +4,61 @@ use super::deadline::{self, Phase, ms};
 use super::exchange::Exchange;
 use super::respond;
 use crate::snapshot::ServiceEntry;
-use crate::upstream::retry::{self, Failure};
-use crate::upstream::{Picked, Timeouts};
-use pingora::prelude::*;
+use crate::types::Refusal;
+use crate::upstream::Timeouts;
+use crate::upstream::retry::{self, Failed, Failure};
+use pingora::prelude::{HttpPeer, Session};
+use pingora::{Error, ErrorType};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Exchange {
     /// Picks an endpoint for another attempt.
-    pub fn next_peer(&mut self, entry: &Arc<ServiceEntry>, timeouts: &Timeouts) -> HttpPeer {
+    ///
+    /// # Errors
+    /// There is none to be picked.
+    pub fn next_peer(&mut self, entry: &Arc<ServiceEntry>, timeouts: &Timeouts) -> Result<HttpPeer, Refusal> {
         let attempt = &mut self.attempt;
         attempt.count += 1;
         match attempt.count {
-            1 => attempt.total_due = timeouts.total.map_or(0, |total| deadline::now() + ms(total)),
-            _ => entry.metrics.retries.inc(),
+            1 => {
+                attempt.total_due = timeouts.total.map_or(0, |total| deadline::now() + ms(total));
+                entry.service.begin();
+            }
+            _ => {
+                entry.metrics.retries.inc();
+                self.deadline.forget();
+            }
         }
         // Only a second attempt has something to avoid.
-        attempt.tried.extend(attempt.picked.as_ref().map(|picked| picked.endpoint().address));
-        let picked = entry.service.pool.pick(&attempt.tried);
+        let before = attempt.picked.take().filter(|_| !attempt.was_stale);
+        attempt.tried.extend(before.map(|picked| picked.endpoint().address));
+        let picked = entry.service.pool.pick(&attempt.tried).ok_or(Refusal::NoEndpoint)?;
         (attempt.started, attempt.is_answered, attempt.interim) = (Some(Instant::now()), false, 0);
         let mut timeouts = *timeouts;
-        if attempt.total_due > 0 {
-            let left = attempt.total_due.saturating_sub(deadline::now()).max(1);
+        let try_due = entry.service.retries.per_try.filter(|_| !self.is_long_lived).map_or(0, |per_try| deadline::now() + ms(per_try));
+        attempt.due = earliest(attempt.total_due, try_due);
+        if attempt.due > 0 {
+            let left = attempt.due.saturating_sub(deadline::now()).max(1);
             timeouts.connect = timeouts.connect.min(Duration::from_millis(left));
         }
         self.deadline.enter(Phase::Connect, Some(deadline::LOOK));
-        let attempt = &mut self.attempt;
         let peer = entry.service.peer(&picked, &timeouts);
-        attempt.picked = Some(picked);
-        peer
+        self.attempt.picked = Some(picked);
+        Ok(peer)
+    }
+
+    /// Waits for a while before another attempt, where one has failed.
+    pub async fn pause(&mut self) {
+        if let Some(pause) = self.attempt.pause.take() {
+            self.deadline.enter(Phase::Connect, Some(deadline::LOOK));
+            Box::pin(tokio::time::sleep(pause)).await;
+        }
     }
 
     /// The endpoint of this attempt, for log and metrics.
     pub fn endpoint_label(&self) -> &str {
         self.attempt.picked.as_ref().map_or("", |picked| &picked.endpoint().label)
-    }
-
-    /// Its place in the pool.
-    pub fn endpoint_index(&self) -> usize {
-        self.attempt.picked.as_ref().map_or(usize::MAX, Picked::index)
     }
 
     /// Waits for whoever owes us something next: the client its body, else the service its answer.
@@ -58,25 +74,84 @@ impl Exchange {
             return self.deadline.enter(Phase::Body, body_timeout);
         }
         let silence = deadline::now() + ms(timeouts.read);
-        let due = match (self.attempt.is_answered, self.attempt.total_due) {
+        let due = match (self.attempt.is_answered, self.attempt.due) {
             (true, _) | (_, 0) => silence,
-            (false, total) => silence.min(total),
+            (false, due) => silence.min(due),
         };
         self.deadline.enter_until(Phase::Upstream, due);
     }
 
-    /// The head of the answer is here.
-    pub fn answered(&mut self) {
-        self.attempt.is_answered = true;
-        let took = self.attempt.elapsed();
-        if let Some((entry, _)) = self.service() {
-            entry.metrics.answered(self.endpoint_index(), took);
+    /// More of the client's body is here.
+    ///
+    /// # Errors
+    /// It is larger than the route allows, or drips. Over HTTP/1 that is seen where it is read.
+    pub fn take_in(&mut self, bytes: usize, is_end: bool) -> Result<(), Refusal> {
+        self.body.bytes += bytes as u64;
+        self.body.is_done = is_end;
+        if let Some(waits) = self.waits.as_mut().filter(|_| is_end) {
+            waits.sent();
         }
-        self.attempt.upstream = took;
+        let pace = if self.is_h2 { self.body.pace.go_on(bytes) } else { u64::MAX };
+        let bounds = self.route().map(|route| (route.body_bytes_max, route.body_rate_min));
+        let Some((max, rate_min)) = bounds.filter(|_| !self.is_long_lived) else { return Ok(()) };
+        if max.is_some_and(|max| self.body.bytes > max) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        if pace < rate_min && !is_end {
+            return Err(Refusal::RequestTimeout);
+        }
+        self.body.pace.wait();
+        Ok(())
+    }
+
+    /// The head of the answer is here.
+    ///
+    /// # Errors
+    /// It is a failure, and another attempt is to be made.
+    pub fn answered(&mut self, session: &Session, status: u16) -> Result<(), Box<Error>> {
+        let failure = Failure::of_status(status);
+        self.count_answer(failure);
+        if let Some(failure) = failure
+            && self.may_go_on(session, failure, false)
+        {
+            self.attempt.is_rejected = true;
+            return Err(Error::explain(ErrorType::HTTPStatus(status), "answered with a failure").into_up());
+        }
+        self.attempt.is_answered = true;
         if let Some(waits) = self.waits.take() {
             waits.answered();
         }
         self.await_upstream();
+        Ok(())
+    }
+
+    /// The head of a failure is here, in whose stead something else is given.
+    pub fn stood_in(&mut self, status: u16) {
+        self.count_answer(Failure::of_status(status));
+        self.attempt.is_answered = true;
+        if let Some(waits) = self.waits.take() {
+            waits.answered();
+        }
+        self.await_upstream();
+    }
+
+    /// What the answer says of the endpoint.
+    pub fn count_answer(&mut self, failure: Option<Failure>) {
+        let took = self.attempt.elapsed();
+        self.attempt.upstream = took;
+        let Some((entry, picked)) = self.service().map(|(entry, _)| entry).zip(self.attempt.picked.as_ref()) else { return };
+        let (pool, endpoint) = (&entry.service.pool, picked.endpoint());
+        entry.metrics.answered(took);
+        match failure {
+            None => {
+                endpoint.answered.get_or_init(|| entry.metrics.ok(&endpoint.label)).inc();
+                pool.succeeded(endpoint, took);
+            }
+            Some(failure) => {
+                entry.metrics.failed(&endpoint.label, failure.name());
+                pool.failed(endpoint, failure);
+            }
+        }
     }
 
     /// All of the answer is here.
@@ -93,28 +168,72 @@ impl Exchange {
     pub fn failed(&mut self, session: &Session, mut e: Box<Error>, while_connecting: bool, is_reused: bool) -> Box<Error> {
         self.deadline.set_upstream(None);
         let is_late = self.deadline.upstream_was_late();
+        if std::mem::take(&mut self.attempt.is_rejected) {
+            // That was decided, and counted, when its head came.
+            e.set_retry(true);
+            return e;
+        }
         e.set_retry(false);
         if !(retry::is_upstream(&e) || while_connecting) {
             return e;
         }
         let failure = if is_late { Failure::Timeout } else { Failure::of(&e) };
-        if let Some((entry, _)) = self.service() {
-            entry.metrics.failed(self.endpoint_label(), failure.name());
-        }
         let is_replayable = !session.as_ref().retry_buffer_truncated();
         let method = &session.req_header().method;
         // A connection that the service closed while it rested is no failure of the service.
         let could_be_stale = is_reused && failure == Failure::Reset && is_replayable && method.is_idempotent();
         // Twice in a row it is the service's own doing.
-        let is_stale = could_be_stale && !std::mem::replace(&mut self.attempt.was_stale, could_be_stale);
-        let may = is_stale || retry::may_retry(failure, while_connecting, method, self.attempt.count, is_replayable);
-        let in_time = self.attempt.total_due == 0 || deadline::now() < self.attempt.total_due;
-        e.set_retry(may && in_time && !respond::has_begun(session) && !is_late);
+        let is_stale = could_be_stale && !std::mem::replace(&mut self.attempt.was_stale, could_be_stale) && !respond::has_begun(session);
+        if is_stale {
+            self.attempt.stale += 1;
+        }
+        self.count_failure(failure, is_stale);
+        let may = is_stale || self.may_go_on(session, failure, while_connecting);
+        e.set_retry(may);
         self.attempt.upstream = self.attempt.elapsed();
-        if let Some(waits) = self.waits.take_if(|_| !e.retry()) {
+        if let Some(waits) = self.waits.take_if(|_| !may) {
             waits.answered();
         }
         self.deadline.enter(Phase::Busy, None);
         e
+    }
+
+    /// What a failure says of the endpoint.
+    pub fn count_failure(&self, failure: Failure, is_stale: bool) {
+        let Some((entry, picked)) = self.service().map(|(entry, _)| entry).zip(self.attempt.picked.as_ref()) else { return };
+        entry.metrics.failed(self.endpoint_label(), failure.name());
+        if !is_stale {
+            entry.service.pool.failed(picked.endpoint(), failure);
+        }
+    }
+
+    /// Whether another attempt may be made after a failure; the pause before it is noted.
+    pub fn may_go_on(&mut self, session: &Session, failure: Failure, while_connecting: bool) -> bool {
+        let Some((entry, _)) = self.service() else { return false };
+        let head = session.req_header();
+        let attempts = self.attempt.count.saturating_sub(self.attempt.stale);
+        let failed = Failed {
+            failure,
+            while_connecting,
+            method: &head.method,
+            headers: &head.headers,
+            attempts,
+            is_replayable: !session.as_ref().retry_buffer_truncated(),
+        };
+        let retries = &entry.service.retries;
+        let pause = retries.pause(attempts);
+        let total_due = self.attempt.total_due;
+        let is_in_time = total_due == 0 || deadline::now() + ms(pause) < total_due;
+        let may = !respond::has_begun(session) && is_in_time && retries.may_retry(&failed) && entry.service.spend_retry();
+        self.attempt.pause = (may && !pause.is_zero()).then_some(pause);
+        may
+    }
+}
+
+/// The earlier of two points in `deadline::now()`'s time; 0 is never.
+fn earliest(a: u64, b: u64) -> u64 {
+    match (a, b) {
+        (0, due) | (due, 0) => due,
+        _ => a.min(b),
     }
 }

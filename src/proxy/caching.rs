@@ -6,7 +6,7 @@ use super::{caching_told as told, deadline};
 use crate::cache::asked::{Asked, Use};
 use crate::cache::entry::{Entry, Told, renewed};
 use crate::cache::fresh::{Answer, Terms, decide};
-use crate::cache::key::{self, Key, Parts, Url, Who};
+use crate::cache::key::{Key, Parts, Url, Who, variance as variance_of};
 use crate::cache::purge::{How, Purge, tags};
 use crate::cache::storage::meta;
 use crate::cache::{Rule, THIS_TIME, entry_of};
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora::cache::key::HashBinary;
-use pingora::cache::{CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
+use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::proxy::subrequest::Ctx as Subrequest;
@@ -102,6 +102,15 @@ pub fn key_of(exchange: &Exchange, head: &RequestHeader, rule: &Rule) -> Key {
     Key { page, family: rule.key.family(page, route, who(exchange), &rule.vary, &head.headers, seed) }
 }
 
+/// The same for Pingora.
+///
+/// # Errors
+/// None in practice: it is asked for only when there is one.
+pub fn key(exchange: &Exchange) -> Result<CacheKey> {
+    let caching = exchange.caching.as_ref().or_err(ErrorType::InternalError, "a cache without a key")?;
+    Ok(caching.key.to_pingora())
+}
+
 /// Something was found: may it serve?
 pub fn found(session: &mut Session, handler: &HitHandler, exchange: &mut Exchange) -> Option<ForcedFreshness> {
     let entry = entry_of(handler)?;
@@ -154,7 +163,7 @@ pub fn behind(session: &mut Session) -> Behind {
 fn variance(names: &[HeaderName], exchange: &Exchange, head: &RequestHeader) -> HashBinary {
     // Fields that the gateway sets by who asks are not in the client's head.
     let is_by_who = names.iter().any(|name| exchange.snapshot.methods.is_own(name));
-    key::variance(names, &head.headers, who(exchange).filter(|_| is_by_who), &exchange.snapshot.cache.store.seed)
+    variance_of(names, &head.headers, who(exchange).filter(|_| is_by_who), &exchange.snapshot.cache.store.seed)
 }
 
 /// What tells the variant apart that a request wants; `None` where there is but one.
@@ -184,8 +193,16 @@ pub fn ask(exchange: &mut Exchange) -> Result<(), Refusal> {
     }
 }
 
+/// The service has answered.
+pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) {
+    forget_changed(session, head, exchange);
+    if is_renewal(session, head, exchange) {
+        exchange.upstream_done();
+    }
+}
+
 /// The service says that what is kept is still good.
-pub fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
+fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
     let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();
     let max = exchange.caching.as_ref().map_or(0, |caching| caching.rule.body_bytes_max);
     if !is_renewal && session.cache.enabled() && length(&head.headers).is_some_and(|length| length <= max) {
@@ -281,7 +298,7 @@ fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
 }
 
 /// A request that was not safe has changed what is kept (RFC 9111, 4.4): its own URL, and those that the answer names on the same host.
-pub fn forget_changed(session: &Session, head: &ResponseHeader, exchange: &Exchange) {
+fn forget_changed(session: &Session, head: &ResponseHeader, exchange: &Exchange) {
     let request = session.req_header();
     let is_good = head.status.is_success() || head.status.is_redirection();
     if exchange.snapshot.caches.is_empty() || request.method.is_safe() || !is_good {
@@ -328,10 +345,9 @@ pub fn stands_in(exchange: &mut Exchange, error: Option<&Error>) -> bool {
     let stands_in = error.esource() == &ErrorSource::Upstream || is_refused;
     if stands_in {
         exchange.refusal = None;
-        if matches!(error.etype(), ErrorType::HTTPStatus(_)) && !is_refused {
-            exchange.answered();
-        } else {
-            exchange.deadline.enter(deadline::Phase::Busy, None);
+        match error.etype() {
+            ErrorType::HTTPStatus(status) if !is_refused => exchange.stood_in(*status),
+            _ => exchange.deadline.enter(deadline::Phase::Busy, None),
         }
         exchange.caching.iter_mut().for_each(|caching| caching.is_stale = true);
     }
@@ -366,11 +382,6 @@ impl Exchange {
     pub fn client(&self) -> Option<&Arc<Connection>> {
         self.connection().or_else(|| self.on_behalf_of.as_ref()?.client.as_ref())
     }
-}
-
-/// Tells with an answer what the cache did.
-pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -> Result<()> {
-    told::tell(session, head, exchange)
 }
 
 /// A value of digits and words.

@@ -3,8 +3,8 @@
 //! Pingora has no deadline for a whole head, for a body over HTTP/2, or for a service that drips, and its read timeout
 //! also runs while the client uploads. So there is one deadline a request, set by the hooks, and one lazy timer.
 
+pub use crate::upstream::clock::{ms, now};
 use nix::sys::socket::{Shutdown, shutdown};
-use nix::time::{ClockId, clock_gettime};
 use std::future::Future;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -45,12 +45,6 @@ pub enum Expired {
 /// How often it is seen whether the client still waits: for a connection to a service, and for the answer to a handshake.
 pub const LOOK: Duration = Duration::from_millis(200);
 
-/// Milliseconds of the coarse monotonic clock, never 0: good to a few of them, at a tenth of the price of the fine one.
-pub fn now() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
-    time.map_or(1, |t| (t.tv_sec().unsigned_abs() * 1000 + t.tv_nsec().unsigned_abs() / 1_000_000).max(1))
-}
-
 tokio::task_local! {
     static OF_TASK: Arc<Deadline>;
 }
@@ -63,11 +57,6 @@ pub fn of_task() -> Option<Arc<Deadline>> {
 /// Serves one request of an HTTP/2 connection under a deadline of its own.
 pub async fn within<T>(deadline: Arc<Deadline>, request: impl Future<Output = T>) -> T {
     OF_TASK.scope(deadline, request).await
-}
-
-/// A duration in [`now`]'s milliseconds; one without end stays far from overflow.
-pub fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 /// One deadline, shared between hooks, stream and watch.

@@ -3,6 +3,7 @@
 use super::caching::{Behalf, Caching};
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
+use super::pace::Pace;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
@@ -18,8 +19,11 @@ use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+
+/// Of a request whose connection is not known yet, and which nobody watches.
+static NOBODY_WAITS: LazyLock<Arc<Deadline>> = LazyLock::new(Arc::default);
 
 pub struct Exchange {
     pub snapshot: Arc<Snapshot>,
@@ -71,6 +75,7 @@ pub struct Exchange {
 pub struct Body {
     pub bytes: u64,
     pub is_done: bool,
+    pub pace: Pace,
 }
 
 /// The attempts at a service.
@@ -82,11 +87,19 @@ pub struct Attempt {
     pub started: Option<Instant>,
     /// In `deadline::now()`'s time; 0 for never. All attempts share it.
     pub total_due: u64,
+    /// When the head of this attempt's answer is due, likewise.
+    pub due: u64,
+    /// Before the next one.
+    pub pause: Option<Duration>,
+    /// Its answer is a failure that the client does not get to see.
+    pub is_rejected: bool,
     /// The head of the final answer is here.
     pub is_answered: bool,
     pub interim: u32,
-    /// One of them met a connection that had been kept too long.
+    /// The last one may have met a connection that had been kept too long.
     pub was_stale: bool,
+    /// How many did.
+    pub stale: usize,
     /// From the first attempt to the end of the answer.
     pub upstream: Duration,
 }
@@ -105,7 +118,7 @@ impl Exchange {
             snapshot,
             started: Instant::now(),
             in_flight: None,
-            deadline: Arc::default(),
+            deadline: NOBODY_WAITS.clone(),
             origin: Origin { client_ip: nobody, peer_ip: nobody, is_trusted: false },
             id: NO_ID,
             trace: Trace::NONE,

@@ -362,7 +362,7 @@ fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal
                 percent: 100.0 * own as f64 / all.max(1) as f64,
                 path: target(&sent.uri).to_string(),
                 host: sent.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_string(),
-                endpoints: service.pool.endpoints().iter().map(|endpoint| endpoint.label.to_string()).collect(),
+                endpoints: service.pool.set().endpoints.iter().map(|endpoint| endpoint.label.to_string()).collect(),
                 timeouts: format!("connect {:?}, read {:?}, write {:?}, total {total}", timeouts.connect, timeouts.read, timeouts.write),
                 body_bytes_max: route.body_bytes_max,
                 headers: route.request_headers.edits(&seen).map(|edit| edit.to_string()).collect(),

@@ -82,7 +82,8 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     if exchange.origin.is_trusted {
         remove(headers, is_rewritten);
     }
-    remove(headers, is_look_alike);
+    // Of a Connection field only the plain one can still be there, see `is_end_to_end`.
+    remove(headers, |name| is_look_alike(name) || *name == CONNECTION);
     headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.client() {
         let named = host_value(request);
@@ -199,6 +200,26 @@ fn rewritten(uri: http::Uri, rewrite: &Rewrite, seen: &Seen<'_>) -> Result<http:
     let mut parts = uri.into_parts();
     parts.path_and_query = Some(target.ok_or_else(refused)?);
     http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "a rewritten target")
+}
+
+/// Whether a request's head has nothing that ends at this hop (RFC 9110, 7.6.1), but for a Connection field that nominates nothing.
+pub fn is_end_to_end(headers: &HeaderMap) -> bool {
+    let ends = |name: &HeaderName| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+                | "http2-settings"
+        )
+    };
+    headers.iter().all(|(name, value)| !ends(name) || is_plain(name, value))
 }
 
 /// What every answer has, and what ends at this hop.

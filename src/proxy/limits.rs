@@ -15,9 +15,12 @@ pub fn is_flood(exchange: &Exchange) -> bool {
 }
 
 /// Tries the limits of the request's route. What they say is told with the answer, whatever it is.
-pub fn limit(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal> {
+async fn limit(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(limits) = exchange.route().and_then(|route| route.limits.as_ref()) else { return Ok(()) };
-    let verdict = with_caller(exchange, headers, |caller| limits.set.decide(caller));
+    let verdict = match with_caller(exchange, headers, |caller| limits.set.decide(caller)) {
+        Ok(verdict) => verdict,
+        Err(pending) => Box::pin(limits.set.settle(pending)).await,
+    };
     count(limits, &verdict);
     let outcome = outcome(&verdict);
     exchange.verdict = Some(verdict);
@@ -32,8 +35,9 @@ pub fn outcome(verdict: &Verdict) -> Result<(), Refusal> {
     }
 }
 
-/// Goes in where only so many may be at once; where there is a queue, after a while.
-pub async fn enter(exchange: &mut Exchange) -> Result<(), Refusal> {
+/// Goes in, unless too many have of late, or are inside; where there is a queue, after a while.
+pub async fn enter(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal> {
+    limit(exchange, headers).await?;
     let of_route = match exchange.route().and_then(|route| route.cap.as_ref()) {
         Some(cap) => Some(pass(cap).await?),
         None => None,
@@ -74,6 +78,9 @@ pub fn with_caller<T>(exchange: &Exchange, headers: &HeaderMap, ask: impl FnOnce
 fn count(limits: &RouteLimits, verdict: &Verdict) {
     for standing in &verdict.standings {
         let metrics = &limits.entry(standing).metrics;
+        if standing.is_alone {
+            metrics.alone.inc();
+        }
         match (standing.is_refused, verdict.refused) {
             (true, _) => metrics.refused.inc(),
             (false, None) => metrics.allowed.inc(),

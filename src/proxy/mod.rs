@@ -14,6 +14,7 @@ mod exchange;
 pub mod explain;
 mod forward;
 mod limits;
+pub mod pace;
 pub mod respond;
 mod steps;
 pub mod strict;
@@ -40,9 +41,10 @@ use pingora::modules::http::HttpModules;
 use pingora::prelude::*;
 use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
+use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use steps::{decline, is_preflight, preflight, refusal};
+use steps::{decline, fail, is_preflight, preflight};
 
 /// The gateway as Pingora sees it.
 pub struct Gateway {
@@ -61,20 +63,21 @@ fn refuse<T>(exchange: &mut Exchange, refusal: Refusal) -> Result<T> {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Exchange;
+    /// Boxed, since Pingora moves it several times, and the futures around it with it.
+    type CTX = Box<Exchange>;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.snapshot.load_full())
+    fn new_ctx(&self) -> Box<Exchange> {
+        Box::new(Exchange::new(self.snapshot.load_full()))
     }
 
     /// No modules: what Pingora adds by default costs some and is not used.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<()> {
         self.arrive(session, exchange)
     }
 
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         if exchange.is_background() {
             return Ok(false);
         }
@@ -85,9 +88,8 @@ impl ProxyHttp for Gateway {
         if is_preflight(session.req_header(), exchange) {
             return Box::pin(preflight(session, exchange)).await;
         }
-        let admitted = admit::admit(session.req_header(), exchange).await;
-        let entered = match admitted.and_then(|()| limits::limit(exchange, &session.req_header().headers)) {
-            Ok(()) => limits::enter(exchange).await,
+        let entered = match admit::admit(session.req_header(), exchange).await {
+            Ok(()) => limits::enter(exchange, &session.req_header().headers).await,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = entered {
@@ -96,21 +98,20 @@ impl ProxyHttp for Gateway {
         self.lead(session, exchange).await
     }
 
-    fn allow_spawning_subrequest(&self, _: &Session, exchange: &Exchange) -> bool {
+    fn allow_spawning_subrequest(&self, _: &Session, exchange: &Box<Exchange>) -> bool {
         !exchange.snapshot.caches.is_empty()
     }
 
-    fn request_cache_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+    fn request_cache_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<()> {
         caching::begin(session, exchange);
         Ok(())
     }
 
-    fn cache_key_callback(&self, _: &Session, exchange: &mut Exchange) -> Result<CacheKey> {
-        let caching = exchange.caching.as_ref().or_err(ErrorType::InternalError, "a cache without a key")?;
-        Ok(caching.key.to_pingora())
+    fn cache_key_callback(&self, _: &Session, exchange: &mut Box<Exchange>) -> Result<CacheKey> {
+        caching::key(exchange)
     }
 
-    fn cache_vary_filter(&self, meta: &CacheMeta, exchange: &mut Exchange, head: &RequestHeader) -> Option<HashBinary> {
+    fn cache_vary_filter(&self, meta: &CacheMeta, exchange: &mut Box<Exchange>, head: &RequestHeader) -> Option<HashBinary> {
         caching::vary(meta, exchange, head)
     }
 
@@ -120,34 +121,43 @@ impl ProxyHttp for Gateway {
         _: &CacheMeta,
         found: &mut HitHandler,
         _: bool,
-        exchange: &mut Exchange,
+        exchange: &mut Box<Exchange>,
     ) -> Result<Option<ForcedFreshness>> {
         Ok(caching::found(session, found, exchange))
     }
 
-    async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         match self.ask(exchange) {
             Ok(()) => Ok(true),
             Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|answered| !answered),
         }
     }
 
-    fn response_cache_filter(&self, session: &Session, head: &ResponseHeader, exchange: &mut Exchange) -> Result<RespCacheable> {
+    fn response_cache_filter(&self, session: &Session, head: &ResponseHeader, exchange: &mut Box<Exchange>) -> Result<RespCacheable> {
         Ok(caching::keep(session, head, exchange))
     }
 
-    fn should_serve_stale(&self, _: &mut Session, exchange: &mut Exchange, error: Option<&Error>) -> bool {
+    fn should_serve_stale(&self, _: &mut Session, exchange: &mut Box<Exchange>, error: Option<&Error>) -> bool {
         caching::stands_in(exchange, error)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<Box<HttpPeer>> {
         let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
             return refuse(exchange, Refusal::Internal("a request without a service came to its pool"));
         };
-        let mut peer = exchange.next_peer(&entry, &timeouts);
+        exchange.pause().await;
+        let mut peer = match exchange.next_peer(&entry, &timeouts) {
+            Ok(peer) => peer,
+            Err(refusal) => return refuse(exchange, refusal),
+        };
         // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
         peer.options.read_timeout = ((entry.service.is_h2 || exchange.is_background()) && !exchange.is_long_lived).then_some(timeouts.read);
+        if forward::is_end_to_end(&session.req_header().headers) {
+            // What ends here is not there: Pingora would look for each of a dozen names.
+            peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+        }
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
+        exchange.body.pace.wait();
         Ok(Box::new(peer))
     }
 
@@ -158,7 +168,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         socket: RawFd,
         _digest: Option<&Digest>,
-        exchange: &mut Exchange,
+        exchange: &mut Box<Exchange>,
     ) -> Result<()> {
         let is_shared = exchange.service().is_none_or(|(entry, _)| entry.service.is_h2);
         exchange.deadline.set_upstream((!is_shared).then_some(socket));
@@ -166,29 +176,23 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         depart::depart(session, head, exchange).await
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Exchange) -> Result<()> {
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Box<Exchange>) -> Result<()> {
         // An empty last chunk would end a chunked body twice, and spoil the connection.
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
-        exchange.body.bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        exchange.body.is_done = end;
-        if let Some(waits) = exchange.waits.as_mut().filter(|_| end) {
-            waits.sent();
-        }
-        let max = exchange.route().and_then(|route| route.body_bytes_max).filter(|_| !exchange.is_long_lived);
-        if max.is_some_and(|max| exchange.body.bytes > max) {
-            return refuse(exchange, Refusal::BodyTooLarge);
+        if let Err(refusal) = exchange.take_in(body.as_ref().map_or(0, Bytes::len), end) {
+            return refuse(exchange, refusal);
         }
         exchange.await_upstream();
         Ok(())
     }
 
-    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
             exchange.attempt.interim += 1;
@@ -200,11 +204,8 @@ impl ProxyHttp for Gateway {
         if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
             exchange.is_long_lived = true;
         }
-        exchange.answered();
-        caching::forget_changed(session, head, exchange);
-        if caching::is_renewal(session, head, exchange) {
-            exchange.upstream_done();
-        }
+        exchange.answered(session, head.status.as_u16())?;
+        caching::answered(session, head, exchange);
         Ok(())
     }
 
@@ -213,7 +214,7 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         _: &mut Option<Bytes>,
         end: bool,
-        exchange: &mut Exchange,
+        exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
         match end {
             true => exchange.upstream_done(),
@@ -222,11 +223,11 @@ impl ProxyHttp for Gateway {
         Ok(None)
     }
 
-    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         if head.status.is_informational() {
             return Ok(());
         }
-        caching::tell(session, head, exchange)?;
+        caching_told::tell(session, head, exchange)?;
         forward::to_client(head, session.req_header(), exchange)?;
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
@@ -239,36 +240,26 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Exchange, e: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {
         exchange.failed(session, e, true, false)
     }
 
-    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, e: Box<Error>, exchange: &mut Exchange, reused: bool) -> Box<Error> {
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        e: Box<Error>,
+        exchange: &mut Box<Exchange>,
+        reused: bool,
+    ) -> Box<Error> {
         exchange.failed(session, e, false, reused)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
-        if exchange.is_background() {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        }
-        let refusal = exchange.refusal.take().or_else(|| refusal(e, exchange));
-        let Some(refusal) = refusal else {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        };
-        if e.esource() != &ErrorSource::Downstream {
-            session.set_keepalive(None);
-        }
-        // A client that is gone by now is told nothing.
-        let _ = respond::refusal(session, exchange, &refusal).await;
-        if exchange.connection().is_some_and(|connection| connection.is_lingering()) {
-            session.downstream_session.shutdown().await; // which waits for the client to end
-        }
-        let error_code = refusal.status();
-        exchange.refusal = Some(refusal);
-        FailToProxy { error_code, can_reuse_downstream: e.esource() == &ErrorSource::Downstream }
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Box<Exchange>) -> FailToProxy {
+        fail(session, e, exchange).await
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Box<Exchange>) {
         exchange.deadline.set_upstream(None);
         account::finish(session, exchange);
         if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
@@ -277,14 +268,14 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    fn suppress_error_log(&self, _: &Session, exchange: &Exchange, e: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, exchange: &Box<Exchange>, e: &Error) -> bool {
         if retry::is_upstream(e) {
             log::warn!("{} at {}: {}", exchange.id(), exchange.endpoint_label(), respond::said(e));
         }
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &Error, _: pingora::proxy::ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Box<Exchange>, _: &Error, _: pingora::proxy::ProxyWarnLogContext) -> bool {
         true
     }
 }

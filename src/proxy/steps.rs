@@ -11,6 +11,7 @@ use crate::upstream::retry::Failure;
 use http::Method;
 use pingora::http::RequestHeader;
 use pingora::prelude::*;
+use pingora::proxy::FailToProxy;
 use std::borrow::Cow;
 
 impl Gateway {
@@ -143,8 +144,30 @@ pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
     max.is_none_or(|max| respond::announced_length(session).is_none_or(|length| length <= max))
 }
 
+/// The last word to a client whose request failed.
+pub(super) async fn fail(session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+    if exchange.is_background() {
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
+    let refusal = exchange.refusal.take().or_else(|| refusal(e, exchange));
+    let Some(refusal) = refusal else {
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    };
+    if e.esource() != &ErrorSource::Downstream {
+        session.set_keepalive(None);
+    }
+    // A client that is gone by now is told nothing.
+    let _ = respond::refusal(session, exchange, &refusal).await;
+    if exchange.connection().is_some_and(|connection| connection.is_lingering()) {
+        session.downstream_session.shutdown().await; // which waits for the client to end
+    }
+    let error_code = refusal.status();
+    exchange.refusal = Some(refusal);
+    FailToProxy { error_code, can_reuse_downstream: e.esource() == &ErrorSource::Downstream }
+}
+
 /// What the client is told of an error; `None` when it is gone.
-pub(super) fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
+fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
     match exchange.connection().map_or(Fault::None, |connection| connection.fault()) {
         Fault::None => {}
         Fault::Malformed => return Some(Refusal::BadRequest("The body's chunks are malformed.")),

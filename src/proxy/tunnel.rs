@@ -12,7 +12,7 @@ use crate::shape::headers::{HOP_BY_HOP, nominated};
 use crate::snapshot::ServiceEntry;
 use crate::types::Refusal;
 use crate::upstream::Timeouts;
-use crate::upstream::retry::{self, Failure};
+use crate::upstream::retry::Failure;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Version};
@@ -62,7 +62,7 @@ pub async fn serve(
     session: &mut Session,
     exchange: &mut Exchange,
 ) -> Result<(), Refusal> {
-    let mut upstream = connect(connector, entry, timeouts, exchange).await?;
+    let mut upstream = connect(connector, entry, timeouts, session, exchange).await?;
     let head = handshake(session.req_header(), exchange, entry).map_err(|_| Refusal::BadRequest("The handshake can't be sent on."))?;
     let answered = tokio::time::timeout(timeouts.read, async {
         upstream.write_request_header(Box::new(head)).await?;
@@ -78,10 +78,10 @@ pub async fn serve(
     };
     let (head, ends) = match answered {
         Ok(Ok(answer)) => answer,
-        Ok(Err(e)) => return Err(failed(exchange, entry, Failure::of(&e))),
-        Err(_) => return Err(failed(exchange, entry, Failure::Timeout)),
+        Ok(Err(e)) => return Err(failed(exchange, Failure::of(&e))),
+        Err(_) => return Err(failed(exchange, Failure::Timeout)),
     };
-    entry.metrics.answered(exchange.endpoint_index(), exchange.attempt.elapsed());
+    exchange.count_answer(Failure::of_status(head.status.as_u16()));
     session.set_keepalive(None);
     if !upstream.was_upgraded() {
         // The service does not want to: its answer is passed on, and the connection ends with it. The client may be gone.
@@ -101,8 +101,8 @@ pub async fn serve(
     Ok(())
 }
 
-fn failed(exchange: &Exchange, entry: &ServiceEntry, failure: Failure) -> Refusal {
-    entry.metrics.failed(exchange.endpoint_label(), failure.name());
+fn failed(exchange: &Exchange, failure: Failure) -> Refusal {
+    exchange.count_failure(failure, false);
     failure.refusal()
 }
 
@@ -110,10 +110,12 @@ async fn connect(
     connector: &TransportConnector,
     entry: &Arc<ServiceEntry>,
     timeouts: &Timeouts,
+    session: &Session,
     exchange: &mut Exchange,
 ) -> Result<Upstream, Refusal> {
     loop {
-        let peer = exchange.next_peer(entry, timeouts);
+        exchange.pause().await;
+        let peer = exchange.next_peer(entry, timeouts)?;
         match connector.new_stream(&peer).await {
             Ok(stream) => {
                 // From here on it is this task that looks after the client.
@@ -124,9 +126,9 @@ async fn connect(
             }
             Err(e) => {
                 let failure = Failure::of(&e);
-                let refusal = failed(exchange, entry, failure);
-                if !retry::may_retry(failure, true, &Method::GET, exchange.attempt.count, true) {
-                    return Err(refusal);
+                exchange.count_failure(failure, false);
+                if !exchange.may_go_on(session, failure, true) {
+                    return Err(failure.refusal());
                 }
             }
         }

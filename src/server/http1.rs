@@ -5,7 +5,8 @@
 //! for its turn, and a connection that rests holds neither a buffer nor the room that serving a request takes.
 
 use crate::proxy::connection::{Connection, Fault};
-use crate::proxy::deadline::{Phase, now};
+use crate::proxy::deadline::Phase;
+use crate::proxy::pace::Pace;
 use crate::proxy::strict::chunked::{Chunks, Malformed};
 use crate::proxy::strict::head::{Framing, HeadReader};
 use crate::snapshot::Server;
@@ -27,9 +28,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is read at once of what is not a body.
 const READ_BYTES: usize = 4096;
-/// How long a body is waited for before it has to keep a pace.
-const GRACE_MS: u64 = 5_000;
-
 /// What of the request is still to be read.
 #[derive(Debug)]
 enum Body {
@@ -46,16 +44,6 @@ pub struct Http1 {
     ahead: BytesMut,
     body: Body,
     pace: Pace,
-}
-
-/// How fast a body comes.
-#[derive(Debug, Default)]
-struct Pace {
-    bytes: u64,
-    /// Milliseconds that we have waited for the client. While a service takes its time, nobody waits for the client.
-    waited: u64,
-    /// Since when we wait, in `deadline::now`'s time.
-    since: Option<u64>,
 }
 
 impl Http1 {
@@ -165,24 +153,6 @@ impl Http1 {
             buf.set_filled(begin + taken);
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Pace {
-    fn wait(&mut self) {
-        self.since.get_or_insert_with(now);
-    }
-
-    /// So many bytes have come: answers the bytes a second so far.
-    fn go_on(&mut self, bytes: usize) -> u64 {
-        self.bytes += bytes as u64;
-        if let Some(since) = self.since.take() {
-            self.waited += now().saturating_sub(since);
-        }
-        match self.waited > GRACE_MS {
-            true => self.bytes * 1000 / self.waited,
-            false => u64::MAX,
-        }
     }
 }
 

@@ -41,6 +41,8 @@ use tokio::time::{interval, sleep, timeout};
 const RETRIES_MAX: usize = 16;
 /// How long readiness waits for the first keys of issuers.
 const FIRST_KEYS: Duration = Duration::from_secs(10);
+/// How long readiness waits for the first try to reach the store of shared limits, whatever comes of it.
+const FIRST_STORE: Duration = Duration::from_secs(1);
 /// The admin listener's number among its own.
 const ADMIN: ListenerId = ListenerId(0);
 /// Connections of the admin listener.
@@ -87,10 +89,13 @@ async fn keep_limits(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot>>) {
     let mut ticks = interval(SWEEP_EVERY);
     loop {
         ticks.tick().await;
-        let now = snapshot.load_full();
-        state.limits.store.set_max(now.server.limit_keys_max);
-        state.cache.store.set_max(now.cache_memory);
+        let snapshot = snapshot.load();
+        state.limits.store.set_max(snapshot.server.limit_keys_max);
+        state.cache.store.set_max(snapshot.cache_memory);
         state.limits.store.sweep();
+        if let Some(shared) = &snapshot.shared {
+            shared.leases.sweep(state.limits.store.now_ns());
+        }
     }
 }
 
@@ -144,7 +149,12 @@ impl Server {
     /// Waits to be asked for something, and does it.
     async fn serve(self, mut control: Control) -> ExitCode {
         tokio::spawn(self.state.issuers.clone().keep_fresh());
-        let mut becoming = Box::pin(timeout(FIRST_KEYS, self.state.issuers.first_keys()));
+        let mut becoming = Box::pin(async {
+            if let Some(shared) = self.snapshot.load_full().shared.as_ref() {
+                let _ = timeout(FIRST_STORE, shared.first_try()).await;
+            }
+            timeout(FIRST_KEYS, self.state.issuers.first_keys()).await
+        });
         let mut is_ready = false;
         loop {
             let asked = tokio::select! {

@@ -121,6 +121,9 @@ impl Server {
         }
         self.connections.set_max(wanted.min(self.connections_fit));
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
+        if let Some(shared) = &snapshot.shared {
+            shared.start();
+        }
         self.snapshot.store(snapshot.clone());
         for (id, bound) in sockets.listeners {
             let listener = snapshot.listeners.iter().find(|listener| listener.id == id);

@@ -5,7 +5,7 @@ use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::config::shape::remedy;
-use crate::limit::{Limit, Set, Standing};
+use crate::limit::{Limit, Set, Shared, Standing};
 use crate::observe::LimitMetrics;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub fn build(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Limits {
+    pub fn build(raw: &Config, shared: Option<&Arc<Shared>>, state: &State, at: &At<'_>, problems: &Problems) -> Limits {
         let build = |(name, raw): &(String, Option<raw::RateLimit>)| {
             let at = at.key(name);
             let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
@@ -45,7 +45,10 @@ impl Limits {
                 let fix = "use small letters, digits, `-` and `_`";
                 problems.add(Problem::new(Place::Key(at.path()), what, "clients read it in RateLimit", fix));
             }
-            let limit = raw.as_ref().and_then(|raw| state.limits.build(name, raw, &at, problems));
+            let limit = raw.as_ref().and_then(|raw| state.limits.build(name, raw, shared, &at, problems));
+            if let Some(raw) = raw {
+                check_sharing(name, raw, limit.as_deref(), &at, problems);
+            }
             if limit.as_ref().is_some_and(|limit| limit.is_chosen_by_client()) {
                 let why = "whoever sends another value each time is never limited";
                 problems.warn(
@@ -97,5 +100,29 @@ impl Limits {
 
     pub fn into_entries(self) -> Option<Vec<LimitEntry>> {
         self.all.into_iter().map(|(_, entry)| entry).collect()
+    }
+}
+
+/// What a limit that is shared needs, and what it costs.
+fn check_sharing(name: &str, raw: &raw::RateLimit, limit: Option<&Limit>, at: &At<'_>, problems: &Problems) {
+    let root = At::root();
+    let redis = root.key("redis");
+    if raw.exact && !raw.shared {
+        let why = "a limit of one gateway is always exact";
+        let _: Option<()> = problems.at(&at.key("exact"), "`exact` without `shared`", why, "add `shared: true`, or remove `exact`");
+    }
+    let is_missing = limit.is_some_and(|limit| limit.sharing.is_none());
+    if raw.shared && is_missing && problems.is_read(&redis) && problems.is_sound(&redis) {
+        let fix = "add `redis: { url: \"redis://127.0.0.1:6379\" }`";
+        let _: Option<()> =
+            problems.at(&at.key("shared"), format!("there is no store to share `{name}` in"), "each gateway would count alone", fix);
+    }
+    if let Some(over) = limit.and_then(Limit::overshoot) {
+        let (nodes, s) = (raw.nodes.0, if raw.nodes.0 == 1 { "" } else { "s" });
+        let what = format!("`{name}` may let through {over} more than its burst and rate, with {nodes} gateway{s}");
+        let why =
+            "each holds some ahead, so that requests need not wait for the store; and as much as its burst each time the store is lost";
+        let fix = "say in `nodes` how many gateways there are; `exact: true` asks for each request";
+        problems.warn(&at.key("shared"), what, why, fix);
     }
 }

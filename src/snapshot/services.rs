@@ -57,7 +57,6 @@ fn cap(name: &str, raw: &raw::Service, state: &State, at: &At<'_>, problems: &Pr
 }
 
 pub(super) fn entry(service: Service, cap: Option<Cap>, state: &State) -> Arc<ServiceEntry> {
-    let labels: Vec<&str> = service.pool.endpoints().iter().map(|endpoint| &*endpoint.label).collect();
-    let metrics = state.metrics.service(&service.name, &labels);
+    let metrics = state.metrics.service(&service.name);
     Arc::new(ServiceEntry { service, cap, metrics })
 }

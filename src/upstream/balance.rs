@@ -1,6 +1,6 @@
 //! Ways to choose among endpoints: smooth weighted round robin, and least request as power of two choices.
 
-use super::pool::Endpoint;
+use super::endpoint::Endpoint;
 use crate::config::raw;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -28,28 +28,37 @@ impl Balancer {
         }
     }
 
-    /// The index of an endpoint that `fits`, or of any when none does.
-    pub fn pick(&self, endpoints: &[Arc<Endpoint>], fits: impl Fn(&Endpoint) -> bool) -> usize {
+    /// The index of an endpoint that `fits`.
+    pub fn pick(&self, endpoints: &[Arc<Endpoint>], fits: &Fits<'_>) -> Option<usize> {
         match self {
-            _ if endpoints.len() == 1 => 0,
+            _ if endpoints.len() == 1 => fits(&endpoints[0]).then_some(0),
             Balancer::RoundRobin { cycle, next } => {
-                let turns = (0..cycle.len()).map(|_| cycle[next.fetch_add(1, Relaxed) % cycle.len()] as usize);
-                let mut first = None;
-                let found = turns.inspect(|turn| _ = first.get_or_insert(*turn)).find(|turn| fits(&endpoints[*turn]));
-                found.or(first).unwrap_or(0)
+                let mut turns = (0..cycle.len()).map(|_| cycle[next.fetch_add(1, Relaxed) % cycle.len()] as usize);
+                turns.find(|turn| fits(&endpoints[*turn]))
             }
             Balancer::LeastRequest { sums } => least_request(sums, endpoints, fits),
         }
     }
 }
 
+/// Whether an endpoint may be chosen.
+pub type Fits<'a> = dyn Fn(&Endpoint) -> bool + 'a;
+
+/// One that takes this many times longer to answer than another is slow, and waited for only when the other is busy.
+const SLOW: u32 = 3;
+/// In microseconds: below it nobody is slow.
+const SLOW_MIN: u32 = 2_000;
+
 /// Draws two by weight and takes the one with less in flight for its weight; the first one when they are equal, so that
-/// an idle pool still follows its weights.
-fn least_request(sums: &[u32], endpoints: &[Arc<Endpoint>], fits: impl Fn(&Endpoint) -> bool) -> usize {
+/// an idle pool still follows its weights. Where one is much slower, what is in flight there counts for as much more.
+fn least_request(sums: &[u32], endpoints: &[Arc<Endpoint>], fits: &Fits<'_>) -> Option<usize> {
     // With few endpoints that fit, draws may miss them: then they are searched in order from where the draw fell.
     const DRAWS: usize = 4;
-    let total = sums.last().copied().unwrap_or(1);
-    let draw = || sums.partition_point(|sum| *sum <= fastrand::u32(..total));
+    let total = sums.last().copied().unwrap_or(1).max(1);
+    let draw = || {
+        let point = fastrand::u32(..total);
+        sums.partition_point(|sum| *sum <= point)
+    };
     let fitting = |other: Option<usize>| {
         let wanted = |index: usize| Some(index) != other && fits(&endpoints[index]);
         let last = draw();
@@ -58,12 +67,32 @@ fn least_request(sums: &[u32], endpoints: &[Arc<Endpoint>], fits: impl Fn(&Endpo
             (0..n).map(|step| (last + step) % n).find(|index| wanted(*index))
         })
     };
-    let Some(first) = fitting(None) else { return draw() };
-    let Some(second) = fitting(Some(first)) else { return first };
-    let load = |index: usize| endpoints[index].state.in_flight() as u64;
-    let weight = |index: usize| u64::from(endpoints[index].weight);
+    let first = fitting(None)?;
+    let Some(second) = fitting(Some(first)) else { return Some(first) };
+    let (a, b) = (&*endpoints[first], &*endpoints[second]);
+    let (slow_a, slow_b) = slowness(a, b);
     // load / weight, compared without a division
-    if load(second) * weight(first) < load(first) * weight(second) { second } else { first }
+    let load = |endpoint: &Endpoint, slow: u64, other: u64| match slow > other {
+        true => (endpoint.state.in_flight() as u64 + 1) * slow,
+        false => endpoint.state.in_flight() as u64,
+    };
+    let is_less = load(b, slow_b, slow_a) * u64::from(a.weight) < load(a, slow_a, slow_b) * u64::from(b.weight);
+    Some(if is_less { second } else { first })
+}
+
+/// How many times slower than the other each of two is; one is 1.
+fn slowness(a: &Endpoint, b: &Endpoint) -> (u64, u64) {
+    let is_slow = |own: u32, other: u32| own > SLOW_MIN && own / SLOW > other;
+    let (la, lb) = (a.state.latency(), b.state.latency());
+    // The common case has to be cheap: the clock is asked only when there is a difference.
+    if la == 0 || lb == 0 || !(is_slow(la, lb) || is_slow(lb, la)) {
+        return (1, 1);
+    }
+    match (a.state.latency_now(), b.state.latency_now()) {
+        (Some(la), Some(lb)) if is_slow(la, lb) => (u64::from(la / lb.max(1)), 1),
+        (Some(la), Some(lb)) if is_slow(lb, la) => (1, u64::from(lb / la.max(1))),
+        _ => (1, 1),
+    }
 }
 
 /// nginx's smooth weighted round robin, run for one whole cycle: each turn everybody gains their weight, the richest is
@@ -90,48 +119,74 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pool::{Pool, States};
+    use super::super::pool::Pool;
+    use super::super::testing;
     use super::*;
-    use crate::config::place::At;
-    use crate::config::problem::Problems;
     use proptest::prelude::*;
+    use std::time::Duration;
 
-    fn pool(kind: raw::Balance, weights: &[u32]) -> Pool {
-        let endpoint = |(i, weight): (usize, &u32)| {
-            Some(raw::Endpoint { address: format!("10.0.0.{i}:80").parse().expect("an address"), weight: *weight })
-        };
-        let raw: Vec<_> = weights.iter().enumerate().map(endpoint).collect();
-        Pool::build("s", &raw, kind, &At::root(), &States::default(), &Problems::default()).expect("a pool")
+    fn pool(kind: &str, weights: &[u32]) -> Pool {
+        let endpoints = weights.iter().enumerate().map(|(i, weight)| format!("{{ address: '10.0.0.{i}:80', weight: {weight} }}"));
+        testing::pool(&format!("{{ endpoints: [{}], balance: {kind} }}", endpoints.collect::<Vec<_>>().join(", ")))
     }
     fn index(pool: &Pool, tried: &[std::net::SocketAddr]) -> usize {
-        let address = pool.pick(tried).endpoint().address;
-        pool.endpoints().iter().position(|endpoint| endpoint.address == address).expect("one of them")
+        let address = pool.pick(tried).expect("an endpoint").endpoint().address;
+        pool.set().endpoints.iter().position(|endpoint| endpoint.address == address).expect("one of them")
     }
 
     #[test]
     fn round_robin_is_smooth() {
         assert_eq!(*smooth_cycle(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
         assert_eq!(*smooth_cycle(&[20, 10]), [0, 1, 0]);
-        let pool = pool(raw::Balance::RoundRobin, &[1, 2]);
+        let pool = pool("round_robin", &[1, 2]);
         assert_eq!((0..6).map(|_| index(&pool, &[])).collect::<Vec<_>>(), [1, 0, 1, 1, 0, 1]);
     }
 
     #[test]
     fn least_request_prefers_the_idle_one() {
-        let pool = pool(raw::Balance::LeastRequest, &[1, 1]);
-        let held = pool.pick(&[]);
+        let pool = pool("least_request", &[1, 1]);
+        let held = pool.pick(&[]).expect("an endpoint");
         for _ in 0..100 {
-            assert_ne!(pool.pick(&[]).endpoint().address, held.endpoint().address);
+            assert_ne!(pool.pick(&[]).expect("an endpoint").endpoint().address, held.endpoint().address);
         }
     }
 
     #[test]
     fn an_idle_pool_follows_its_weights() {
-        let pool = pool(raw::Balance::LeastRequest, &[1, 3]);
+        let pool = pool("least_request", &[1, 3]);
         let rounds = 20_000;
         let heavy = (0..rounds).filter(|_| index(&pool, &[]) == 1).count() as f64;
         // 0.75 of 20,000 with a standard deviation of 61: six of them
         assert!((heavy - 0.75 * f64::from(rounds)).abs() < 370.0, "{heavy}");
+    }
+
+    #[test]
+    fn an_idle_pool_of_many_follows_them_too() {
+        let weights = [1, 2, 3, 4, 5, 5];
+        let pool = pool("least_request", &weights);
+        let (mut counts, rounds) = ([0; 6], 20_000.0);
+        (0..20_000).for_each(|_| counts[index(&pool, &[])] += 1);
+        for (count, weight) in counts.iter().zip(weights) {
+            let expected = rounds * f64::from(weight) / 20.0;
+            // Six standard deviations of at most 61.
+            assert!((f64::from(*count) - expected).abs() < 370.0, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn least_request_leaves_one_alone_that_is_much_slower() {
+        let pool = pool("least_request", &[1, 1, 1]);
+        for (endpoint, ms) in pool.set().endpoints.iter().zip([10, 12, 100]) {
+            pool.succeeded(endpoint, Duration::from_millis(ms));
+        }
+        let mut counts = [0; 3];
+        (0..3_000).for_each(|_| counts[index(&pool, &[])] += 1);
+        // Those that are alike share alike.
+        assert!(counts[2] == 0 && counts[0] > 1_200 && counts[1] > 1_200, "{counts:?}");
+        // It is not left alone when the others are busy.
+        let _held: Vec<_> = (0..40).map(|_| pool.pick(&[])).collect();
+        let slow = pool.set().endpoints[2].state.in_flight();
+        assert!((1..8).contains(&slow), "{slow}");
     }
 
     proptest! {
@@ -147,9 +202,8 @@ mod tests {
 
         #[test]
         fn what_was_tried_is_left_alone(weights in prop::collection::vec(1u32..9, 2..6), kind in 0..2) {
-            let kind = if kind == 0 { raw::Balance::RoundRobin } else { raw::Balance::LeastRequest };
-            let pool = pool(kind, &weights);
-            let tried: Vec<_> = pool.endpoints()[1..].iter().map(|endpoint| endpoint.address).collect();
+            let pool = pool(["round_robin", "least_request"][kind as usize], &weights);
+            let tried: Vec<_> = pool.set().endpoints[1..].iter().map(|endpoint| endpoint.address).collect();
             prop_assert_eq!(index(&pool, &tried), 0);
         }
     }

@@ -4,16 +4,23 @@
 //! service name and address in [`States`].
 
 mod balance;
+pub mod clock;
+mod endpoint;
 mod peer;
 mod pool;
 pub mod retry;
 mod split;
+mod states;
+#[cfg(test)]
+mod testing;
 mod trust;
 
 pub use split::Split;
 pub use trust::system_authorities;
 
-pub use pool::{Endpoint, EndpointState, Picked, Pool, States};
+pub use endpoint::{Endpoint, EndpointState, Standing};
+pub use pool::{Picked, Pool, Set};
+pub use states::States;
 
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -35,6 +42,7 @@ pub struct Service {
     /// Connections are kept for the next request.
     pub is_kept_alive: bool,
     pub pool: Pool,
+    pub retries: retry::Policy,
     template: peer::Template,
 }
 
@@ -72,7 +80,7 @@ impl Service {
             Some(Err(_)) => problems.at(&at.key("host"), "the host has control characters", "it becomes a header field", "remove them"),
         };
         let template = peer::Template::build(name, raw, at, problems);
-        let pool = Pool::build(name, &raw.endpoints, raw.balance, &at.key("endpoints"), states, problems);
+        let pool = Pool::build(raw, at, states.service(name), problems);
         Some(Service {
             name: name.into(),
             host: host?,
@@ -80,6 +88,7 @@ impl Service {
             is_h2: raw.protocol != raw::Protocol::Http1,
             is_kept_alive: raw.keepalive.connections.0 > 0,
             pool: pool?,
+            retries: retry::Policy::new(&raw.retries),
             template: template?,
         })
     }
@@ -98,8 +107,21 @@ impl Service {
             keepalive: raw::Keepalive::default(),
             max_in_flight: None,
             queue: None,
+            retries: raw::Retries::default(),
+            ejection: raw::Ejection::default(),
+            slow_start: None,
         };
         Service::build(&format!("{scheme}://{}", url.authority), &raw, at, states, problems)
+    }
+
+    /// A request comes: it is counted for what may be tried again.
+    pub fn begin(&self) {
+        self.pool.state.budget.earn(self.retries.percent);
+    }
+
+    /// Whether the service may be sent one more attempt now, which is counted.
+    pub fn spend_retry(&self) -> bool {
+        self.retries.percent > 0 && self.pool.state.budget.spend()
     }
 
     /// The peer of one attempt.

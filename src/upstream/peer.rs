@@ -1,7 +1,7 @@
 //! The peer that Pingora is given for one attempt.
 
 use super::Timeouts;
-use super::pool::Endpoint;
+use super::endpoint::Endpoint;
 use super::trust;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -74,6 +74,7 @@ impl Template {
         options.h2_connection_window_size = Some(STREAM_WINDOW * STREAMS_MAX as u32);
         options.tcp_keepalive = Some(KEEPALIVE);
         options.idle_timeout = Some(raw.keepalive.idle);
+        options.h2_ping_interval = raw.keepalive.ping;
         options.verify_cert = raw.tls.as_ref().is_none_or(|tls| tls.verify);
         options.verify_hostname = options.verify_cert;
         options.ca = authorities;

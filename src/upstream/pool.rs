@@ -1,96 +1,62 @@
-//! A service's endpoints, and the choice among them.
+//! A service's endpoints, the choice among them, and what their failures lead to.
 
-use super::balance::Balancer;
+use super::balance::{Balancer, Fits};
+use super::clock::ms;
+use super::endpoint::{Endpoint, EndpointState};
+use super::retry::Failure;
+use super::states::ServiceState;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
 use crate::config::scalar::HostPort;
-use std::collections::{HashMap, HashSet};
+use arc_swap::ArcSwap;
+use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// One copy of a service.
-#[derive(Debug)]
-pub struct Endpoint {
-    pub address: SocketAddr,
-    /// The host as it was written, for TLS.
-    pub host: Arc<str>,
-    /// The address as a text, for log and metrics.
-    pub label: Arc<str>,
-    pub weight: u32,
-    pub state: Arc<EndpointState>,
-}
-
-/// What is known of an endpoint for as long as it is configured.
-#[derive(Debug, Default)]
-pub struct EndpointState {
-    in_flight: AtomicUsize,
-}
-
-impl EndpointState {
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
-    }
-}
-
-/// The states of all endpoints, by service and address. Snapshots share them; those of endpoints that are gone are
-/// dropped with the last snapshot that had them.
-#[derive(Debug, Default)]
-pub struct States(Mutex<Known>);
-
-#[derive(Debug, Default)]
-struct Known {
-    states: HashMap<(String, SocketAddr), std::sync::Weak<EndpointState>>,
-    /// How many there may be before those that are gone are looked for.
-    prune_at: usize,
-}
-
-impl States {
-    fn of(&self, service: &str, address: SocketAddr) -> Arc<EndpointState> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.states.len() >= known.prune_at {
-            known.states.retain(|_, state| state.strong_count() > 0);
-            known.prune_at = known.states.len().max(32) * 2;
-        }
-        let slot = known.states.entry((service.to_string(), address)).or_default();
-        slot.upgrade().unwrap_or_else(|| {
-            let state = Arc::default();
-            *slot = Arc::downgrade(&state);
-            state
-        })
-    }
-}
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Pool {
-    endpoints: Vec<Arc<Endpoint>>,
+    set: ArcSwap<Set>,
+    ejection: Ejection,
+    pub(super) state: Arc<ServiceState>,
+}
+
+/// The endpoints of one moment.
+#[derive(Debug)]
+pub struct Set {
+    pub endpoints: Vec<Arc<Endpoint>>,
     balancer: Balancer,
+}
+
+/// When an endpoint is left alone for a while.
+#[derive(Clone, Copy, Debug)]
+struct Ejection {
+    failures: u32,
+    base: Duration,
+    percent_max: usize,
 }
 
 impl Pool {
     /// Resolves and sets up the endpoints. `None` means that a problem was reported.
-    pub fn build(
-        service: &str,
-        raw: &[Option<raw::Endpoint>],
-        balance: raw::Balance,
-        at: &At<'_>,
-        states: &States,
-        problems: &Problems,
-    ) -> Option<Pool> {
-        if raw.is_empty() {
+    pub fn build(raw: &raw::Service, at: &At<'_>, state: Arc<ServiceState>, problems: &Problems) -> Option<Pool> {
+        let at = at.key("endpoints");
+        if raw.endpoints.is_empty() {
             return problems.at(
-                at,
+                &at,
                 "a service without endpoints",
                 "nothing can be sent to it",
                 "name at least one, such as `10.0.0.11:8000`",
             );
         }
+        let was_settled = state.is_settled();
         let (mut endpoints, mut known): (Vec<Arc<Endpoint>>, HashSet<SocketAddr>) = Default::default();
         let mut all_resolved = true;
-        for (index, raw) in raw.iter().enumerate() {
+        for (index, endpoint) in raw.endpoints.iter().enumerate() {
             let at = at.index(index);
-            let Some((raw, addresses)) = raw.as_ref().and_then(|raw| Some((raw, resolve(&raw.address, &at, problems)?))) else {
+            let Some((endpoint, addresses)) =
+                endpoint.as_ref().and_then(|endpoint| Some((endpoint, resolve(&endpoint.address, &at, problems)?)))
+            else {
                 all_resolved = false;
                 continue;
             };
@@ -103,30 +69,97 @@ impl Pool {
                         "remove one, or give it a `weight`",
                     );
                 }
-                endpoints.push(Arc::new(Endpoint {
+                let (state, is_new) = state.endpoint(address);
+                let endpoint = Endpoint {
                     address,
-                    host: raw.address.host.as_str().into(),
+                    host: endpoint.address.host.as_str().into(),
                     label: address.to_string().into(),
-                    weight: raw.weight,
-                    state: states.of(service, address),
-                }));
+                    weight: endpoint.weight,
+                    slow_start: raw.slow_start.map_or(0, ms),
+                    state,
+                    answered: OnceLock::new(),
+                };
+                if is_new && was_settled {
+                    endpoint.warm_up();
+                }
+                endpoints.push(Arc::new(endpoint));
             }
         }
+        let ejection = Ejection {
+            failures: u32::try_from(raw.ejection.consecutive_failures.0).unwrap_or(u32::MAX),
+            base: raw.ejection.base,
+            percent_max: raw.ejection.max_percent.usize(),
+        };
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        all_resolved.then(|| Pool { balancer: Balancer::new(balance, &weights), endpoints })
+        let set = Set { balancer: Balancer::new(raw.balance, &weights), endpoints };
+        all_resolved.then(|| Pool { set: ArcSwap::from_pointee(set), ejection, state })
     }
 
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
+    /// The endpoints as they are now.
+    pub fn set(&self) -> Arc<Set> {
+        self.set.load_full()
     }
 
-    /// Picks an endpoint that is not among the `tried` ones, or any of them when all were. Counts it as in flight until
-    /// the answer is dropped.
-    pub fn pick(&self, tried: &[SocketAddr]) -> Picked {
-        let index = self.balancer.pick(&self.endpoints, |endpoint| !tried.contains(&endpoint.address));
-        let endpoint = self.endpoints[index].clone();
-        endpoint.state.in_flight.fetch_add(1, Relaxed);
-        Picked { endpoint, index }
+    /// Picks an endpoint that is not among the `tried` ones, or any that is well when all of those were; one of all but those
+    /// that are drained when none is well. `None` when there is none at all. Counts it as in flight until the answer is dropped.
+    pub fn pick(&self, tried: &[SocketAddr]) -> Option<Picked> {
+        let set = self.set.load();
+        let is_new = |endpoint: &Endpoint| tried.is_empty() || !tried.contains(&endpoint.address);
+        let index = set
+            .pick(&|endpoint| endpoint.takes_its_turn() && is_new(endpoint))
+            .or_else(|| set.pick(&|endpoint| endpoint.is_usable() && is_new(endpoint)))
+            .or_else(|| set.pick(&Endpoint::is_usable))
+            .or_else(|| set.pick(&|endpoint| !endpoint.is_drained() && is_new(endpoint)))
+            .or_else(|| set.pick(&|endpoint| !endpoint.is_drained()))?;
+        let endpoint = set.endpoints[index].clone();
+        endpoint.state.enter();
+        Some(Picked { endpoint })
+    }
+
+    /// An attempt was answered, as far as the endpoint is concerned in good health.
+    pub fn succeeded(&self, endpoint: &Endpoint, took: Duration) {
+        endpoint.state.succeeded();
+        endpoint.state.took(took);
+    }
+
+    /// An attempt failed.
+    pub fn failed(&self, endpoint: &Endpoint, failure: Failure) {
+        if failure.is_endpoints() && endpoint.state.failed() >= self.ejection.failures {
+            self.eject(endpoint);
+        }
+    }
+
+    /// Leaves an endpoint alone for a while, if enough others are there.
+    fn eject(&self, endpoint: &Endpoint) {
+        let _one_at_a_time = self.state.deciding();
+        let set = self.set.load();
+        let is_other = |other: &&Arc<Endpoint>| other.address != endpoint.address;
+        let away = set.endpoints.iter().filter(is_other).filter(|other| other.state.is_ejected()).count();
+        let has_others = set.endpoints.iter().filter(is_other).any(|other| other.is_usable());
+        let is_within = (away + 1) * 100 <= self.ejection.percent_max * set.endpoints.len();
+        if has_others && is_within && !endpoint.state.is_ejected() {
+            let ms = endpoint.eject(self.ejection.base);
+            log::warn!("{} failed {} times in a row: it is left alone for {ms} ms", endpoint.label, self.ejection.failures);
+        }
+    }
+
+    /// Takes an endpoint out, or back in. Answers whether there is one of this address.
+    pub fn drain(&self, address: SocketAddr, is_drained: bool) -> bool {
+        let set = self.set.load();
+        let found = set.endpoints.iter().find(|endpoint| endpoint.address == address);
+        if let Some(endpoint) = found {
+            endpoint.state.set_drained(is_drained);
+            if !is_drained {
+                endpoint.warm_up();
+            }
+        }
+        found.is_some()
+    }
+}
+
+impl Set {
+    fn pick(&self, fits: &Fits<'_>) -> Option<usize> {
+        self.balancer.pick(&self.endpoints, fits)
     }
 }
 
@@ -155,7 +188,6 @@ fn resolve(address: &HostPort, at: &At<'_>, problems: &Problems) -> Option<Vec<S
 #[derive(Debug)]
 pub struct Picked {
     endpoint: Arc<Endpoint>,
-    index: usize,
 }
 
 impl Picked {
@@ -163,52 +195,136 @@ impl Picked {
         &self.endpoint
     }
 
-    /// Its place in the pool.
-    pub fn index(&self) -> usize {
-        self.index
+    pub fn state(&self) -> &EndpointState {
+        &self.endpoint.state
     }
 }
 
 impl Drop for Picked {
     fn drop(&mut self) {
-        self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
+        self.endpoint.state.leave();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{self, pool};
     use super::*;
 
-    fn pool(states: &States, addresses: &[&str]) -> Option<Pool> {
-        let raw: Vec<_> = addresses.iter().map(|a| Some(raw::Endpoint { address: a.parse().expect("an address"), weight: 1 })).collect();
-        Pool::build("s", &raw, raw::Balance::LeastRequest, &At::root(), states, &Problems::default())
+    fn address(pool: &Pool, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        pool.pick(tried).map(|picked| picked.endpoint().address)
+    }
+
+    fn nth(pool: &Pool, n: usize) -> Arc<Endpoint> {
+        pool.set().endpoints[n].clone()
+    }
+
+    fn fail(pool: &Pool, endpoint: &Endpoint, times: usize) {
+        (0..times).for_each(|_| pool.failed(endpoint, Failure::Reset));
     }
 
     #[test]
     fn another_endpoint_for_the_second_try_while_there_is_one() {
-        let pool = pool(&States::default(), &["10.0.0.1:1", "10.0.0.2:1"]).expect("a pool");
-        let first = pool.pick(&[]).endpoint().address;
+        let pool = pool("{ endpoints: ['10.0.0.1:1', '10.0.0.2:1'] }");
+        let first = address(&pool, &[]).expect("an endpoint");
         for _ in 0..50 {
-            let second = pool.pick(&[first]).endpoint().address;
+            let second = address(&pool, &[first]).expect("an endpoint");
             assert_ne!(second, first);
-            pool.pick(&[first, second]);
+            assert!(address(&pool, &[first, second]).is_some());
         }
     }
 
     #[test]
     fn counts_what_is_in_flight_across_snapshots() {
-        let states = States::default();
-        let old = pool(&states, &["10.0.0.1:1"]).expect("a pool");
+        let states = super::super::States::default();
+        let old = testing::pool_of(&states, "{ endpoints: ['10.0.0.1:1'] }").expect("a pool");
         let held = old.pick(&[]);
-        let new = pool(&states, &["10.0.0.1:1", "10.0.0.2:1"]).expect("a pool");
-        assert_eq!(new.endpoints().iter().map(|e| e.state.in_flight()).collect::<Vec<_>>(), [1, 0]);
+        let new = testing::pool_of(&states, "{ endpoints: ['10.0.0.1:1', '10.0.0.2:1'] }").expect("a pool");
+        assert_eq!(new.set().endpoints.iter().map(|e| e.state.in_flight()).collect::<Vec<_>>(), [1, 0]);
         drop(held);
-        assert_eq!(new.endpoints()[0].state.in_flight(), 0);
+        assert_eq!(nth(&new, 0).state.in_flight(), 0);
     }
 
     #[test]
     fn nothing_and_the_same_twice_are_problems() {
-        assert!(pool(&States::default(), &[]).is_none());
-        assert!(pool(&States::default(), &["10.0.0.1:1", "10.0.0.1:1"]).is_none());
+        let states = super::super::States::default();
+        assert!(testing::pool_of(&states, "{ endpoints: [] }").is_none());
+        assert!(testing::pool_of(&states, "{ endpoints: ['10.0.0.1:1', '10.0.0.1:1'] }").is_none());
+    }
+
+    #[test]
+    fn one_that_fails_in_a_row_is_left_alone_for_longer_each_time() {
+        let pool = pool("{ endpoints: ['10.0.0.1:1', '10.0.0.2:1'], ejection: { consecutive_failures: 3, base: 1h } }");
+        let (bad, good) = (nth(&pool, 0), nth(&pool, 1));
+        fail(&pool, &bad, 2);
+        pool.succeeded(&bad, Duration::ZERO);
+        fail(&pool, &bad, 2);
+        assert!(bad.is_usable());
+        fail(&pool, &bad, 1);
+        assert!(!bad.is_usable() && bad.state.ejections() == 1);
+        assert!((0..50).all(|_| address(&pool, &[]) == Some(good.address)));
+        // Its own that were in flight change nothing.
+        fail(&pool, &bad, 5);
+        assert_eq!(bad.state.ejections(), 1);
+        let hour = 3_600_000;
+        assert_eq!([bad.eject(Duration::from_secs(3_600)), bad.eject(Duration::from_secs(3_600))], [2 * hour, 4 * hour]);
+    }
+
+    #[test]
+    fn what_is_not_the_endpoints_fault_does_not_count() {
+        let pool = pool("{ endpoints: ['10.0.0.1:1', '10.0.0.2:1'], ejection: { consecutive_failures: 1 } }");
+        pool.failed(&nth(&pool, 0), Failure::Local);
+        pool.failed(&nth(&pool, 0), Failure::Unprocessed);
+        assert!(nth(&pool, 0).is_usable());
+    }
+
+    #[test]
+    fn only_so_many_are_away_and_never_the_last() {
+        for (percent, count, expected) in [(50, 3, 1), (50, 1, 0), (100, 3, 2), (0, 3, 0), (34, 3, 1), (33, 3, 0)] {
+            let addresses: Vec<String> = (1..=count).map(|n| format!("'10.0.0.{n}:1'")).collect();
+            let policy = format!("{{ consecutive_failures: 1, base: 1h, max_percent: {percent} }}");
+            let pool = pool(&format!("{{ endpoints: [{}], ejection: {policy} }}", addresses.join(", ")));
+            pool.set().endpoints.iter().for_each(|endpoint| fail(&pool, endpoint, 3));
+            let away = pool.set().endpoints.iter().filter(|endpoint| !endpoint.is_usable()).count();
+            assert_eq!(away, expected, "{percent} % of {count}");
+        }
+    }
+
+    #[test]
+    fn the_last_one_that_is_well_is_not_ejected_and_all_are_used_when_none_is() {
+        let pool = pool("{ endpoints: ['10.0.0.1:1', '10.0.0.2:1'], ejection: { consecutive_failures: 1, base: 1h } }");
+        let (ill, other) = (nth(&pool, 0), nth(&pool, 1));
+        ill.state.set_ill(true);
+        fail(&pool, &other, 3);
+        assert!(other.is_usable());
+        other.state.set_ill(true);
+        let picked: HashSet<_> = (0..200).filter_map(|_| address(&pool, &[])).collect();
+        assert_eq!(picked.len(), 2);
+    }
+
+    #[test]
+    fn the_operator_has_the_last_word() {
+        let pool = pool("{ endpoints: ['10.0.0.1:1', '10.0.0.2:1'] }");
+        let (a, b) = (nth(&pool, 0).address, nth(&pool, 1).address);
+        assert!(pool.drain(a, true) && !pool.drain("10.0.0.9:1".parse().expect("an address"), true));
+        assert!((0..50).all(|_| address(&pool, &[b]) == Some(b)));
+        pool.drain(b, true);
+        assert_eq!(address(&pool, &[]), None);
+        pool.drain(a, false);
+        assert_eq!(address(&pool, &[]), Some(a));
+    }
+
+    #[test]
+    fn one_that_is_new_gets_its_share_little_by_little() {
+        let states = super::super::States::default();
+        let old = testing::pool_of(&states, "{ endpoints: ['10.0.0.1:1'], slow_start: 1h }").expect("a pool");
+        assert_eq!(nth(&old, 0).standing().name(), "up");
+        let new = testing::pool_of(&states, "{ endpoints: ['10.0.0.1:1', '10.0.0.2:1'], slow_start: 1h }").expect("a pool");
+        assert_eq!(nth(&new, 1).standing().name(), "warming");
+        let fresh = nth(&new, 1).address;
+        let share = (0..10_000).filter(|_| address(&new, &[]) == Some(fresh)).count();
+        // A twentieth of its turns; the others stay with the other one.
+        assert!((100..1_500).contains(&share), "{share}");
+        assert_eq!(address(&new, &[nth(&new, 0).address]), Some(fresh));
     }
 }

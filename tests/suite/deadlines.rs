@@ -2,6 +2,7 @@
 
 use crate::kit::{Client, Gateway, H2Client, Origin};
 use crate::kit::{answer, certificate, eventually, head, rest, run_async, secure, secure_and_send, steadily, until_gone, whole};
+use bytes::Bytes;
 use http::Method;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -212,6 +213,26 @@ routes:
         assert_eq!((drip("/hasty"), patient.join().expect("an answer")), (408, 200));
     });
     assert!(gateway.access_log(2).iter().any(|line| line["code"] == "request_timeout" && line["path"] == "/hasty"));
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn so_is_one_over_http2() {
+    let origin = Origin::echo();
+    let gateway = with("limits: { body_rate: 100B }", "", &origin);
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        let (answer, mut body) = client.begin(Method::POST, "/service", &[], false).await;
+        let drip = async {
+            // It ends with the stream.
+            while body.send_data(Bytes::from_static(b"x"), false).is_ok() {
+                tokio::time::sleep(500 * MS).await;
+            }
+        };
+        let (answer, ()) = tokio::join!(answer, drip);
+        assert_eq!(answer.expect("an answer").status(), 408);
+        assert_eq!(client.get("/service").await.status, 200);
+    });
     gateway.wait_until_idle();
 }
 

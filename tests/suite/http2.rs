@@ -381,3 +381,48 @@ fn a_grpc_stream_of_many_small_messages_is_not_taken_for_an_attack() {
         assert_eq!(whole(answer).await.expect("an answer").body, (MESSAGES * 7).to_string().into_bytes());
     });
 }
+
+#[test]
+fn a_service_that_answers_no_ping_is_left() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    listener.set_nonblocking(true).expect("a listener");
+    let gateway = gateway(address, "protocol: h2c, keepalive: { ping: 1s }");
+    run_async(async {
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        let client = H2Client::connect(gateway.address()).await;
+        let next = async || {
+            let (tcp, _) = listener.accept().await.expect("a connection");
+            h2::server::handshake(tcp).await.expect("a handshake")
+        };
+        // The first connection falls silent behind its first answer, as that of a machine that hangs does.
+        let mut hung = {
+            let asking = client.clone();
+            let mut asked = tokio::spawn(async move { asking.get("/1").await });
+            let served = async {
+                let mut connection = next().await;
+                let (_, mut respond) = connection.accept().await.expect("a request").expect("a request");
+                respond.send_response(h2_head(200, &[]), true).expect("to answer");
+                connection
+            };
+            let mut connection = served.await;
+            tokio::select! {
+                _ = connection.accept() => panic!("a second request"),
+                answer = &mut asked => assert_eq!(answer.expect("an answer").status, 200),
+            }
+            connection
+        };
+        let served = async {
+            let mut connection = next().await;
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_response(h2_head(204, &[]), true).expect("to answer");
+            }
+        };
+        let asked = client.get("/2");
+        tokio::select! {
+            () = served => panic!("the new connection has ended"),
+            answer = asked => assert_eq!(answer.status, 204),
+        }
+        hung.abrupt_shutdown(Reason::NO_ERROR);
+    });
+}

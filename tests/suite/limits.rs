@@ -240,7 +240,7 @@ routes:
         "`0/s` lets nothing through",
         "`nobody` is not something to count by",
         "`watch` is not known here",
-        "`shared` is not supported by this version yet",
+        "there is no store to share `late` in",
         "a request of `per_customer` costs 21, and there are never more than 20",
         "`Big` is not a limit's name",
         "`client_ip` is named twice",

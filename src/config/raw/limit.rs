@@ -1,5 +1,6 @@
 //! `rate_limits`.
 
+use super::words::{FilePath, Secret};
 use crate::config::scalar::Rate;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, choice, record};
@@ -21,8 +22,34 @@ record! {
         /// Answers have X-RateLimit-* too.
         legacy_headers: bool = false,
         mode: LimitMode = LimitMode::Enforce,
+        /// All gateways of one `redis` count together.
+        shared: bool = false,
+        /// The store is asked for each request of a shared limit, instead of some ahead.
+        exact: bool = false,
+        /// What becomes of requests of a shared limit then.
+        when_store_is_down: WhenDown = WhenDown::Local,
+        /// How many gateways share it: what one of them may hold ahead, and its part of the limit when it is alone.
+        nodes: Number<1, 10_000> = Number(1),
     }
-    later ["shared", "exact", "when_store_is_down", "nodes"];
+}
+
+choice! {
+    pub enum WhenDown {
+        /// Each gateway counts for itself, the limit divided by `nodes`.
+        "local" => Local,
+        "allow" => Allow,
+        "refuse" => Refuse,
+    }
+}
+
+record! {
+    /// What several gateways share: Redis or Valkey.
+    pub struct Redis {
+        /// `redis://`, `rediss://` (TLS) or `unix:`, with user and password if need be.
+        url: Secret,
+        /// A PEM file with the authorities of its certificate; the system's when absent.
+        ca: Option<FilePath> = None,
+    }
 }
 
 choice! {

@@ -2,13 +2,15 @@
 
 pub mod auth;
 mod cache;
+mod faults;
 mod limit;
 mod route;
 mod service;
 mod words;
 
 pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
-pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates};
+pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
+pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
     HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
 };
@@ -45,6 +47,8 @@ record! {
         caches: Named<Option<Cache>> = Named::default(),
         /// Where answers are kept.
         cache_store: CacheStore = CacheStore::default(),
+        /// What several gateways share, for limits that are `shared`.
+        redis: Option<Redis> = None,
         /// Ways to recognise who comes, by name.
         auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
@@ -54,7 +58,7 @@ record! {
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["redis", "tests"];
+    later ["tests"];
 }
 
 record! {

@@ -1,6 +1,6 @@
 //! `services`.
 
-use super::FilePath;
+use super::{Ejection, FilePath, Retries};
 use crate::config::scalar::HostPort;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Number, Shape, choice, record};
@@ -23,9 +23,12 @@ record! {
         max_in_flight: Option<Number<1, 10_000_000>> = None,
         /// Those above it that wait, before 503.
         queue: Option<Queue> = None,
+        retries: Retries = Retries::default(),
+        ejection: Ejection = Ejection::default(),
+        /// How long an endpoint that is back, or new, takes to come up to its full share.
+        slow_start: Option<Duration> = None,
     }
-    later ["dns", "srv", "sticky", "health_check", "ejection", "breaker", "slow_start", "retries", "fallback",
-        "endpoints_file", "zone"];
+    later ["dns", "srv", "sticky", "health_check", "breaker", "fallback", "endpoints_file", "zone"];
 }
 
 record! {
@@ -110,11 +113,14 @@ record! {
     pub struct Keepalive {
         idle: Duration = Keepalive::default().idle,
         connections: Number<0, 1_000_000> = Keepalive::default().connections,
+        /// How often a service that speaks HTTP/2 is sent a PING; one that doesn't answer it within 5 s is left. Not at all when
+        /// absent: gRPC servers by default take more than one in 5 minutes for an attack.
+        ping: Option<Duration> = None,
     }
 }
 
 impl Default for Keepalive {
     fn default() -> Self {
-        Keepalive { idle: Duration::from_secs(60), connections: Number(128) }
+        Keepalive { idle: Duration::from_secs(60), connections: Number(128), ping: None }
     }
 }

@@ -84,13 +84,16 @@ impl Shape for Network {
 /// A method, in capitals.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Method(pub http::Method);
+impl Method {
+    pub(super) fn parse(text: &str) -> Result<Method, String> {
+        let capitals = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+        let method = http::Method::from_bytes(text.as_bytes()).ok().filter(|_| capitals);
+        method.map(Method).ok_or_else(|| format!("`{text}` is not a method"))
+    }
+}
 impl Shape for Method {
     fn read(node: &Node<'_>) -> Option<Self> {
-        node.parsed("a method in capitals", "GET", |text| {
-            let capitals = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
-            let method = http::Method::from_bytes(text.as_bytes()).ok().filter(|_| capitals);
-            method.map(Method).ok_or_else(|| format!("`{text}` is not a method"))
-        })
+        node.parsed("a method in capitals", "GET", Method::parse)
     }
     fn schema(_: &mut Parts) -> Json {
         schema::text(r"^[A-Z-]+$", "GET")

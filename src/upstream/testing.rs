@@ -1,0 +1,20 @@
+//! Pools for tests of this room.
+
+use super::{Pool, States};
+use crate::config::place::At;
+use crate::config::problem::Problems;
+use crate::config::raw;
+use crate::config::shape::{Node, Shape};
+
+/// A pool of a service as it is typed.
+pub fn pool(yaml: &str) -> Pool {
+    pool_of(&States::default(), yaml).expect("a pool")
+}
+
+/// The same with states that are known.
+pub fn pool_of(states: &States, yaml: &str) -> Option<Pool> {
+    let (value, problems) = (serde_yaml::from_str(yaml).expect("YAML"), Problems::default());
+    let raw = raw::Service::read(&Node { value: &value, at: &At::root(), problems: &problems }).expect("a service");
+    assert!(problems.is_empty(), "{problems:?}");
+    Pool::build(&raw, &At::root(), states.service("s"), &problems)
+}
