@@ -18,6 +18,7 @@ mod suite {
     mod cache;
     mod cli;
     mod commands;
+    mod compose;
     mod corpus;
     mod deadlines;
     mod drain;
@@ -39,6 +40,7 @@ mod suite {
     mod shared;
     mod strict;
     mod tls;
+    mod upgrade;
     mod vanish;
     mod websocket;
 }

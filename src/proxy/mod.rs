@@ -7,6 +7,7 @@ mod arrive;
 mod attempt;
 mod caching;
 mod caching_told;
+mod compose;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -36,6 +37,7 @@ use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora::connectors::TransportConnector;
+use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::*;
@@ -52,6 +54,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Connections of tunnels, which are never reused.
     pub tunnels: TransportConnector,
+    /// Connections of the calls that are composed.
+    pub calls: Connector,
 }
 
 /// Refuses: the answer is written by `fail_to_proxy`.

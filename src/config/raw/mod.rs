@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod cache;
+mod compose;
 mod faults;
 mod limit;
 mod route;
@@ -9,6 +10,7 @@ mod service;
 mod words;
 
 pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
+pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
@@ -141,6 +143,10 @@ record! {
         drain_delay: Duration = Duration::ZERO,
         /// How long requests in flight may take once accepting has stopped.
         drain_timeout: Duration = Duration::from_secs(30),
+        /// Where a new process meets the one whose place it takes. In RUNTIME_DIRECTORY, or a folder of its own, when absent.
+        upgrade_socket: Option<FilePath> = None,
+        /// How long a new process may take until it serves.
+        upgrade_timeout: Duration = Duration::from_secs(30),
         max_connections: Number<1, 10_000_000> = Number(20_000),
         timeouts: ServerTimeouts = ServerTimeouts::default(),
         limits: ServerLimits = ServerLimits::default(),
@@ -151,8 +157,10 @@ record! {
         overload: Option<Overload> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
+        /// All bodies that are held in memory together; above it 503.
+        buffers: Size = Size(256 << 20),
     }
-    later ["secret", "upgrade_socket", "buffers"];
+    later ["secret"];
 }
 
 impl Default for Server {
@@ -162,6 +170,8 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
+            upgrade_socket: None,
+            upgrade_timeout: Duration::from_secs(30),
             max_connections: Number(20_000),
             timeouts: ServerTimeouts::default(),
             limits: ServerLimits::default(),
@@ -169,6 +179,7 @@ impl Default for Server {
             flood: None,
             overload: None,
             limit_keys_max: Number(1_000_000),
+            buffers: Size(256 << 20),
         }
     }
 }
