@@ -356,8 +356,10 @@ fn stale_while_revalidate_answers_at_once_and_asks_once() {
     drop(held);
     eventually("the new answer", || (gateway.get("/").text() != "1").then_some(()));
     // What happens behind is no request.
-    let requests = gateway.metric("frontdesk_requests_total{method=\"GET\",route=\"r\",status=\"200\"}") as usize;
-    assert_eq!(gateway.access_log(requests).len(), requests);
+    let requests = || gateway.metric("frontdesk_requests_total{method=\"GET\",route=\"r\",status=\"200\"}") as usize;
+    eventually("the log", || (gateway.access_log(1).len() == requests()).then_some(()));
+    let lines = gateway.access_log(1);
+    assert_eq!(lines.iter().filter(|line| line["attempts"] == 1).count(), 1, "only the first asked the service itself");
 }
 
 #[test]
