@@ -260,7 +260,8 @@ impl Snapshot {
         let caches = caches::Caches::build(raw, &root.key("caches"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         listeners::check_client_auth(raw, &root.key("auth"), problems);
-        let build = routes::Build::new(raw, state, &listeners, &services, &limits, &caches, &methods, problems);
+        let named = routes::Named { listeners: &listeners, services: &services, limits: &limits, caches: &caches, methods: &methods };
+        let build = routes::Build::new(raw, state, named, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),

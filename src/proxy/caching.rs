@@ -2,19 +2,17 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, authority};
-use super::{caching_told as told, deadline};
+use super::{caching_told as told, deadline, forget};
 use crate::cache::asked::{Asked, Use};
 use crate::cache::entry::{Entry, Told, renewed};
 use crate::cache::fresh::{Answer, Terms, decide};
-use crate::cache::key::{Key, Parts, Url, Who, variance as variance_of};
-use crate::cache::purge::{How, Purge, tags};
+use crate::cache::key::{Key, Url, Who, variance as variance_of};
+use crate::cache::purge::tags;
 use crate::cache::storage::meta;
 use crate::cache::{Rule, THIS_TIME, entry_of};
-use crate::route::normalize;
-use crate::snapshot::Snapshot;
 use crate::types::Refusal;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, VARY};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
@@ -195,7 +193,7 @@ pub fn ask(exchange: &mut Exchange) -> Result<(), Refusal> {
 
 /// The service has answered.
 pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) {
-    forget_changed(session, head, exchange);
+    forget::changed(session, head, exchange);
     if is_renewal(session, head, exchange) {
         exchange.upstream_done();
     }
@@ -297,46 +295,6 @@ fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(names)
 }
 
-/// A request that was not safe has changed what is kept (RFC 9111, 4.4): its own URL, and those that the answer names on the same host.
-fn forget_changed(session: &Session, head: &ResponseHeader, exchange: &Exchange) {
-    let request = session.req_header();
-    let is_good = head.status.is_success() || head.status.is_redirection();
-    if exchange.snapshot.caches.is_empty() || request.method.is_safe() || !is_good {
-        return;
-    }
-    let own = url(exchange, request);
-    let named = [LOCATION, CONTENT_LOCATION].iter().filter_map(|name| head.headers.get(name)?.to_str().ok());
-    let others: Vec<(String, Option<String>)> = named.filter_map(|named| same_host(named, &own)).collect();
-    let others = others.iter().map(|(path, query)| Url { path, query: query.as_deref(), ..own });
-    let pages = std::iter::once(own).chain(others).flat_map(|url| pages(&exchange.snapshot, &url)).collect();
-    exchange.snapshot.cache.store.purge(&Purge::Pages(pages), How::Hard);
-}
-
-/// The pages of a URL: one for each way in which caches tell answers apart, whether it came over TLS or not.
-pub fn pages(snapshot: &Snapshot, url: &Url<'_>) -> Vec<u128> {
-    let mut parts: Vec<_> = snapshot.caches.iter().map(|rule| rule.key).collect();
-    parts.dedup();
-    let both = |parts: Parts| [true, false].map(|is_tls| parts.page(&Url { is_tls, ..*url }, &snapshot.cache.store.seed));
-    parts.into_iter().flat_map(both).collect()
-}
-
-/// Path and query of a reference to the same host (RFC 3986, 5.2), in normal form.
-fn same_host(reference: &str, base: &Url<'_>) -> Option<(String, Option<String>)> {
-    let reference = reference.split('#').next()?;
-    let target = match reference.split_once("://") {
-        Some((_, rest)) => {
-            let (authority, _) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            authority.eq_ignore_ascii_case(base.authority).then(|| rest[authority.len()..].to_string())?
-        }
-        None if reference.starts_with("//") => return None,
-        None if reference.starts_with('/') => reference.to_string(),
-        None if reference.is_empty() || reference.starts_with('?') => format!("{}{reference}", base.path),
-        None => format!("{}/{reference}", base.path.rsplit_once('/')?.0),
-    };
-    let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query.to_string())));
-    Some((normalize::path(if path.is_empty() { "/" } else { path }).ok()?.into_owned(), query))
-}
-
 /// Whether what is stale serves where the service fails.
 pub fn stands_in(exchange: &mut Exchange, error: Option<&Error>) -> bool {
     // Behind the client's back it is `found` that sees to it.
@@ -364,9 +322,9 @@ impl Exchange {
     fn behind(&self, renewed: Arc<Entry>) -> Exchange {
         Exchange {
             on_behalf_of: Some(Behalf { client: self.connection().cloned(), renewed }),
-            origin: self.origin.clone(),
+            origin: self.origin,
             id: self.id.clone(),
-            trace: self.trace.clone(),
+            trace: self.trace,
             tls: self.tls,
             is_h2: self.is_h2,
             route: self.route,

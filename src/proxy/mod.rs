@@ -13,6 +13,7 @@ pub mod deadline;
 mod depart;
 mod exchange;
 pub mod explain;
+pub mod forget;
 mod forward;
 mod limits;
 pub mod pace;

@@ -22,6 +22,15 @@ use crate::upstream::{Service, Split};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// What routes refer to by name.
+pub(super) struct Named<'a> {
+    pub listeners: &'a [Option<Listener>],
+    pub services: &'a Services,
+    pub limits: &'a Limits,
+    pub caches: &'a Caches,
+    pub methods: &'a Methods,
+}
+
 /// What the routes are built from.
 pub(super) struct Build<'a> {
     pub raw: &'a Config,
@@ -37,16 +46,8 @@ pub(super) struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    pub fn new(
-        raw: &'a Config,
-        state: &'a State,
-        listeners: &'a [Option<Listener>],
-        services: &'a Services,
-        limits: &'a Limits,
-        caches: &'a Caches,
-        methods: &'a Methods,
-        problems: &'a Problems,
-    ) -> Build<'a> {
+    pub fn new(raw: &'a Config, state: &'a State, named: Named<'a>, problems: &'a Problems) -> Build<'a> {
+        let Named { listeners, services, limits, caches, methods } = named;
         let root = At::root();
         let at = root.key("listeners");
         let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && problems.is_read(&at.index(index).key("name"));

@@ -509,3 +509,115 @@ fn a_client_that_takes_its_time_holds_up_nobody() {
     assert_eq!((other.body.len(), service.seen().len()), (LENGTH, 1));
     assert_eq!(slow.answer().body.len(), LENGTH);
 }
+
+/// A gateway whose service names tags, with some answers kept.
+fn kept(service: &Origin) -> Gateway {
+    let gateway = gateway("{ ttl: 60s, tags: Cache-Tag }", service);
+    for target in ["/menus/1", "/menus/1?x=1", "/menus/2", "/other"] {
+        gateway.get(target);
+        assert!(status(&gateway.get(target)).contains("; hit"), "{target}");
+    }
+    gateway
+}
+
+fn tagging() -> Origin {
+    Origin::new(|request| {
+        let tags = format!("all {}", request.target.trim_start_matches('/').replace('/', "-").split('?').next().unwrap_or_default());
+        kit::answer(200, &[("Cache-Tag", &tags), ("ETag", "\"e\"")], b"x")
+    })
+}
+
+#[track_caller]
+fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
+    let admin = format!("http://{}", gateway.admin());
+    let output = kit::run(kit::frontdesk().arg("purge").args(arguments).args(["--admin", &admin]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn answers_are_purged_by_url_prefix_tag_and_all() {
+    let service = tagging();
+    for (arguments, said, gone) in [
+        (&["http://test/menus/1"][..], "purged 1 answer\n", &["/menus/1"][..]),
+        (&["https://TEST/menus/x/../1?x=1"], "purged 1 answer\n", &["/menus/1?x=1"]),
+        (&["--prefix", "http://test/menus/"], "purged 3 answers\n", &["/menus/1", "/menus/1?x=1", "/menus/2"]),
+        (&["--prefix", "/menus/1"], "purged 2 answers\n", &["/menus/1", "/menus/1?x=1"]),
+        (&["--tag", "menus-2"], "purged 1 answer\n", &["/menus/2"]),
+        (&["--tag", "menus"], "purged 0 answers\n", &[]),
+        (&["--all"], "purged 4 answers\n", &["/menus/1", "/menus/1?x=1", "/menus/2", "/other"]),
+    ] {
+        let gateway = kept(&service);
+        assert_eq!(purge(&gateway, arguments), said, "{arguments:?}");
+        for target in ["/menus/1", "/menus/1?x=1", "/menus/2", "/other"] {
+            assert_eq!(status(&gateway.get(target)).contains("; hit"), !gone.contains(&target), "{arguments:?} {target}");
+        }
+    }
+}
+
+#[test]
+fn a_soft_purge_leaves_answers_to_be_asked_about() {
+    let service = Origin::new(|request| match request.header("if-none-match") {
+        Some(_) => kit::answer(304, &[], b""),
+        None => kit::answer(200, &[("ETag", "\"e\"")], b"x"),
+    });
+    let gateway = gateway("{ ttl: 60s }", &service);
+    gateway.get("/");
+    assert_eq!(purge(&gateway, &["http://test/", "--soft"]), "purged 1 answer\n");
+    let asked = gateway.get("/");
+    assert_eq!((asked.text().as_str(), status(&asked)), ("x", "frontdesk; fwd=stale; fwd-status=304; stored"));
+    assert!(status(&gateway.get("/")).contains("; hit"));
+}
+
+#[test]
+fn a_purge_reaches_what_is_coming() {
+    for arguments in [&["http://test/large"][..], &["--tag", "t"], &["--all"]] {
+        let gate = kit::Gate::default();
+        let theirs = gate.clone();
+        let asked = AtomicUsize::new(0);
+        let service = Origin::scripted(move |_, stream| {
+            let n = asked.fetch_add(1, Relaxed);
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nCache-Tag: t\r\n\r\n{n}")?;
+            if n == 0 {
+                theirs.wait();
+            }
+            stream.get_mut().write_all(b".")?;
+            Ok(true)
+        });
+        let gateway = gateway("{ ttl: 60s, tags: Cache-Tag }", &service);
+        let mut first = gateway.connect();
+        first.send("GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+        // Its head is here, so it is coming.
+        eventually("the head", || {
+            let mut peeked = [0; 16];
+            first.stream().peek(&mut peeked).is_ok_and(|n| n == 16).then_some(())
+        });
+        purge(&gateway, arguments);
+        gate.open();
+        assert_eq!(first.answer().text(), "0.");
+        assert_eq!(gateway.get("/large").text(), "1.", "{arguments:?}: what was asked for before is not kept");
+        assert_eq!(gateway.get("/large").text(), "1.");
+    }
+}
+
+#[test]
+fn a_purge_that_says_nothing_is_refused() {
+    let service = tagging();
+    let gateway = kept(&service);
+    let admin = gateway.admin();
+    let tell = |target: &str, body: &[u8]| kit::Client::connect(admin).request("POST", target, &[("Host", "localhost")], body);
+    for (target, body) in [
+        ("/purge", &b""[..]),
+        ("/purge?url=/menus/1", b""),
+        ("/purge?prefix=menus", b""),
+        ("/purge?uri=x", b""),
+        ("/purge", b"{\"urll\":1}"),
+    ] {
+        assert_eq!(tell(target, body).status, 400, "{target}");
+    }
+    assert_eq!(tell("/purge", b"{\"url\":\"http://test/menus/1\"}").json()["purged"], 1);
+    assert_eq!(tell("/purge?tag=other&soft=true", b"").json()["purged"], 1);
+    let told = gateway.ask("/status").json();
+    assert_eq!((told["cache"]["entries"].as_u64(), told["cache"]["routes"][0]["requests"]["hit"].as_u64()), (Some(3), Some(4)));
+    assert_eq!(told["cache"]["routes"][0]["hit_ratio"], 0.5);
+}
