@@ -161,6 +161,8 @@ pub struct Listener {
     pub name: Option<Arc<str>>,
     pub bind: Bind,
     pub tls: Option<Arc<Termination>>,
+    /// Trusted proxies say by the PROXY protocol for whom they speak.
+    pub is_proxied: bool,
 }
 
 #[derive(Debug)]

@@ -34,11 +34,14 @@ mod suite {
     mod log;
     mod overload;
     mod pools;
+    mod proxied;
     mod reload;
     mod retries;
     mod routing;
     mod shared;
+    mod sockets;
     mod strict;
+    mod systemd;
     mod tls;
     mod upgrade;
     mod vanish;

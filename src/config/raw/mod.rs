@@ -80,12 +80,13 @@ record! {
     pub struct Listener {
         /// What routes call it.
         name: Option<Name> = None,
-        /// Its address.
+        /// Its address, `unix:PATH`, or `systemd:NAME` for a socket that systemd opens.
         bind: Bind,
         /// TLS with ALPN; plaintext when absent.
         tls: Option<ListenerTls> = None,
+        /// Trusted proxies say for whom they speak (PROXY protocol, v1 and v2), with and without TLS.
+        proxy_protocol: bool = false,
     }
-    later ["proxy_protocol"];
 }
 
 record! {
