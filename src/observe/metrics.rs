@@ -314,7 +314,7 @@ pub struct CacheMetrics {
 }
 
 impl CacheMetrics {
-    /// `status` is one of [`CACHED`].
+    /// `status` is one of those words.
     pub fn count(&self, status: &str) {
         CACHED.iter().zip(&self.counters).filter(|(known, _)| **known == status).for_each(|(_, counter)| counter.inc());
     }
