@@ -19,6 +19,7 @@ mod suite {
     mod cli;
     mod commands;
     mod compose;
+    mod compress;
     mod corpus;
     mod deadlines;
     mod drain;
@@ -38,6 +39,7 @@ mod suite {
     mod reload;
     mod retries;
     mod routing;
+    mod shaping;
     mod shared;
     mod sockets;
     mod strict;

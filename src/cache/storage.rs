@@ -123,6 +123,8 @@ pub struct Reader {
     id: u64,
     position: usize,
     end: usize,
+    /// The end was told, by an empty piece.
+    is_ended: bool,
 }
 
 impl Reader {
@@ -131,7 +133,7 @@ impl Reader {
             Body::Whole(_, length) => (0, *length),
             Body::Coming(fill) => (fill.join(is_own), usize::MAX),
         };
-        Reader { entry, id, position: 0, end }
+        Reader { entry, id, position: 0, end, is_ended: false }
     }
 }
 
@@ -163,15 +165,17 @@ fn piece(chunks: &[Bytes], position: usize, end: usize) -> Option<Bytes> {
 #[async_trait]
 impl HandleHit for Reader {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        match &self.entry.body {
-            _ if self.position >= self.end => Ok(None),
+        let piece = match &self.entry.body {
+            _ if self.position >= self.end => None,
             Body::Whole(chunks, _) => {
                 let piece = piece(chunks, self.position, self.end);
                 self.position += piece.as_ref().map_or(0, Bytes::len);
-                Ok(piece)
+                piece
             }
-            Body::Coming(fill) => fill.read(self.id, &mut self.position, self.end).await.map_err(broken),
-        }
+            Body::Coming(fill) => fill.read(self.id, &mut self.position, self.end).await.map_err(broken)?,
+        };
+        let is_first_end = piece.is_none() && !std::mem::replace(&mut self.is_ended, piece.is_none());
+        Ok(if is_first_end { Some(Bytes::new()) } else { piece })
     }
 
     async fn finish(self: Box<Self>, _: &'static (dyn Storage + Sync), _: &CacheKey, _: &SpanHandle) -> Result<()> {

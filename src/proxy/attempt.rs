@@ -2,12 +2,14 @@
 
 use super::deadline::{self, Phase, ms};
 use super::exchange::Exchange;
-use super::respond;
+use super::{forward, respond, strict};
 use crate::snapshot::ServiceEntry;
 use crate::types::Refusal;
 use crate::upstream::Timeouts;
 use crate::upstream::retry::{self, Failed, Failure};
+use pingora::http::RequestHeader;
 use pingora::prelude::{HttpPeer, Session};
+use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use pingora::{Error, ErrorType};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,6 +81,38 @@ impl Exchange {
             (false, due) => silence.min(due),
         };
         self.deadline.enter_until(Phase::Upstream, due);
+    }
+
+    /// Where the next attempt goes, after a pause if there is to be one.
+    ///
+    /// # Errors
+    /// There is nowhere to go.
+    pub async fn peer(&mut self, request: &RequestHeader) -> Result<HttpPeer, Refusal> {
+        let Some((entry, timeouts)) = self.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
+            return Err(Refusal::Internal("a request without a service came to its pool"));
+        };
+        self.pause().await;
+        let mut peer = self.next_peer(&entry, &timeouts)?;
+        // Silence is ours to bound, see `deadline`. Of a connection that several exchanges share it is Pingora's, and where nobody waits.
+        let is_pingoras = entry.service.is_h2 || self.is_background();
+        peer.options.read_timeout = (is_pingoras && !self.is_long_lived).then_some(timeouts.read);
+        if forward::is_end_to_end(&request.headers) {
+            // What ends here is not there: Pingora would look for each of a dozen names.
+            peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+        }
+        Ok(peer)
+    }
+
+    /// An answer that is not the last one.
+    ///
+    /// # Errors
+    /// There were too many of them.
+    pub fn interim(&mut self) -> Result<(), Box<Error>> {
+        self.attempt.interim += 1;
+        match self.attempt.interim > strict::INTERIM_MAX {
+            true => Err(Error::explain(ErrorType::InvalidHTTPHeader, "interim answers without end").into_up()),
+            false => Ok(()),
+        }
     }
 
     /// More of the client's body is here.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora::cache::key::HashBinary;
-use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
+use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::proxy::subrequest::Ctx as Subrequest;
@@ -80,7 +80,18 @@ pub fn begin(session: &mut Session, exchange: &mut Exchange) {
     let mut options = CacheOptionOverrides::default();
     options.wait_timeout = Some(caching.rule.collapse_timeout);
     session.cache.enable(&cache.store, None, Some(&cache.predictor), Some(&cache.lock), Some(options));
+    // What is made anew for each client has other bytes than what is kept.
+    let is_shaped = exchange.route().is_some_and(|route| route.response_body.is_some() || route.compress.is_some());
+    session.ignore_downstream_range |= is_shaped;
     exchange.caching = Some(Box::new(caching));
+}
+
+/// The body of an answer ends here: what comes from the store while the service answers is ended by an empty piece, and not as Pingora
+/// ends others.
+pub fn is_end(session: &Session, body: &mut Option<Bytes>, exchange: &Exchange) -> bool {
+    use CachePhase::{Expired, Miss, Revalidated, RevalidatedNoCache};
+    let is_marked = exchange.caching.is_some() && body.take_if(|body| body.is_empty()).is_some();
+    is_marked && matches!(session.cache.phase(), Miss | Expired | Revalidated | RevalidatedNoCache(_))
 }
 
 /// The URL of a request.

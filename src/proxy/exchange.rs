@@ -4,11 +4,13 @@ use super::caching::{Behalf, Caching};
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::pace::Pace;
+use super::shaping::Collected;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
+use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
 use crate::shape::json;
 use crate::shape::template::{Value, Values, Variable, decode_parameter, write_plain};
@@ -67,6 +69,11 @@ pub struct Exchange {
     pub caching: Option<Box<Caching>>,
     /// It serves nobody who waits; on whose behalf it began.
     pub on_behalf_of: Option<Behalf>,
+    /// Bodies that are held until they are whole, where the route changes them.
+    pub body_in: Option<Box<Collected>>,
+    pub body_out: Option<Box<Collected>>,
+    /// Codes the answer's body.
+    pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
     pub tunnel: Option<Carried>,
 }
@@ -141,6 +148,9 @@ impl Exchange {
             attempt: Attempt::default(),
             caching: None,
             on_behalf_of: None,
+            body_in: None,
+            body_out: None,
+            encoder: None,
             tunnel: None,
         }
     }

@@ -8,6 +8,7 @@ mod attempt;
 mod caching;
 mod caching_told;
 mod compose;
+mod compress;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -18,6 +19,7 @@ mod forward;
 mod limits;
 pub mod pace;
 pub mod respond;
+mod shaping;
 mod steps;
 pub mod strict;
 mod tunnel;
@@ -33,8 +35,6 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Seen;
-use http::Version;
-use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora::connectors::TransportConnector;
@@ -44,7 +44,6 @@ use pingora::modules::http::HttpModules;
 use pingora::prelude::*;
 use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
-use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use steps::{decline, fail, is_preflight, preflight};
@@ -147,22 +146,13 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<Box<HttpPeer>> {
-        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
-            return refuse(exchange, Refusal::Internal("a request without a service came to its pool"));
-        };
-        exchange.pause().await;
-        let mut peer = match exchange.next_peer(&entry, &timeouts) {
+        let peer = match exchange.peer(session.req_header()).await {
             Ok(peer) => peer,
             Err(refusal) => return refuse(exchange, refusal),
         };
-        // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
-        peer.options.read_timeout = ((entry.service.is_h2 || exchange.is_background()) && !exchange.is_long_lived).then_some(timeouts.read);
-        if forward::is_end_to_end(&session.req_header().headers) {
-            // What ends here is not there: Pingora would look for each of a dozen names.
-            peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-        }
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
         exchange.body.pace.wait();
+        shaping::again(exchange);
         Ok(Box::new(peer))
     }
 
@@ -185,30 +175,28 @@ impl ProxyHttp for Gateway {
         depart::depart(session, head, exchange).await
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Box<Exchange>) -> Result<()> {
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<()> {
         // An empty last chunk would end a chunked body twice, and spoil the connection.
-        if end && body.as_ref().is_some_and(Bytes::is_empty) {
-            *body = None;
-        }
+        body.take_if(|body| end && body.is_empty());
         if let Err(refusal) = exchange.take_in(body.as_ref().map_or(0, Bytes::len), end) {
             return refuse(exchange, refusal);
         }
         exchange.await_upstream();
-        Ok(())
+        shaping::request(body, end, session.req_header(), exchange)
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
-            exchange.attempt.interim += 1;
-            if exchange.attempt.interim > strict::INTERIM_MAX {
-                return Err(Error::explain(ErrorType::InvalidHTTPHeader, "interim answers without end").into_up());
-            }
-            return Ok(());
+            return exchange.interim();
         }
-        if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
-            exchange.is_long_lived = true;
-        }
+        exchange.is_long_lived |= steps::is_event_stream(head);
         exchange.answered(session, head.status.as_u16())?;
         caching::answered(session, head, exchange);
         Ok(())
@@ -237,12 +225,33 @@ impl ProxyHttp for Gateway {
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }
-        // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
-        let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
-        if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
-            session.set_keepalive(None);
-        }
+        shaping::answer(head, session.req_header(), exchange)?;
+        compress::begin(head, session.req_header(), exchange)?;
+        steps::end_connection(session, head, exchange);
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<Option<std::time::Duration>> {
+        let end = end || caching::is_end(session, body, exchange);
+        shaping::answer_body(body, end, session.req_header(), exchange)?;
+        compress::go_on(body, end, exchange).map(|()| None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _: &mut http::HeaderMap,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<Option<Bytes>> {
+        let mut body = None;
+        shaping::answer_body(&mut body, true, session.req_header(), exchange)?;
+        compress::go_on(&mut body, true, exchange).map(|()| body)
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {

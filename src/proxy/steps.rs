@@ -2,14 +2,15 @@
 
 use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, caching, limits, refuse, respond, tunnel};
+use super::{Gateway, caching, limits, refuse, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
 use crate::types::{ListenerId, Refusal};
 use crate::upstream::retry::Failure;
-use http::Method;
-use pingora::http::RequestHeader;
+use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{Method, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::proxy::FailToProxy;
 use std::borrow::Cow;
@@ -24,12 +25,17 @@ impl Gateway {
                 }
                 Box::pin(self.compose(session, exchange)).await
             }
-            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, .. }) => {
+            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, request_body: route_body, .. }) => {
                 if let Some(connection) = exchange.connection() {
                     connection.set_body_rate(if exchange.is_long_lived { 0 } else { *body_rate_min });
                 }
                 if !fits(session, *body_bytes_max) {
                     return refuse(exchange, Refusal::BodyTooLarge);
+                }
+                let is_shaped = route_body.is_some() && !exchange.is_long_lived;
+                let held = if is_shaped { Box::pin(shaping::begin(session, exchange)).await? } else { Ok(()) };
+                if let Err(refusal) = held {
+                    return Box::pin(decline(session, exchange, refusal)).await;
                 }
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
@@ -148,6 +154,20 @@ pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> Result
 /// Whether the body is announced to be no larger than `max`.
 pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
     max.is_none_or(|max| respond::announced_length(session).is_none_or(|length| length <= max))
+}
+
+/// An answer that goes on for as long as there is something to tell.
+pub(super) fn is_event_stream(head: &ResponseHeader) -> bool {
+    head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// The connection ends with this answer, where it has to.
+pub(super) fn end_connection(session: &mut Session, head: &mut ResponseHeader, exchange: &Exchange) {
+    // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
+    let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
+    if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
+        session.set_keepalive(None);
+    }
 }
 
 /// The last word to a client whose request failed.

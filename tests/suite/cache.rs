@@ -621,3 +621,38 @@ fn a_purge_that_says_nothing_is_refused() {
     assert_eq!((told["cache"]["entries"].as_u64(), told["cache"]["routes"][0]["requests"]["hit"].as_u64()), (Some(3), Some(4)));
     assert_eq!(told["cache"]["routes"][0]["hit_ratio"], 0.5);
 }
+
+#[test]
+fn bodies_that_are_changed_or_coded_are_kept_as_they_came() {
+    let service = Origin::new(|request| match request.header("if-none-match") {
+        Some(_) => kit::answer(304, &[], b""),
+        None => {
+            let padding = "x".repeat(2_000);
+            let body = format!("{{\"id\":1,\"secret\":2,\"text\":\"{padding}\"}}");
+            kit::answer(200, &[("Content-Type", "application/json"), ("ETag", "\"e\"")], body.as_bytes())
+        }
+    });
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {{ ttl: 60s }} }}
+routes:
+  - {{ path: /shaped, cache: all, response: {{ body: {{ json: {{ keep: [id] }} }} }}, to: 'http://{service}' }}
+  - {{ path: /coded, cache: all, compress: [gzip], to: 'http://{service}' }}\n"
+    ));
+    // Missed, found, and asked about.
+    for told in ["uri-miss", "hit", "fwd=stale"] {
+        let shaped = gateway.get("/shaped");
+        assert_eq!((shaped.status, shaped.json()), (200, serde_json::json!({ "id": 1 })), "{told}");
+        assert!(status(&shaped).contains(told), "{told}: {shaped:?}");
+        let coded = gateway.connect().request("GET", "/coded", &[("Accept-Encoding", "gzip")], b"");
+        assert_eq!((coded.status, coded.header("content-encoding")), (200, Some("gzip")), "{told}");
+        assert!(coded.body.len() > 20 && coded.body.len() < 500 && coded.body.starts_with(&[0x1f, 0x8b]), "{told}: {}", coded.body.len());
+        // The end of a gzip is the length of what is in it.
+        let length = coded.body.last_chunk::<4>().map(|last| u32::from_le_bytes(*last));
+        assert_eq!(length, Some(2_029), "{told}");
+        let plain = gateway.get("/coded");
+        assert_eq!((plain.body.len(), plain.header("content-encoding")), (2_029, None), "{told}");
+        if told == "hit" {
+            purge(&gateway, &["--all", "--soft"]);
+        }
+    }
+}

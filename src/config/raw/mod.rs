@@ -1,6 +1,7 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod body;
 mod cache;
 mod compose;
 mod faults;
@@ -9,12 +10,14 @@ mod route;
 mod service;
 mod words;
 
+pub use body::{BodyChanges, JsonChanges};
 pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
-    HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
+    Coding, HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target,
+    To,
 };
 pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
