@@ -268,7 +268,8 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
         true => NoCacheReason::Custom(THIS_TIME),
         false => told::reason(why),
     })?;
-    if !store.has_room() {
+    // Another service's answer in this one's stead is not this one's.
+    if exchange.detour.is_some() || !store.has_room() {
         return Err(NoCacheReason::Custom(THIS_TIME));
     }
     let values = rule.tags.iter().flat_map(|name| head.headers.get_all(name)).filter_map(|value| value.to_str().ok());

@@ -130,10 +130,11 @@ impl ProxyHttp for Gateway {
         Ok(caching::found(session, found, exchange))
     }
 
+    /// Behind the cache, which needs no service for what it has.
     async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
-        match self.ask(exchange) {
+        match self.ask(session, exchange) {
             Ok(()) => Ok(true),
-            Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|answered| !answered),
+            Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|_| false),
         }
     }
 
@@ -146,7 +147,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<Box<HttpPeer>> {
-        let peer = match exchange.peer(session.req_header()).await {
+        let peer = match self.peer(session.req_header(), exchange).await {
             Ok(peer) => peer,
             Err(refusal) => return refuse(exchange, refusal),
         };
@@ -222,6 +223,7 @@ impl ProxyHttp for Gateway {
         }
         caching_told::tell(session, head, exchange)?;
         forward::to_client(head, session.req_header(), exchange)?;
+        exchange.stick(head)?;
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }

@@ -2,7 +2,7 @@
 
 use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, caching, limits, refuse, respond, shaping, tunnel};
+use super::{Gateway, caching, forward, limits, refuse, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
@@ -11,13 +11,14 @@ use crate::upstream::retry::Failure;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::prelude::*;
+use pingora::prelude::{Error, ErrorSource, ErrorType, HttpPeer, Session};
 use pingora::proxy::FailToProxy;
+use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use std::borrow::Cow;
 
 impl Gateway {
     /// Answers here, or goes on to the route's service (`false`).
-    pub(super) async fn lead(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    pub(super) async fn lead(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
         match exchange.route() {
             Some(Route { action: Action::Compose(_), body_rate_min, .. }) => {
                 if let Some(connection) = exchange.connection() {
@@ -52,21 +53,50 @@ impl Gateway {
     }
 
     /// Nothing was found: whether the service may be asked.
-    pub(super) fn ask(&self, exchange: &mut Exchange) -> Result<(), Refusal> {
+    pub(super) fn ask(&self, session: &Session, exchange: &mut Exchange) -> Result<(), Refusal> {
         caching::ask(exchange)?;
-        match exchange.route().is_some_and(|route| route.cache.is_some()) && !exchange.is_background() {
-            true => limits::wait(exchange),
-            false => Ok(()),
+        if exchange.route().is_some_and(|route| route.cache.is_some()) && !exchange.is_background() {
+            limits::wait(exchange)?;
+        }
+        match exchange.ask_breaker() {
+            // What is stale may be served then, which is decided behind a failed attempt.
+            Err(_) if session.cache.enabled() => Ok(()),
+            asked => asked,
         }
     }
 
     /// Carries a WebSocket.
-    pub(super) async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    pub(super) async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
         let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
         exchange.is_long_lived = true;
         match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
             Ok(()) => Ok(true),
             Err(refusal) => decline(session, exchange, refusal).await,
+        }
+    }
+
+    /// The peer of the next attempt.
+    pub(super) async fn peer(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<HttpPeer, Refusal> {
+        exchange.pause().await;
+        loop {
+            exchange.ask_breaker()?;
+            let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
+                return Err(Refusal::Internal("a request without a service came to its pool"));
+            };
+            match exchange.next_peer(&entry, &timeouts, head) {
+                Ok(mut peer) => {
+                    // Silence is ours to bound, see `deadline`. Of a connection that several exchanges share it is Pingora's, and where nobody waits.
+                    let is_pingoras = entry.service.is_h2 || exchange.is_background();
+                    peer.options.read_timeout = (is_pingoras && !exchange.is_long_lived).then_some(timeouts.read);
+                    if forward::is_end_to_end(&head.headers) {
+                        // What ends here is not there: Pingora would look for each of a dozen names.
+                        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+                    }
+                    return Ok(peer);
+                }
+                Err(refusal) if exchange.fall_back(&refusal) => {}
+                Err(refusal) => return Err(refusal),
+            }
         }
     }
 
@@ -123,7 +153,7 @@ pub(super) fn take(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Refu
 }
 
 /// Refuses here and now: the connection goes on.
-pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> Result<bool> {
+pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> pingora::Result<bool> {
     respond::refusal(session, exchange, &refusal).await?;
     exchange.refusal = Some(refusal);
     Ok(true)
@@ -135,7 +165,7 @@ pub(super) fn is_preflight(head: &RequestHeader, exchange: &Exchange) -> bool {
 }
 
 /// Answers it, whoever asks: a browser shows no credentials with it (Fetch, 4.8).
-pub(super) async fn preflight(session: &mut Session, exchange: &Exchange) -> Result<bool> {
+pub(super) async fn preflight(session: &mut Session, exchange: &Exchange) -> pingora::Result<bool> {
     match exchange.route().and_then(|route| route.cors.as_ref()) {
         Some(cors) => respond::preflight(session, exchange, cors).await.map(|()| true),
         None => Ok(false),
@@ -143,7 +173,7 @@ pub(super) async fn preflight(session: &mut Session, exchange: &Exchange) -> Res
 }
 
 /// Answers as the route says by itself.
-pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> Result<bool> {
+pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> pingora::Result<bool> {
     match exchange.route().map(|route| &route.action) {
         Some(Action::Respond(fixed)) => respond::fixed(session, exchange, fixed).await.map(|()| true),
         Some(Action::Redirect(redirect)) => respond::redirect(session, exchange, redirect).await.map(|()| true),
