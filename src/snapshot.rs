@@ -2,17 +2,20 @@
 //!
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
+mod caches;
 mod limits;
 mod listeners;
 mod routes;
 mod services;
 mod warnings;
 
+pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
 pub use warnings::near_its_end;
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
+use crate::cache::{Cache, Rule};
 use crate::compose::Plan;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -42,6 +45,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     pub logs: Logs,
     pub limits: Limits,
+    /// Answers that are kept.
+    pub cache: &'static Cache,
     counts: Counts,
     load: Arc<Load>,
     /// Bodies that are held in memory.
@@ -62,6 +67,7 @@ impl State {
             metrics,
             logs,
             limits: Limits::default(),
+            cache: Cache::new(),
             counts: Counts::default(),
             load: Arc::default(),
             buffers: Arc::default(),
@@ -116,6 +122,11 @@ pub struct Snapshot {
     pub shared: Option<Arc<Shared>>,
     /// Ways to recognise who comes.
     pub methods: Methods,
+    pub caches: Vec<Arc<Rule>>,
+    /// Where they keep answers.
+    pub cache: &'static Cache,
+    /// The most that these take, in bytes.
+    pub cache_memory: usize,
     /// Who was refused, and how often.
     pub failures: Arc<Failures>,
     pub access_log: Option<AccessLog>,
@@ -200,6 +211,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Bytes a second; 0 is none.
     pub body_rate_min: u64,
+    /// What its answers are kept by, if they are.
+    pub cache: Option<RouteCache>,
     /// What its requests have to pass, if anything.
     pub limits: Option<RouteLimits>,
     /// How many may be in flight at once, if there is a bound.
@@ -273,9 +286,11 @@ impl Snapshot {
         let services = Services::build(raw, state, &root.key("services"), problems);
         let shared = raw.redis.as_ref().and_then(|redis| state.limits.shared(redis, &root.key("redis"), problems));
         let limits = limits::Limits::build(raw, shared.as_ref(), state, &root.key("rate_limits"), problems);
+        let caches = caches::Caches::build(raw, &root.key("caches"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         listeners::check_client_auth(raw, &root.key("auth"), problems);
-        let build = routes::Build::new(raw, state, &listeners, &services, &limits, &methods, problems);
+        let named = routes::Named { listeners: &listeners, services: &services, limits: &limits, caches: &caches, methods: &methods };
+        let build = routes::Build::new(raw, state, named, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
@@ -316,6 +331,9 @@ impl Snapshot {
             limits: limits.into_entries()?,
             shared,
             methods,
+            caches: caches.into_rules()?,
+            cache: state.cache,
+            cache_memory: usize::try_from(raw.cache_store.memory.0).unwrap_or(usize::MAX),
             failures: state.failures.clone(),
             access_log: access_log?,
             no_route: state.metrics.route(""),

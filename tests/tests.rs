@@ -17,6 +17,7 @@ mod suite {
     mod balance;
     mod bodies;
     mod breaker;
+    mod cache;
     mod cli;
     mod commands;
     mod compose;

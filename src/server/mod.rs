@@ -158,6 +158,7 @@ async fn keep_limits(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot>>) {
         ticks.tick().await;
         let snapshot = snapshot.load();
         state.limits.store.set_max(snapshot.server.limit_keys_max);
+        state.cache.store.set_max(snapshot.cache_memory);
         state.limits.store.sweep();
         if let Some(shared) = &snapshot.shared {
             shared.leases.sweep(state.limits.store.now_ns());
@@ -218,6 +219,7 @@ impl Server {
             inherited: Mutex::new(inherited),
         };
         server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);
+        server.state.cache.store.set_max(server.snapshot.load().cache_memory);
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;
         Ok((server, orders))
     }
