@@ -11,6 +11,7 @@ mod warnings;
 
 pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
+pub use warnings::near_its_end;
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
@@ -28,7 +29,7 @@ use crate::shape::body::JsonEdits;
 use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
-use crate::tls::Termination;
+use crate::tls::{Termination, TicketSecret};
 use crate::types::{Carried, ListenerId};
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
@@ -53,6 +54,7 @@ pub struct State {
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
     failures: Arc<Failures>,
+    tickets: TicketSecret,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -71,6 +73,7 @@ impl State {
             buffers: Arc::default(),
             issuers: Arc::default(),
             failures: Arc::default(),
+            tickets: TicketSecret::default(),
             endpoints: States::default(),
             listeners: Mutex::default(),
         }
@@ -78,7 +81,7 @@ impl State {
 
     /// What goes along into the process that takes the place of this one.
     pub fn carried(&self) -> Vec<&dyn Carried> {
-        vec![&self.limits, &*self.metrics]
+        vec![&self.limits, &*self.metrics, &self.tickets]
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -279,7 +282,7 @@ impl Snapshot {
     /// Builds the rooms from their raw parts. `None` means that `problems` says why.
     pub fn build(raw: &Config, meta: Meta, state: &State, problems: &Problems) -> Option<Snapshot> {
         let root = At::root();
-        let listeners = listeners::listeners(&raw.listeners, state, &root.key("listeners"), problems);
+        let listeners = listeners::listeners(raw, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
         let shared = raw.redis.as_ref().and_then(|redis| state.limits.shared(redis, &root.key("redis"), problems));
         let limits = limits::Limits::build(raw, shared.as_ref(), state, &root.key("rate_limits"), problems);

@@ -48,6 +48,7 @@ mod suite {
     mod strict;
     mod systemd;
     mod tls;
+    mod tls_files;
     mod upgrade;
     mod vanish;
     mod websocket;

@@ -15,6 +15,7 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
             "bind": listener.bind.to_string(),
             "address": process.address(listener.id),
             "tls": listener.tls.is_some(),
+            "certificates": listener.tls.as_ref().map(|tls| tls.now().expiries.iter().map(certificate).collect::<Vec<_>>()),
         })
     };
     json!({
@@ -44,6 +45,11 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
             "dropped": state.limits.store.dropped(),
         },
     })
+}
+
+fn certificate((name, expires): &(String, i64)) -> Value {
+    let at = u64::try_from(*expires).map(|seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+    json!({ "name": name, "expires": at.map(|at| humantime::format_rfc3339_seconds(at).to_string()).ok() })
 }
 
 /// What is kept, and what it was good for by route.

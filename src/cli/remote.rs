@@ -259,6 +259,9 @@ fn summary(status: &Value) -> String {
         let kind = if listener["tls"] == true { "TLS" } else { "plaintext" };
         let name = listener["name"].as_str().unwrap_or("unnamed");
         out.push_str(&format!("listener {name}: {} ({kind})\n", listener["address"].as_str().unwrap_or("closed")));
+        for certificate in list(&listener["certificates"]) {
+            out.push_str(&format!("  certificate {}: until {}\n", text(&certificate["name"]), text(&certificate["expires"])));
+        }
     }
     for service in list(&status["services"]) {
         out.push_str(&format!("service {}\n", text(&service["name"])));

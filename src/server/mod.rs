@@ -12,6 +12,7 @@ mod proxied;
 pub mod proxy_header;
 mod refuse;
 mod reload;
+mod renewal;
 mod requests;
 mod socket;
 mod sockets;
@@ -264,6 +265,7 @@ impl Server {
         let mut becoming = Box::pin(self.first_answers());
         let mut is_ready = self.status.is_ready();
         let alive = tokio::spawn(notify::keep_alive());
+        tokio::spawn(renewal::keep_certificates(self.state.clone(), self.snapshot.clone()));
         let end = loop {
             let asked = tokio::select! {
                 biased;

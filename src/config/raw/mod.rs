@@ -109,6 +109,8 @@ record! {
         ca: FilePath,
         /// Whether a client may come without one.
         mode: ClientAuthMode = ClientAuthMode::Optional,
+        /// A PEM file with the authorities' lists of certificates that hold no more.
+        crl: Option<FilePath> = None,
     }
 }
 
@@ -122,6 +124,8 @@ record! {
         cert: FilePath,
         /// A PEM file with the private key.
         key: FilePath,
+        /// An OCSP response in DER, which is stapled to it.
+        ocsp: Option<FilePath> = None,
     }
 }
 
@@ -183,8 +187,8 @@ impl Default for Server {
             http2: Http2::default(),
             flood: None,
             overload: None,
-            limit_keys_max: Number(1_000_000),
             secret: None,
+            limit_keys_max: Number(1_000_000),
             buffers: Size(256 << 20),
         }
     }
