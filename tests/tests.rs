@@ -31,6 +31,7 @@ mod suite {
     mod limits;
     mod log;
     mod overload;
+    mod own_tests;
     mod pools;
     mod reload;
     mod retries;

@@ -4,6 +4,7 @@
 
 mod access;
 pub mod api_key;
+mod assumed;
 pub mod basic;
 pub mod cors;
 mod credential;

@@ -3,16 +3,19 @@
 mod explain;
 mod hash;
 mod remote;
+mod test;
 
 use crate::config::schema::schema;
 use crate::server::{self, Origin};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use explain::{Asked, Listing};
 use remote::Target;
 use serde_json::json;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use test::Tested;
 
 const DEFAULT_CONFIG: &str = "/etc/frontdesk/frontdesk.yaml";
 
@@ -46,6 +49,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Runs the configuration's own `tests`.
+    Test(Tested),
     /// Says which route a request takes and why, and what becomes of it.
     Explain(Asked),
     /// Prints the routes in the order in which they win.
@@ -64,6 +69,8 @@ enum Command {
     HashKey(hash::KeyFor),
     /// Reads a password from standard input, and prints its entry for the users file.
     HashPassword(hash::PasswordFor),
+    /// Prints what a shell needs to complete commands: `frontdesk completions bash > /etc/bash_completion.d/frontdesk`.
+    Completions { shell: Shell },
     /// Says which version this is.
     Version,
 }
@@ -83,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Run { config, to, bind } => run(config, to, &bind),
         Command::Check { config, json } => check(config, json),
         Command::Schema => print(Ok(format!("{:#}\n", schema()))),
+        Command::Test(tested) => test::run(&tested),
         Command::Explain(asked) => print(explain::explain_request(&asked)),
         Command::Routes(listing) => print(explain::list(&listing)),
         Command::Reload(target) => print(remote::reload(&target)),
@@ -91,11 +99,19 @@ pub fn main() -> ExitCode {
         Command::Status(target) => print(remote::status(&target)),
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),
+        Command::Completions { shell } => print(Ok(completions(shell))),
         Command::Version => {
             println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
     }
+}
+
+/// A script for that shell.
+fn completions(shell: Shell) -> String {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "frontdesk", &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Prints an outcome: what was done to stdout, what failed to stderr.

@@ -13,6 +13,7 @@ pub mod explain;
 mod forward;
 mod limits;
 pub mod pace;
+pub mod rehearse;
 pub mod respond;
 mod steps;
 pub mod strict;

@@ -11,7 +11,7 @@ mod requests;
 mod sockets;
 mod stream;
 
-pub use loading::{Failure, Origin, Report, check, inspect};
+pub use loading::{Failure, Origin, Report, check, inspect, rehearse};
 
 use crate::admin::{Admin, Order};
 use crate::limit::SWEEP_EVERY;

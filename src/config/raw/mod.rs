@@ -1,12 +1,14 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod expect;
 mod faults;
 mod limit;
 mod route;
 mod service;
 mod words;
 
+pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
@@ -47,12 +49,14 @@ record! {
         auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
+        /// Requests that nobody sends, and what is expected to become of them: `frontdesk test`, and `check`.
+        tests: Vec<Option<Test>> = Vec::new(),
         /// What holds for every route that does not say otherwise.
         defaults: Defaults = Defaults::default(),
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["caches", "cache_store", "tests"];
+    later ["caches", "cache_store"];
 }
 
 record! {
@@ -269,6 +273,11 @@ record! {
 }
 
 choice! {
-    pub enum AccessFormat { "json" => Json, }
-    later ["combined", "common"];
+    pub enum AccessFormat {
+        "json" => Json,
+        /// Apache's, with referer and user agent.
+        "combined" => Combined,
+        /// The Common Log Format.
+        "common" => Common,
+    }
 }
