@@ -105,7 +105,7 @@ impl Values for Request {
 }
 
 fn templates(c: &mut Criterion) {
-    let names = Names { captures: &["city"], has_rest: true };
+    let names = Names { captures: &["city"], has_rest: true, ..Default::default() };
     let redirect = Template::parse("https://${host}/${city}/${rest}?from=${query.from}", names).expect("a template");
     c.bench_function("shape::template::Template::render/redirect", |b| b.iter(|| redirect.render(black_box(&Request), Target::Path)));
 }

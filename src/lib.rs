@@ -3,6 +3,7 @@
 pub mod admin; // health, status, metrics, configuration
 pub mod auth; // who comes, and may they?
 pub mod cli; // the commands
+pub mod compose; // one answer from several services
 pub mod config; // YAML in, raw parts or problems out
 pub mod limit; // how much?
 pub mod observe; // access log, error log, metrics

@@ -12,18 +12,19 @@ pub use limits::{LimitEntry, RouteLimits};
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
+use crate::compose::Plan;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
-use crate::limit::{Cap, Counts, Flood, Limits, Load, Overload, Shared};
+use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Shared};
 use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::tls::Termination;
-use crate::types::ListenerId;
+use crate::types::{Carried, ListenerId};
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
 use services::Services;
@@ -40,6 +41,8 @@ pub struct State {
     pub limits: Limits,
     counts: Counts,
     load: Arc<Load>,
+    /// Bodies that are held in memory.
+    pub buffers: Arc<Buffers>,
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
     failures: Arc<Failures>,
@@ -57,11 +60,17 @@ impl State {
             limits: Limits::default(),
             counts: Counts::default(),
             load: Arc::default(),
+            buffers: Arc::default(),
             issuers: Arc::default(),
             failures: Arc::default(),
             endpoints: States::default(),
             listeners: Mutex::default(),
         }
+    }
+
+    /// What goes along into the process that takes the place of this one.
+    pub fn carried(&self) -> Vec<&dyn Carried> {
+        vec![&self.limits, &*self.metrics]
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -123,6 +132,16 @@ pub struct Server {
     pub overload: Option<Overload>,
     /// Keys of all rate limits together.
     pub limit_keys_max: usize,
+    /// Bodies that are held in memory, and how many bytes may be.
+    pub buffers: Arc<Buffers>,
+    pub buffers_max: u64,
+}
+
+impl Server {
+    /// Begins to hold a body in memory.
+    pub fn hold(&self) -> Held {
+        self.buffers.hold()
+    }
 }
 
 #[derive(Debug)]
@@ -173,6 +192,20 @@ pub enum Action {
     Forward(Forward),
     Redirect(Redirect),
     Respond(Respond),
+    Compose(Box<Composition>),
+}
+
+/// Calls, and the service of each with the timeouts that the route leaves it.
+#[derive(Debug)]
+pub struct Composition {
+    pub plan: Plan,
+    services: Box<[(Arc<ServiceEntry>, Timeouts)]>,
+}
+
+impl Composition {
+    pub fn get(&self, call: usize) -> &(Arc<ServiceEntry>, Timeouts) {
+        &self.services[call]
+    }
 }
 
 /// The services of a route, each with the timeouts that the route leaves it, and the choice among them.
@@ -244,6 +277,8 @@ impl Snapshot {
                 flood: raw.server.flood.as_ref().map(|flood| Flood::new(flood.rate)),
                 overload,
                 limit_keys_max: raw.server.limit_keys_max.usize(),
+                buffers: state.buffers.clone(),
+                buffers_max: raw.server.buffers.0,
             },
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             table,
@@ -421,7 +456,7 @@ routes:
                 "f.yaml:14:35: `status` is 99",
                 "f.yaml:14:7: unknown key `pth`",
                 "f.yaml:15:27: `mirror` is not supported by this version yet",
-                "f.yaml:16:17: `compose` is not supported by this version yet",
+                "f.yaml:16:26: `compose` has no `calls`",
                 "f.yaml:6:9: `protocol: h2` needs TLS",
                 "f.yaml:12:13: the path `x` does not begin with a slash",
                 "f.yaml:12:20: no service is named `nobody`",

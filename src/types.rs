@@ -12,6 +12,16 @@ pub struct RouteId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u32);
 
+/// What a room remembers, in a form that goes along when another process takes the place of this one.
+pub trait Carried {
+    fn name(&self) -> &'static str;
+    /// Of the form: what has another version is not taken.
+    fn version(&self) -> u32;
+    fn give(&self) -> Vec<u8>;
+    /// Before anything is built from the configuration. What can't be read is left.
+    fn take(&self, bytes: &[u8]);
+}
+
 /// Who was recognised, by what, and what is known of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {

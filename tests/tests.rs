@@ -17,6 +17,7 @@ mod suite {
     mod bodies;
     mod cli;
     mod commands;
+    mod compose;
     mod corpus;
     mod deadlines;
     mod drain;
@@ -39,6 +40,7 @@ mod suite {
     mod shared;
     mod strict;
     mod tls;
+    mod upgrade;
     mod vanish;
     mod websocket;
 }

@@ -45,7 +45,8 @@ def measure(bench, gateway, scenario, seconds):
     url = f"{scheme}://127.0.0.1:{gateway.ports[scheme]}{path}"
     before = gateway.cpu_seconds()
     try:
-        done = subprocess.run([*generator, *duration, url], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        headers = [part for name, value in gateway.headers.items() for part in ("-H", f"{name}: {value}")]
+        done = subprocess.run([*generator, *duration, *headers, url], capture_output=True, text=True, stdin=subprocess.DEVNULL,
                               timeout=seconds + 30, preexec_fn=lambda: os.sched_setaffinity(0, {bench.load_cpu}))
     except subprocess.TimeoutExpired:
         raise Failure(f"{scenario}, {gateway.name}: {generator[0]} did not end") from None

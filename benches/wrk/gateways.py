@@ -3,9 +3,12 @@
 The templates are the whole set-up: what isn't in them is the program's default.
 """
 
+import base64
 import collections
 import contextlib
+import hmac
 import http.client
+import json
 import os
 import pathlib
 import re
@@ -19,8 +22,6 @@ RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
 BINARIES = {"bare": RELEASE / "examples/bare", "frontdesk": RELEASE / "frontdesk"}
 
 NAMES = ("nginx", "bare", "frontdesk")
-# Frontdesk with another configuration, measured when asked for; beside `frontdesk` its price is told.
-VARIANTS = ("routes1000",)
 BODIES = {"1k": 1024, "100k": 100 * 1024}
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -91,14 +92,25 @@ admin: {{ bind: "127.0.0.1:{admin}" }}
 server: {{ threads: 1 }}
 access_log: {{ path: {log}, format: json }}
 services: {{ origin: {{ endpoints: ["127.0.0.1:{origin}"] }} }}
+{rest}
 routes:{routes}
-  - {{ path: /*, to: origin }}
+  - {{ path: /*, to: origin{route} }}
 """
 
 # Of hosts that are asked for and of those that are not, with captures and without.
 ROUTES = "".join(f"""
   - {{ host: "{"127.0.0.1" if n % 2 else f"h{n}.bench.test"}", path: "/api/v{n}/{{id}}/*", to: origin }}""" for n in range(999))
 
+
+SECRET = "bench-secret-of-at-least-thirty-two-bytes"
+JWT = "auth: {{{{ bench: {{{{ jwt: {{{{ issuer: https://bench.test, algorithms: [{algorithm}], {key} }}}} }}}} }}}}"
+# Frontdesk with another configuration, measured when asked for; beside `frontdesk` its price is told. `token` is the algorithm of
+# the one that each request shows.
+VARIANTS = {
+    "routes1000": {"routes": ROUTES},
+    "jwt": {"route": ", auth: [bench]", "rest": JWT.format(algorithm="HS256", key=f"secret: {SECRET}"), "token": "HS256"},
+    "jwt_rs256": {"route": ", auth: [bench]", "rest": JWT.format(algorithm="RS256", key="public_key: {dir}/rsa.pub"), "token": "RS256"},
+}
 
 class Failure(Exception):
     """What makes figures worthless, told to whoever started the run."""
@@ -118,6 +130,8 @@ class Bench:
                     "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
                     "-addext", "subjectAltName=DNS:bench.test,IP:127.0.0.1",
                     "-keyout", f"{directory}/key.pem", "-out", f"{directory}/cert.pem")
+        run_quietly("openssl", "genrsa", "-out", f"{directory}/rsa.key", "2048")
+        run_quietly("openssl", "rsa", "-in", f"{directory}/rsa.key", "-pubout", "-out", f"{directory}/rsa.pub")
         os.mkdir(f"{directory}/origin")
         pathlib.Path(f"{directory}/origin/100k").write_bytes(b"x" * BODIES["100k"])
         [self.origin_port] = free_ports(1)
@@ -138,11 +152,27 @@ class Bench:
                        f"127.0.0.1:{secure}", f"{self.dir}/cert.pem", f"{self.dir}/key.pem"]
         else:
             config = pathlib.Path(f"{self.dir}/frontdesk{plain}.yaml")
-            config.write_text(FRONTDESK.format(**values, routes=ROUTES if name == "routes1000" else ""))
+            variant = VARIANTS.get(name, {})
+            parts = {part: variant.get(part, "").format(dir=self.dir) if part == "rest" else variant.get(part, "")
+                     for part in ("routes", "route", "rest")}
+            config.write_text(FRONTDESK.format(**values, **parts))
             command = [BINARIES["frontdesk"], "run", "-c", config]
+        algorithm = VARIANTS.get(name, {}).get("token")
+        headers = {"Authorization": f"Bearer {self.token(algorithm)}"} if algorithm else {}
         process = self.launch(name, command, self.gateway_cpu)
-        self.wait_until_answers(name, process, plain)
-        return Gateway(name, process, {"http": plain, "https": secure}, log)
+        self.wait_until_answers(name, process, plain, headers)
+        return Gateway(name, process, {"http": plain, "https": secure}, log, headers)
+
+    def token(self, algorithm):
+        def encode(raw):
+            return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+        claims = {"iss": "https://bench.test", "sub": "bench", "exp": int(time.time()) + 86400}
+        signed = ".".join(encode(json.dumps(part).encode()) for part in ({"alg": algorithm, "typ": "JWT"}, claims))
+        if algorithm == "HS256":
+            return f"{signed}.{encode(hmac.digest(SECRET.encode(), signed.encode(), 'sha256'))}"
+        command = ["openssl", "dgst", "-sha256", "-sign", f"{self.dir}/rsa.key"]
+        return f"{signed}.{encode(subprocess.run(command, input=signed.encode(), capture_output=True, check=True).stdout)}"
 
     def nginx(self, name, rest):
         config = pathlib.Path(f"{self.dir}/{name}.conf")
@@ -159,14 +189,14 @@ class Bench:
         self.stack.callback(stop, process)
         return process
 
-    def wait_until_answers(self, name, process, port):
+    def wait_until_answers(self, name, process, port, headers=None):
         deadline = time.monotonic() + 15
         while True:
             if process.poll() is not None:
                 raise Failure(f"{name} ended with {process.returncode}: {self.last_words(name)}")
             try:
                 for body, length in BODIES.items():
-                    check_answer(name, port, f"/{body}", length)
+                    check_answer(name, port, f"/{body}", length, headers or {})
                 return
             except (OSError, http.client.HTTPException) as error:
                 if time.monotonic() > deadline:
@@ -178,8 +208,10 @@ class Bench:
 
 
 class Gateway:
-    def __init__(self, name, process, ports, log):
-        self.name, self.process, self.ports, self.log = name, process, ports, log
+    """`headers` are those that each request has."""
+
+    def __init__(self, name, process, ports, log, headers=None):
+        self.name, self.process, self.ports, self.log, self.headers = name, process, ports, log, headers or {}
 
     def cpu_seconds(self):
         """User and system time so far, of all its processes."""
@@ -232,10 +264,10 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
-def check_answer(name, port, path, length):
+def check_answer(name, port, path, length, headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     with contextlib.closing(connection):
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         body = answer.read()
     if answer.status != 200 or len(body) != length:

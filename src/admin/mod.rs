@@ -17,7 +17,7 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +29,7 @@ pub trait Process: Send + Sync {
     /// Why the last reload failed, if it did.
     fn last_error(&self) -> Option<String>;
     /// Where a listener listens, with the port that was chosen for 0.
-    fn address(&self, listener: ListenerId) -> Option<SocketAddr>;
+    fn address(&self, listener: ListenerId) -> Option<String>;
 }
 
 /// What the process is told to do.
@@ -37,6 +37,8 @@ pub trait Process: Send + Sync {
 pub enum Order {
     /// Read the configuration again. The answer is the version that runs now, or why the old one goes on.
     Reload(oneshot::Sender<Result<u64, String>>),
+    /// Start the program anew and have it take over. The answer is the new process's number, or why this one serves on.
+    Upgrade(oneshot::Sender<Result<u32, String>>),
     /// Stop accepting, let what is in flight finish, end.
     Drain,
     /// End at once.
@@ -80,6 +82,7 @@ impl Admin {
             "/explain" => self.explain(head.uri.query().unwrap_or_default()),
             "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
             "/reload" => self.reload().await,
+            "/upgrade" => self.upgrade().await,
             "/drain" => self.tell(Order::Drain, "draining\n").await,
             "/stop" => self.tell(Order::Stop, "stopping\n").await,
             _ => Answer::json(StatusCode::OK, &status::json(&self.snapshot.load(), &self.state, &*self.process)),
@@ -140,6 +143,17 @@ impl Admin {
         }
     }
 
+    async fn upgrade(&self) -> Answer {
+        let (asker, outcome) = oneshot::channel();
+        // A refusal is seen by the silence.
+        let _ = self.orders.send(Order::Upgrade(asker)).await;
+        match outcome.await {
+            Ok(Ok(pid)) => Answer::json(StatusCode::OK, &json!({ "pid": pid, "old_pid": std::process::id() })),
+            Ok(Err(error)) => Answer::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "pid": std::process::id(), "error": error })),
+            Err(_) => Answer::json(StatusCode::CONFLICT, &json!({ "error": "the gateway ends" })),
+        }
+    }
+
     async fn tell(&self, order: Order, said: &str) -> Answer {
         match self.orders.send(order).await {
             Ok(()) => Answer::text(StatusCode::ACCEPTED, said),
@@ -176,7 +190,7 @@ fn is_loopback(host: &str) -> bool {
 /// What can be read.
 const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain"];
 /// What can be told.
-const TOLD: &[&str] = &["/reload", "/drain", "/stop"];
+const TOLD: &[&str] = &["/reload", "/upgrade", "/drain", "/stop"];
 
 fn allowed(path: &str) -> Option<&'static [Method]> {
     match path {

@@ -13,7 +13,7 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
         json!({
             "name": listener.name.as_deref(),
             "bind": listener.bind.to_string(),
-            "address": process.address(listener.id).map(|address| address.to_string()),
+            "address": process.address(listener.id),
             "tls": listener.tls.is_some(),
         })
     };

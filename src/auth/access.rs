@@ -11,7 +11,7 @@ use crate::config::problem::Problems;
 use crate::config::raw;
 use crate::config::shape::remedy;
 use crate::types::{Identity, Refusal};
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -166,6 +166,11 @@ impl Access {
         for place in self.methods.iter().filter_map(|method| method.place()).filter(|place| Some(*place) != kept) {
             place.remove(headers, uri);
         }
+    }
+
+    /// The field of the credential that services get too, if they do.
+    pub fn forwarded<'a>(&self, by: Option<&'a Arc<Method>>) -> Option<&'a HeaderName> {
+        by.filter(|method| method.forwards()).and_then(|method| method.place()?.field())
     }
 
     /// The WWW-Authenticate fields of a refusal (RFC 9110, 11.6.1; RFC 6750, 3; RFC 7617, 2).

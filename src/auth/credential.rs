@@ -47,6 +47,15 @@ impl Place {
         }
     }
 
+    /// The field that it stands in, if it stands in one.
+    pub fn field(&self) -> Option<&HeaderName> {
+        match self {
+            Place::Header(name, _) => Some(name),
+            Place::Cookie(_) => Some(&COOKIE),
+            Place::Query(_) => None,
+        }
+    }
+
     /// The credential in a request's fields and the query of its target.
     pub fn find<'a>(&self, headers: &'a HeaderMap, query: &'a str) -> Found<'a> {
         match self {

@@ -149,10 +149,21 @@ fn told(answer: &Value) -> String {
             writeln!(out, "route {} answers {} with Location {}", text(&told["route"]), told["status"], text(&told["location"]))
         }
         Some((kind, told)) if kind == "answered" => writeln!(out, "route {} answers {} by itself", text(&told["route"]), told["status"]),
+        Some((kind, told)) if kind == "composed" => composed(&mut out, told),
         Some((_, told)) => forwarded(&mut out, told),
         None => Ok(()),
     };
     out
+}
+
+fn composed(out: &mut String, told: &Value) -> std::fmt::Result {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    writeln!(out, "route {} makes one answer of these calls, within {}\n", text(&told["route"]), text(&told["timeout"]))?;
+    let rows = told["calls"].as_array().into_iter().flatten();
+    let rows: Vec<[String; 4]> = rows.map(|call| ["call", "asks", "service", "when"].map(|key| text(&call[key]))).collect();
+    let rows: Vec<[&str; 4]> = rows.iter().map(|row| row.each_ref().map(String::as_str)).collect();
+    out.push_str(&columns(["CALL", "ASKS", "SERVICE", "WHEN"], &rows));
+    Ok(())
 }
 
 fn forwarded(out: &mut String, told: &Value) -> std::fmt::Result {

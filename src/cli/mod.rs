@@ -29,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs in the foreground. SIGHUP reloads, SIGTERM drains and stops, SIGINT stops at once, SIGUSR1 reopens logs.
+    /// Runs in the foreground. SIGHUP reloads, SIGTERM drains and stops, SIGINT stops at once, SIGUSR1 reopens logs, SIGUSR2 upgrades.
     Run {
         /// The configuration.
         #[arg(short, long, value_name = "FILE", conflicts_with = "to")]
@@ -57,6 +57,8 @@ enum Command {
     Routes(Listing),
     /// Makes the running gateway read its configuration again, and waits for the outcome.
     Reload(Target),
+    /// Makes the running gateway start the program anew, from where it lies, and hand over to it; it serves on if that fails.
+    Upgrade(Target),
     /// Makes the running gateway stop accepting, finish what is in flight and end, and waits for that.
     Drain(Target),
     /// Ends the running gateway at once.
@@ -94,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Explain(asked) => print(explain::explain_request(&asked)),
         Command::Routes(listing) => print(explain::list(&listing)),
         Command::Reload(target) => print(remote::reload(&target)),
+        Command::Upgrade(target) => print(remote::upgrade(&target)),
         Command::Drain(target) => print(remote::end(&target, "/drain")),
         Command::Stop(target) => print(remote::end(&target, "/stop")),
         Command::Status(target) => print(remote::status(&target)),

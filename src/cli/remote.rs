@@ -88,6 +88,27 @@ pub fn reload(target: &Target) -> Result<String, String> {
     })
 }
 
+/// Has the program started anew; the outcome, ready to be printed.
+pub fn upgrade(target: &Target) -> Result<String, String> {
+    run(async {
+        let (status, text) = Remote::find(target)?.ask(Method::POST, "/upgrade").await?;
+        let answer: Value = serde_json::from_str(&text).map_err(|_| format!("{status}: {text}"))?;
+        match status.is_success() {
+            ok if target.json => {
+                if ok {
+                    Ok(text)
+                } else {
+                    Err(text)
+                }
+            }
+            true => Ok(format!("upgraded: process {} has taken over from {}\n", answer["pid"], answer["old_pid"])),
+            false => {
+                Err(format!("{}\nnot upgraded: the gateway serves on as it is\n", answer["error"].as_str().unwrap_or(&text).trim_end()))
+            }
+        }
+    })
+}
+
 /// Tells the process to end, and waits until it has.
 pub fn end(target: &Target, path: &str) -> Result<String, String> {
     run(async {

@@ -215,7 +215,7 @@ pub fn remedy(name: &str, known: &[&str]) -> String {
 }
 
 /// The known name that is a slip of the finger away from `name`.
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase().replace('-', "_");
     let scored = known.iter().map(|k| (strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase()), *k));
     scored.filter(|(distance, k)| *distance <= 1 + k.len() / 4).min().map(|(_, k)| k)

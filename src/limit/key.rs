@@ -132,7 +132,7 @@ mod tests {
     fn keys_are_told_apart_by_what_they_are_of() {
         let store = Store::default();
         let pace = Pace::new("1/s".parse().expect("a rate"), 1, 1).expect("a pace");
-        let (one, other) = (store.add_policy(pace), store.add_policy(pace));
+        let (one, other) = (store.add_policy(pace, None), store.add_policy(pace, None));
         let headers = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

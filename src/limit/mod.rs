@@ -4,7 +4,9 @@
 //! waits for nobody and allocates only where a key is new; only where gateways share a limit it may have to ask their store, see
 //! [`Pending`]. State that outlives a reload is in [`Limits`].
 
+mod buffers;
 mod cap;
+mod carried;
 mod fields;
 mod flood;
 mod key;
@@ -17,6 +19,7 @@ mod set;
 mod shared;
 mod store;
 
+pub use buffers::{Buffers, Full, Held};
 pub use cap::{Cap, Counts, Of, Pass, Queue};
 pub use fields::Fields;
 pub use flood::Flood;

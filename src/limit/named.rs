@@ -1,5 +1,6 @@
 //! A limit as it is configured, and what of all limits outlives a configuration.
 
+use super::carried::Numbers;
 use super::key::{self, Caller};
 use super::lease::{Lease, Terms};
 use super::pace::Pace;
@@ -19,6 +20,8 @@ pub struct Limits {
     pub store: Arc<Store>,
     /// By name and the text of their configuration: one that is unchanged goes on with its buckets.
     known: Mutex<HashMap<(String, String), Weak<Limit>>>,
+    /// The numbers that policies had in the process whose place this one has taken.
+    expected: Mutex<HashMap<(String, String), Vec<u32>>>,
     /// What gateways share, by the text of its configuration.
     shared: Mutex<Option<(Vec<u8>, Weak<Shared>)>>,
 }
@@ -106,14 +109,35 @@ impl Limits {
         if let Some(limit) = known().get(&key).and_then(Weak::upgrade) {
             return Some(limit);
         }
-        let limit = Arc::new(self.fresh(name, raw, shared, at, problems)?);
+        let numbers = self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).unwrap_or_default();
+        let limit = Arc::new(self.fresh(name, raw, shared, &numbers, at, problems)?);
         let mut known = known();
         known.retain(|_, limit| limit.strong_count() > 0);
         known.insert(key, Arc::downgrade(&limit));
         Some(limit)
     }
 
-    fn fresh(&self, name: &str, raw: &RateLimit, shared: Option<&Arc<Shared>>, at: &At<'_>, problems: &Problems) -> Option<Limit> {
+    /// The numbers of all policies, for another process.
+    pub fn numbers(&self) -> Numbers {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = known.iter().filter_map(|(key, limit)| Some((key, limit.upgrade()?)));
+        alive.map(|(key, limit)| (key.clone(), limit.plans.iter().map(|(_, policy)| policy.id.number()).collect())).collect()
+    }
+
+    /// Limits that are configured alike are to have these numbers.
+    pub fn expect(&self, numbers: Numbers) {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).extend(numbers);
+    }
+
+    fn fresh(
+        &self,
+        name: &str,
+        raw: &RateLimit,
+        shared: Option<&Arc<Shared>>,
+        numbers: &[u32],
+        at: &At<'_>,
+        problems: &Problems,
+    ) -> Option<Limit> {
         let at_rate = at.key("rate");
         if let Some((nth, by)) = raw.by.0.iter().enumerate().find(|(nth, by)| raw.by.0[..*nth].contains(by)) {
             let fix = "remove one of the two";
@@ -132,10 +156,10 @@ impl Limits {
             }
         };
         let plans: Vec<(String, Rate, (Pace, Pace))> = plans.into_iter().collect::<Option<_>>()?;
-        let policy = |(value, rate, (pace, alone)): (String, Rate, (Pace, Pace))| {
+        let policy = |(nth, (value, rate, (pace, alone))): (usize, (String, Rate, (Pace, Pace)))| {
             let field = format!("\"{name}\";q={};w={}", pace.burst(), pace.window()).into();
             let terms = Terms::new(rate.period, rate.count, pace.burst(), raw.cost.0, raw.nodes.0);
-            (value.into(), Policy { id: self.store.add_policy(alone), pace, alone, terms, rate, field })
+            (value.into(), Policy { id: self.store.add_policy(alone, numbers.get(nth).copied()), pace, alone, terms, rate, field })
         };
         let sharing = |shared: &Arc<Shared>| Sharing {
             shared: shared.clone(),
@@ -149,7 +173,7 @@ impl Limits {
             is_shadow: raw.mode == LimitMode::Shadow,
             has_legacy_fields: raw.legacy_headers,
             claim,
-            plans: plans.into_iter().map(policy).collect(),
+            plans: plans.into_iter().enumerate().map(policy).collect(),
             store: self.store.clone(),
             sharing: shared.map(sharing),
         })

@@ -115,6 +115,11 @@ impl Pace {
         word & TIME <= self.at(now_ns)
     }
 
+    /// The word of a bucket of which this much is owed.
+    pub fn owing(&self, debt: u64, now_ns: u64) -> u64 {
+        (self.at(now_ns) + debt.min(self.burst)) & TIME
+    }
+
     /// What is owed of a bucket.
     pub fn debt(&self, word: u64, now_ns: u64) -> u64 {
         (word & TIME).saturating_sub(self.at(now_ns))

@@ -9,7 +9,7 @@ use siphasher::sip128::SipHasher13;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 const SHARDS: usize = 256;
@@ -59,6 +59,10 @@ type Shard = HashMap<Key, Bucket, BuildHasherDefault<AsItIs>>;
 pub struct PolicyId(u32);
 
 impl PolicyId {
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
     pub fn feed(self, hasher: &mut impl Hasher) {
         hasher.write_u32(self.0);
     }
@@ -67,7 +71,7 @@ impl PolicyId {
 #[derive(Debug)]
 pub struct Store {
     shards: Box<[RwLock<Shard>]>,
-    secret: (u64, u64),
+    secret: OnceLock<(u64, u64)>,
     began: Instant,
     len: AtomicUsize,
     max: AtomicUsize,
@@ -75,23 +79,33 @@ pub struct Store {
     dropped: AtomicU64,
     /// Those that buckets may be of.
     policies: Mutex<(u32, HashMap<u32, Pace>)>,
+    /// Buckets of policies that are still to come, by number. Those of others go with the first sweep.
+    expected: Mutex<HashMap<u32, Vec<Owed>>>,
     next_sweep: AtomicUsize,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        let random = || RandomState::new().hash_one(0);
         Store {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            secret: (random(), random()),
+            secret: OnceLock::new(),
             began: Instant::now(),
             len: AtomicUsize::new(0),
             max: AtomicUsize::new(1_000_000),
             dropped: AtomicU64::new(0),
             policies: Mutex::default(),
+            expected: Mutex::default(),
             next_sweep: AtomicUsize::new(0),
         }
     }
+}
+
+/// What is owed of a bucket, in its pace's units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    pub key: Key,
+    pub policy: u32,
+    pub debt: u64,
 }
 
 /// A bucket that has little left.
@@ -112,7 +126,13 @@ impl Store {
 
     /// For what a key is made of.
     pub fn hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.secret.0, self.secret.1)
+        let (a, b) = self.secret();
+        SipHasher13::new_with_keys(a, b)
+    }
+
+    fn secret(&self) -> (u64, u64) {
+        let random = || RandomState::new().hash_one(0);
+        *self.secret.get_or_init(|| (random(), random()))
     }
 
     /// When its time begins.
@@ -139,12 +159,50 @@ impl Store {
         self.dropped.load(Relaxed)
     }
 
-    pub fn add_policy(&self, pace: Pace) -> PolicyId {
+    /// With a number of its own, or the one that it had in another process: then its buckets are there at once.
+    pub fn add_policy(&self, pace: Pace, number: Option<u32>) -> PolicyId {
         let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
-        policies.0 += 1;
-        let id = policies.0;
-        policies.1.insert(id, pace);
-        PolicyId(id)
+        let number = number.unwrap_or_else(|| {
+            policies.0 += 1;
+            policies.0
+        });
+        policies.1.insert(number, pace);
+        drop(policies);
+        let owed = self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(&number).unwrap_or_default();
+        let now_ns = self.now_ns();
+        for Owed { key, debt, .. } in owed {
+            self.with_new(key, PolicyId(number), now_ns, |word| word.store(pace.owing(debt, now_ns), Relaxed));
+        }
+        PolicyId(number)
+    }
+
+    /// The secret, and the last number that a policy was given.
+    pub fn identity(&self) -> ((u64, u64), u32) {
+        (self.secret(), self.policies.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// What is owed of each bucket.
+    pub fn each(&self, mut what: impl FnMut(Owed)) {
+        let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+        let now_ns = self.now_ns();
+        for place in 0..SHARDS {
+            for (key, bucket) in self.read(place).iter() {
+                let Some(pace) = policies.get(&bucket.policy) else { continue };
+                what(Owed { key: *key, policy: bucket.policy, debt: pace.debt(bucket.word.load(Relaxed), now_ns) });
+            }
+        }
+    }
+
+    /// Takes over the identity of another process's store, and what is owed there. To be called before anything is hashed; says
+    /// whether it was.
+    pub fn become_like(&self, secret: (u64, u64), last: u32, owed: impl Iterator<Item = Owed>) -> bool {
+        let is_fresh = self.secret.set(secret).is_ok();
+        if is_fresh {
+            self.policies.lock().unwrap_or_else(PoisonError::into_inner).0 = last;
+            let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+            owed.for_each(|owed| expected.entry(owed.policy).or_default().push(owed));
+        }
+        is_fresh
     }
 
     /// Its buckets go with the next sweep.
@@ -218,6 +276,7 @@ impl Store {
 
     /// Forgets what is full, and what no limit asks for any more, in a part of the shards. To be called once a second.
     pub fn sweep(&self) {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
         let step = self.next_sweep.fetch_add(1, Relaxed) % SWEEPS;
         let now_ns = self.now_ns();
@@ -297,7 +356,7 @@ mod tests {
     #[test]
     fn the_longest_idle_go_first_and_are_counted() {
         let (store, pace) = (Store::default(), pace("1/h", 1));
-        let policy = store.add_policy(pace);
+        let policy = store.add_policy(pace, None);
         store.set_max(10);
         for n in 0..10 {
             assert!(charge(&store, n * 7, policy, pace, n * MS));
@@ -316,7 +375,7 @@ mod tests {
     #[test]
     fn never_more_than_may_be_by_any_number_of_threads() {
         let (store, pace) = (Store::default(), pace("1/h", 1));
-        let policy = store.add_policy(pace);
+        let policy = store.add_policy(pace, None);
         store.set_max(1_000);
         std::thread::scope(|scope| {
             for thread in 0..4u64 {
@@ -338,7 +397,7 @@ mod tests {
     #[test]
     fn what_is_full_or_nobodys_is_forgotten() {
         let (store, quick, slow) = (Store::default(), pace("1000/s", 1), pace("1/h", 2));
-        let (a, b, c) = (store.add_policy(quick), store.add_policy(slow), store.add_policy(slow));
+        let (a, b, c) = (store.add_policy(quick, None), store.add_policy(slow, None), store.add_policy(slow, None));
         for n in 0..300 {
             charge(&store, n, a, quick, 0);
             charge(&store, n + 1_000, b, slow, store.now_ns());

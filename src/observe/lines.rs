@@ -19,7 +19,7 @@ const SHARDS: usize = 16;
 /// Bytes that one buffer may hold before lines are dropped.
 const SHARD_BYTES_MAX: usize = 1 << 20;
 /// How long lines are gathered before they are written: a wake-up and a write for many lines instead of for each.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The logs that are open, by path, so that a reload goes on with the same writer.
 #[derive(Debug)]
@@ -173,8 +173,16 @@ fn run(shared: &Shared, mut sink: Sink) {
         }
         shared.awake.store(false, Ordering::Release);
         for shard in &shared.shards {
-            std::mem::swap(&mut *lock(shard), &mut spare);
-            if !spare.is_empty() && sink.write(&spare).is_err() {
+            {
+                // What nobody writes to is left alone: else a few large buffers would wander through all shards, each cold when
+                // its turn comes.
+                let mut lines = lock(shard);
+                if lines.is_empty() {
+                    continue;
+                }
+                std::mem::swap(&mut *lines, &mut spare);
+            }
+            if sink.write(&spare).is_err() {
                 shared.dropped.inc_by(spare.iter().filter(|byte| **byte == b'\n').count() as u64);
             }
             spare.clear();

@@ -4,9 +4,11 @@
 use crate::types::Refusal;
 use http::Method;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,10 +20,19 @@ const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 /// From 0 (the client was gone) and 100 up to 599, in one table.
 const STATUSES: usize = 501;
 
+/// A counter, or one for each set of labels.
+#[derive(Debug)]
+pub(super) enum Counters {
+    One(IntCounter),
+    Many(IntCounterVec),
+}
+
 /// All families of the process. They outlive reloads.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// All that only grow, by name.
+    pub(super) counters: Vec<(String, Counters)>,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     gateway_seconds: HistogramVec,
@@ -54,7 +65,17 @@ impl Metrics {
     /// None in practice: names and labels are fixed, and a registry of its own has no duplicates.
     pub fn new() -> prometheus::Result<Arc<Metrics>> {
         let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let all = RefCell::new(Vec::new());
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let family = register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)?;
+            all.borrow_mut().push((name.to_string(), Counters::Many(family.clone())));
+            prometheus::Result::Ok(family)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = register(&registry, IntCounter::new(name, help)?)?;
+            all.borrow_mut().push((name.to_string(), Counters::One(counter.clone())));
+            prometheus::Result::Ok(counter)
+        };
         let gauges = |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
         let histograms = |name: &str, help: &str, label: &str| {
             let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
@@ -75,12 +96,9 @@ impl Metrics {
             certificate_expiry: gauges("frontdesk_certificate_expiry_seconds", "When a certificate expires, in Unix time.", &["name"])?,
             jwks_age: gauges("frontdesk_jwks_age_seconds", "Since the keys of an issuer were last fetched.", &["issuer"])?,
             connections: register(&registry, IntGauge::new("frontdesk_connections", "Client connections that are open.")?)?,
-            connections_refused: register(
-                &registry,
-                IntCounter::new("frontdesk_connections_refused_total", "Connections above max_connections.")?,
-            )?,
+            connections_refused: counter("frontdesk_connections_refused_total", "Connections above max_connections.")?,
             in_flight: register(&registry, IntGauge::new("frontdesk_in_flight", "Requests that are being served.")?)?,
-            log_dropped: register(&registry, IntCounter::new("frontdesk_log_dropped_total", "Log lines that were dropped.")?)?,
+            log_dropped: counter("frontdesk_log_dropped_total", "Log lines that were dropped.")?,
             limit: counters("frontdesk_limit_total", "Decisions of rate limits.", &["limit", "decision", "mode"])?,
             limit_alone: counters(
                 "frontdesk_limit_alone_total",
@@ -88,25 +106,18 @@ impl Metrics {
                 &["limit"],
             )?,
             store_up: register(&registry, IntGauge::new("frontdesk_store_up", "Whether the store of shared limits answers.")?)?,
-            store_failures: register(
-                &registry,
-                IntCounter::new("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
-            )?,
-            store_questions: register(
-                &registry,
-                IntCounter::new("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
-            )?,
-            flood_refused: register(
-                &registry,
-                IntCounter::new("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
-            )?,
+            store_failures: counter("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
+            store_questions: counter("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
+            flood_refused: counter("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
             limit_keys: register(&registry, IntGauge::new("frontdesk_limit_keys", "Keys of rate limits that are kept.")?)?,
-            limit_keys_dropped: register(
-                &registry,
-                IntCounter::new("frontdesk_limit_keys_dropped_total", "Keys forgotten to make room.")?,
-            )?,
+            limit_keys_dropped: counter("frontdesk_limit_keys_dropped_total", "Keys forgotten to make room.")?,
+            counters: all.take(),
             registry,
         }))
+    }
+
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
     }
 
     /// The text format of Prometheus, version 0.0.4.

@@ -3,6 +3,7 @@
 //! This room only watches: nothing here can refuse or delay a request. Every buffer has a bound, and what it had to drop
 //! is counted.
 
+mod carried;
 mod common;
 pub mod error_log;
 mod lines;

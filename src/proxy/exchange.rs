@@ -9,7 +9,8 @@ use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
 use crate::shape::forward::{NO_ID, Origin, Trace};
-use crate::shape::template::{Value, Values, Variable, decode_parameter};
+use crate::shape::json;
+use crate::shape::template::{Value, Values, Variable, decode_parameter, write_plain};
 use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
 use crate::types::{Identity, Refusal, RouteId};
 use crate::upstream::{Picked, Timeouts};
@@ -149,7 +150,7 @@ impl Exchange {
     pub fn service(&self) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
         match &self.route()?.action {
             Action::Forward(forward) => forward.get(self.choice),
-            Action::Redirect(_) | Action::Respond(_) => None,
+            Action::Redirect(_) | Action::Respond(_) | Action::Compose(_) => None,
         }
     }
 
@@ -209,10 +210,22 @@ impl Values for Seen<'_> {
             Variable::Rest => Value::Path(captured(self.exchange.captures.len().saturating_sub(1)).into()),
             Variable::Capture(index) => Value::Path(captured(*index).into()),
             Variable::Query(name) => Value::Plain(query(self.head.uri.query().unwrap_or_default(), name)),
+            // Those that compose have values of their own for them.
+            Variable::Call(..) | Variable::Item(_) | Variable::Body(_) => Value::Plain(Cow::Borrowed("")),
             Variable::Header(name) => {
                 let field = self.head.headers.get(name);
                 Value::Plain(field.map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value.as_bytes())))
             }
+        }
+    }
+
+    fn json(&self, variable: &Variable, out: &mut Vec<u8>) {
+        match variable {
+            Variable::Claim(path) => {
+                let claim = self.exchange.identity.as_ref().and_then(|identity| identity.claim(path));
+                out.extend_from_slice(claim.map_or_else(|| json::NULL.to_string(), ToString::to_string).as_bytes());
+            }
+            other => write_plain(&self.value(other), out),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::exchange::{Exchange, Seen, authority, target};
 use super::strict::head::HeadReader;
 use super::{admit, forward, limits, steps};
+use crate::compose::Shown;
 use crate::route::Criterion;
 use crate::route::explain::Verdict;
 use crate::shape::forward::Origin;
@@ -141,6 +142,12 @@ pub enum Outcome {
         route: String,
         status: u16,
     },
+    Composed {
+        route: String,
+        /// For all calls together.
+        timeout: String,
+        calls: Vec<Shown>,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -184,6 +191,13 @@ fn leads_to(route: &Route) -> String {
             }
         }
         Action::Redirect(redirect) => format!("redirect {}", redirect.status.as_u16()),
+        Action::Compose(composition) => {
+            let calls = composition.plan.calls.iter().enumerate();
+            let mut services: Vec<&str> = calls.map(|(index, _)| &*composition.get(index).0.service.name).collect();
+            services.sort_unstable();
+            services.dedup();
+            format!("compose of {}", services.join(", "))
+        }
         Action::Respond(respond) => format!("respond {}", respond.status.as_u16()),
     }
 }
@@ -353,6 +367,11 @@ fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal
         Action::Redirect(redirect) => {
             let location = redirect.location(&seen, head.uri.query());
             Ok(Outcome::Redirected { route: name, status: redirect.status.as_u16(), location })
+        }
+        Action::Compose(composition) => {
+            let plan = &composition.plan;
+            let service = |call| composition.get(call).0.service.name.to_string();
+            Ok(Outcome::Composed { route: name, timeout: format!("{:?}", plan.timeout), calls: plan.shown(service) })
         }
         Action::Respond(respond) => Ok(Outcome::Answered { route: name, status: respond.status.as_u16() }),
         Action::Forward(weighted) => {

@@ -9,6 +9,7 @@ use crate::shape::forward::{
 };
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
 use crate::shape::rewrite::Rewrite;
+use crate::shape::template::Values;
 use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, UPGRADE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -45,11 +46,11 @@ head!(RequestHeader);
 head!(ResponseHeader);
 
 /// Applies a route's changes.
-pub fn apply(head: &mut impl Head, edits: &HeaderEdits, seen: &Seen<'_>) -> Result<()> {
+pub fn apply(head: &mut impl Head, edits: &HeaderEdits, values: &dyn Values) -> Result<()> {
     if edits.is_empty() {
         return Ok(());
     }
-    for edit in edits.edits(seen) {
+    for edit in edits.edits(values) {
         match edit {
             Edit::Remove(name) => head.remove(name),
             Edit::Set(name, value) => head.set(name.clone(), value)?,
@@ -170,7 +171,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// The host as a field's value: the Host field's own, which is shared and not copied.
-fn host_value(request: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
+pub fn host_value(request: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
     match request.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok().map(Cow::Owned),
         None => request.headers.get(HOST).map(Cow::Borrowed),
@@ -190,6 +191,17 @@ fn with_authority(uri: http::Uri, host: &HeaderValue) -> Result<http::Uri> {
         parts.authority = host.to_str().ok().and_then(|host| host.parse().ok());
     }
     http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "the host of a service")
+}
+
+/// Moves the host to where HTTP/2 has it.
+pub fn authority_of_host(head: &mut RequestHeader) -> Result<()> {
+    let host = head.remove_header(&HOST);
+    let mut parts = head.uri.clone().into_parts();
+    parts.scheme = Some(http::uri::Scheme::HTTP);
+    parts.authority = host.and_then(|host| host.to_str().ok()?.parse().ok());
+    head.set_uri(http::Uri::from_parts(parts).or_err(ErrorType::InvalidHTTPHeader, "the host of a call")?);
+    head.set_version(Version::HTTP_2);
+    Ok(())
 }
 
 /// The target as the route has it. What can't be one is the client's doing.

@@ -5,6 +5,7 @@ pub mod account;
 mod admit;
 mod arrive;
 mod attempt;
+mod compose;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -33,6 +34,7 @@ use exchange::Seen;
 use http::Version;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use pingora::connectors::TransportConnector;
+use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::*;
@@ -49,6 +51,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Connections of tunnels, which are never reused.
     pub tunnels: TransportConnector,
+    /// Connections of the calls that are composed.
+    pub calls: Connector,
 }
 
 /// Refuses: the answer is written by `fail_to_proxy`.

@@ -6,7 +6,7 @@ use super::forward;
 use crate::auth::Answered;
 use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
-use crate::shape::headers::HOP_BY_HOP;
+use crate::shape::headers::{HOP_BY_HOP, nominated};
 use crate::types::Refusal;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -52,7 +52,9 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
 /// Passes on another service's answer, but for what belonged to its connection.
 async fn relay(session: &mut Session, exchange: &Exchange, answered: &Answered) -> Result<()> {
     let mut head = ResponseHeader::build(answered.status, Some(8))?;
-    for (name, value) in answered.headers.iter().filter(|(name, _)| !HOP_BY_HOP.contains(name) && *name != CONTENT_LENGTH) {
+    let nominated = nominated(&answered.headers);
+    let ends_here = |name: &HeaderName| HOP_BY_HOP.contains(name) || *name == CONTENT_LENGTH || nominated.contains(name);
+    for (name, value) in answered.headers.iter().filter(|(name, _)| !ends_here(name)) {
         head.append_header(name.clone(), value.clone())?;
     }
     send(session, exchange, head, Bytes::copy_from_slice(&answered.body)).await
@@ -146,7 +148,7 @@ pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Red
 }
 
 /// Sends a whole answer with what all answers have. Nothing here passes Pingora's response filters.
-async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+pub async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     forward::to_client(&mut head, session.req_header(), exchange)?;
     // "Trailers only" has no length (gRPC over HTTP/2: clients of some languages refuse it otherwise).
     if !matches!(head.status.as_u16(), 204 | 304) && !head.headers.contains_key(GRPC_STATUS) {

@@ -17,6 +17,12 @@ impl Gateway {
     /// Answers here, or goes on to the route's service (`false`).
     pub(super) async fn lead(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         match exchange.route() {
+            Some(Route { action: Action::Compose(_), body_rate_min, .. }) => {
+                if let Some(connection) = exchange.connection() {
+                    connection.set_body_rate(*body_rate_min);
+                }
+                Box::pin(self.compose(session, exchange)).await
+            }
             Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, .. }) => {
                 if let Some(connection) = exchange.connection() {
                     connection.set_body_rate(if exchange.is_long_lived { 0 } else { *body_rate_min });
@@ -123,7 +129,7 @@ pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> Result
     match exchange.route().map(|route| &route.action) {
         Some(Action::Respond(fixed)) => respond::fixed(session, exchange, fixed).await.map(|()| true),
         Some(Action::Redirect(redirect)) => respond::redirect(session, exchange, redirect).await.map(|()| true),
-        Some(Action::Forward(..)) | None => Ok(false),
+        Some(Action::Forward(..) | Action::Compose(_)) | None => Ok(false),
     }
 }
 

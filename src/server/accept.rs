@@ -2,6 +2,8 @@
 
 use super::guard::{Counter, Guard};
 use super::refuse::Refuser;
+use super::socket::{Address, LOCAL_PEER, Listening, Socket};
+use super::sockets::{Bound, SocketFile};
 use super::stream::{ClientStream, Limits};
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
@@ -17,12 +19,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::UnixStream;
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -54,8 +57,11 @@ enum Wind {
     All,
 }
 
-struct Open {
-    address: SocketAddr,
+struct Open<A> {
+    address: Address,
+    socket: Arc<Listening>,
+    file: Option<SocketFile>,
+    shared: Arc<Shared<A>>,
     tls: Arc<ArcSwapOption<Termination>>,
     stop: Sender<bool>,
     closing: Sender<bool>,
@@ -63,16 +69,15 @@ struct Open {
     task: JoinHandle<()>,
 }
 
-/// A socket that is bound, but not listened to yet: a reload binds all before it changes anything.
-pub struct Bound(pub StdListener);
-
 /// All listeners in front of one application.
 pub struct Listeners<A> {
     app: Arc<A>,
     connections: Arc<Counter>,
     refuser: Arc<Refuser>,
     times: Arc<RwLock<Times>>,
-    open: Mutex<HashMap<ListenerId, Open>>,
+    open: Mutex<HashMap<ListenerId, Open<A>>>,
+    /// Whether clients are let in.
+    gate: Sender<bool>,
 }
 
 /// What the connections of one listener have in common.
@@ -83,16 +88,23 @@ struct Shared<A> {
     times: Arc<RwLock<Times>>,
     connections: Arc<Counter>,
     refuser: Arc<Refuser>,
+    gate: Receiver<bool>,
     closing: Receiver<bool>,
     wind: Receiver<Wind>,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     pub fn new(app: Arc<A>, connections: Arc<Counter>, times: Times) -> Self {
-        Listeners { app, connections, refuser: Arc::default(), times: Arc::new(RwLock::new(times)), open: Mutex::default() }
+        let times = Arc::new(RwLock::new(times));
+        Listeners { app, connections, refuser: Arc::default(), times, open: Mutex::default(), gate: channel(false).0 }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<ListenerId, Open>> {
+    /// Lets clients in, for good. Until then they wait in the kernel.
+    pub fn let_in(&self) {
+        self.gate.send_replace(true);
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<ListenerId, Open<A>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,31 +118,72 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     }
 
     /// The addresses that are listened to, with the ports that were chosen for 0.
-    pub fn addresses(&self) -> HashMap<ListenerId, SocketAddr> {
-        self.open().iter().map(|(id, open)| (*id, open.address)).collect()
+    pub fn addresses(&self) -> HashMap<ListenerId, Address> {
+        self.open().iter().map(|(id, open)| (*id, open.address.clone())).collect()
+    }
+
+    /// Another descriptor of each socket, for a process that takes our place.
+    ///
+    /// # Errors
+    /// There is no room for more descriptors.
+    pub fn sockets(&self) -> io::Result<HashMap<ListenerId, OwnedFd>> {
+        self.open().iter().map(|(id, open)| Ok((*id, open.socket.as_fd().try_clone_to_owned()?))).collect()
+    }
+
+    /// Accepts no more; once that is sure, it is done. What is open stays open.
+    pub async fn stop_accepting(&self) {
+        let loops: Vec<Sender<bool>> = self.open().values().map(|open| open.stop.clone()).collect();
+        for stop in &loops {
+            let _ = stop.send(true);
+        }
+        for stop in loops {
+            stop.closed().await;
+        }
+    }
+
+    /// The files of Unix sockets are somebody else's now.
+    pub fn leave_files(&self) {
+        self.open().values_mut().filter_map(|open| open.file.as_mut()).for_each(SocketFile::leave);
+    }
+
+    /// A connection to a listener from within, as a client's would be served; and whether it has to be greeted by TLS. It needs
+    /// no gate to be open.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn connect(&self, id: ListenerId) -> io::Result<(UnixStream, bool)> {
+        let shared = self.open().get(&id).map(|open| open.shared.clone());
+        let shared = shared.ok_or(io::ErrorKind::NotFound)?;
+        let guard = shared.connections.enter().ok_or(io::ErrorKind::QuotaExceeded)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let is_tls = shared.tls.load().is_some();
+        tokio::spawn(serve(Socket::Unix(theirs), LOCAL_PEER, guard, shared));
+        Ok((ours, is_tls))
     }
 
     /// Begins to accept on a socket that is bound.
     ///
     /// # Errors
     /// Those of registering the socket with the runtime.
-    pub fn add(&self, id: ListenerId, bound: Bound, tls: Option<Arc<Termination>>) -> io::Result<SocketAddr> {
-        let address = bound.0.local_addr()?;
-        let listener = TcpListener::from_std(bound.0)?;
+    pub fn add(&self, id: ListenerId, bound: Bound, tls: Option<Arc<Termination>>) -> io::Result<Address> {
+        let (socket, address) = Listening::adopt(bound.socket)?;
+        let socket = Arc::new(socket);
         let ((stop, stopped), (closing, is_closing), (wind, winds)) = (channel(false), channel(false), channel(Wind::Run));
         let tls = Arc::new(ArcSwapOption::from(tls));
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             app: self.app.clone(),
             id,
             tls: tls.clone(),
             times: self.times.clone(),
             connections: self.connections.clone(),
             refuser: self.refuser.clone(),
+            gate: self.gate.subscribe(),
             closing: is_closing,
             wind: winds,
-        };
-        let task = tokio::spawn(accept(listener, Arc::new(shared), stopped));
-        self.open().insert(id, Open { address, tls, stop, closing, wind, task });
+        });
+        let task = tokio::spawn(accept(socket.clone(), shared.clone(), stopped));
+        let open = Open { address: address.clone(), socket, file: bound.file, shared, tls, stop, closing, wind, task };
+        self.open().insert(id, open);
         Ok(address)
     }
 
@@ -144,15 +197,15 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     /// Closes the socket; connections get to finish: `Connection: close` or GOAWAY with the next answer, those that rest are
     /// closed soon, all of them after `limit`.
     pub fn remove(&self, id: ListenerId, limit: Duration) {
-        let Some(open) = self.open().remove(&id) else { return };
-        let _ = open.stop.send(true);
-        let _ = open.closing.send(true);
+        let Some(Open { stop, closing, wind, task, .. }) = self.open().remove(&id) else { return };
+        let _ = stop.send(true);
+        let _ = closing.send(true);
         tokio::spawn(async move {
-            let _ = open.task.await;
+            let _ = task.await;
             sleep(PATIENCE.min(limit)).await;
-            let _ = open.wind.send(Wind::Idle);
+            let _ = wind.send(Wind::Idle);
             sleep(limit.saturating_sub(PATIENCE)).await;
-            let _ = open.wind.send(Wind::All);
+            let _ = wind.send(Wind::All);
         });
     }
 
@@ -168,8 +221,13 @@ fn is_starved(e: &io::Error) -> bool {
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
 }
 
-async fn accept<A: ServerApp + Send + Sync + 'static>(listener: TcpListener, shared: Arc<Shared<A>>, mut stop: Receiver<bool>) {
-    let mut spare = Spare::new();
+async fn accept<A: ServerApp + Send + Sync + 'static>(listener: Arc<Listening>, shared: Arc<Shared<A>>, mut stop: Receiver<bool>) {
+    let (mut spare, mut gate) = (Spare::new(), shared.gate.clone());
+    tokio::select! {
+        biased;
+        _ = stop.changed() => return,
+        _ = gate.wait_for(|is_open| *is_open) => {}
+    }
     loop {
         let accepted = tokio::select! {
             biased;
@@ -177,9 +235,9 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(listener: TcpListener, sha
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, peer)) => match shared.connections.enter() {
-                Some(guard) => drop(tokio::spawn(serve(tcp, peer, guard, shared.clone()))),
-                None => shared.refuser.refuse(tcp, shared.tls.load().is_some()),
+            Ok((socket, peer)) => match shared.connections.enter() {
+                Some(guard) => drop(tokio::spawn(serve(socket, peer, guard, shared.clone()))),
+                None => shared.refuser.refuse(socket, shared.tls.load().is_some()),
             },
             Err(e) if is_starved(&e) => {
                 if spare.shed(&listener) {
@@ -206,13 +264,12 @@ impl Spare {
     }
 
     /// Closes the connections that wait; says whether that is news.
-    fn shed(&mut self, listener: &TcpListener) -> bool {
+    fn shed(&mut self, listener: &Listening) -> bool {
         let is_news = self.shed.is_none_or(|at| at.elapsed() > NEWS);
         self.shed = Some(Instant::now());
         for _ in 0..SHED_AT_ONCE {
             self.file = None;
-            // Dropped at once, which closes it.
-            let is_shed = listener.poll_accept(&mut Context::from_waker(Waker::noop())).map_ok(drop).map_err(drop) == Poll::Ready(Ok(()));
+            let is_shed = listener.turn_away(&mut Context::from_waker(Waker::noop()));
             self.file = File::open("/dev/null").ok();
             if !is_shed {
                 break;
@@ -223,10 +280,10 @@ impl Spare {
 }
 
 /// One connection, from its first byte to its close.
-async fn serve<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, peer: SocketAddr, guard: Guard, shared: Arc<Shared<A>>) {
+async fn serve<A: ServerApp + Send + Sync + 'static>(socket: Socket, peer: SocketAddr, guard: Guard, shared: Arc<Shared<A>>) {
     let connection = Arc::new(Connection::new(shared.id, peer, shared.closing.clone()));
     let times = *shared.times.read().unwrap_or_else(PoisonError::into_inner);
-    let Ok(stream) = ClientStream::new(tcp, connection.clone(), times.stream, guard) else { return };
+    let Ok(stream) = ClientStream::new(socket, connection.clone(), times.stream, guard) else { return };
     let mut wind = shared.wind.clone();
     let run = async {
         // Boxed, so that its room is free again while the connection lives.

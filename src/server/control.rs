@@ -1,5 +1,6 @@
 //! What the process is asked to do, by signals and by the admin listener.
 
+use super::End;
 use crate::admin::Order;
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +14,8 @@ const ORDERS_MAX: usize = 16;
 pub enum Asked {
     /// The outcome is told to whoever waits for it.
     Reload(Option<oneshot::Sender<Result<u64, String>>>),
+    /// Start another process in place of this one; its number, or why there is none.
+    Upgrade(Option<oneshot::Sender<Result<u32, String>>>),
     /// Open the logs anew.
     Reopen,
     Drain,
@@ -24,6 +27,7 @@ impl From<Order> for Asked {
     fn from(order: Order) -> Asked {
         match order {
             Order::Reload(outcome) => Asked::Reload(Some(outcome)),
+            Order::Upgrade(outcome) => Asked::Upgrade(Some(outcome)),
             Order::Drain => Asked::Drain,
             Order::Stop => Asked::Stop,
         }
@@ -36,6 +40,7 @@ pub struct Control {
     terminate: Signal,
     interrupt: Signal,
     reopen: Signal,
+    upgrade: Signal,
     orders: Receiver<Order>,
 }
 
@@ -53,6 +58,7 @@ impl Control {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reopen: signal(SignalKind::user_defined1())?,
+            upgrade: signal(SignalKind::user_defined2())?,
             orders,
         })
     }
@@ -63,7 +69,16 @@ impl Control {
             _ = self.terminate.recv() => Asked::Drain,
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.reopen.recv() => Asked::Reopen,
+            _ = self.upgrade.recv() => Asked::Upgrade(None),
             Some(order) = self.orders.recv() => order.into(),
+        }
+    }
+
+    /// Only a signal to end; orders wait.
+    pub async fn end(&mut self) -> End {
+        tokio::select! {
+            _ = self.terminate.recv() => End::Drain,
+            _ = self.interrupt.recv() => End::Stop,
         }
     }
 
@@ -75,6 +90,14 @@ impl Control {
                 _ = self.interrupt.recv() => return,
                 Some(order) = self.orders.recv() => if matches!(order, Order::Stop) { return },
             }
+        }
+    }
+
+    /// The same where the first signal was meant for the process that has taken the place of this one as well.
+    pub async fn stop_twice(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => self.stop().await,
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From a configuration's origin to a snapshot and its sockets, or to everything that is wrong with it.
 
-use super::accept::Bound;
-use super::sockets;
+use super::handover::Slot;
+use super::sockets::{Bound, Inherited};
 use crate::config::place::At;
 use crate::config::problem::{Problem, Problems};
 use crate::config::raw::Config;
@@ -11,10 +11,10 @@ use crate::config::{load, render};
 use crate::proxy::rehearse::{self, Difference, Rehearsed};
 use crate::snapshot::{Meta, Snapshot, State};
 use crate::types::ListenerId;
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -200,20 +200,19 @@ pub struct Sockets {
 
 /// Binds all sockets that are missing, or none: those bound so far are closed again. `is_open` says of a listener, and with
 /// `None` of the admin's, that it is open already.
-pub fn bind(loaded: &Loaded, is_open: impl Fn(Option<ListenerId>) -> bool) -> Result<Sockets, Failure> {
+pub fn bind(loaded: &Loaded, inherited: &mut Inherited, is_open: impl Fn(Option<ListenerId>) -> bool) -> Result<Sockets, Failure> {
     let problems = Problems::default();
     let root = At::root();
     let (listeners_at, admin_at) = (root.key("listeners"), root.key("admin"));
     let mut sockets = Sockets::default();
-    for (index, listener) in loaded.snapshot.listeners.iter().enumerate() {
-        let Bind::Tcp(address) = listener.bind else { continue };
-        if !is_open(Some(listener.id)) {
-            let bound = try_bind(address, &listeners_at.index(index).key("bind"), &problems);
-            sockets.listeners.extend(bound.map(|bound| (listener.id, bound)));
+    for (index, (slot, id)) in slots(&loaded.snapshot).into_iter().enumerate() {
+        if !is_open(Some(id)) {
+            let bound = try_bind(&slot, inherited, &listeners_at.index(index).key("bind"), &problems);
+            sockets.listeners.extend(bound.map(|bound| (id, bound)));
         }
     }
-    if let Some(Bind::Tcp(address)) = loaded.raw.admin.as_ref().map(|admin| &admin.bind).filter(|_| !is_open(None)) {
-        sockets.admin = try_bind(*address, &admin_at.key("bind"), &problems);
+    if let Some(admin) = loaded.raw.admin.as_ref().filter(|_| !is_open(None)) {
+        sockets.admin = try_bind(&admin_slot(&admin.bind), inherited, &admin_at.key("bind"), &problems);
     }
     match problems.into_parts() {
         (errors, _) if errors.is_empty() => Ok(sockets),
@@ -221,14 +220,32 @@ pub fn bind(loaded: &Loaded, is_open: impl Fn(Option<ListenerId>) -> bool) -> Re
     }
 }
 
-fn try_bind(address: SocketAddr, at: &At<'_>, problems: &Problems) -> Option<Bound> {
-    let fix = |e: &io::Error| match e.kind() {
-        io::ErrorKind::AddrInUse => "stop what listens there (`ss -ltnp` shows it), or choose another port",
-        io::ErrorKind::PermissionDenied => "give the process CAP_NET_BIND_SERVICE, or choose a port from 1024 up",
-        io::ErrorKind::AddrNotAvailable => "choose an address of this machine (`ip address` shows them)",
+/// The listeners by what they are known by to other processes, in their order.
+pub fn slots(snapshot: &Snapshot) -> Vec<(Slot, ListenerId)> {
+    let mut seen = HashMap::<&Bind, usize>::new();
+    let mut slots = Vec::new();
+    for listener in &snapshot.listeners {
+        let count = seen.entry(&listener.bind).or_insert(0);
+        slots.push((Slot { bind: listener.bind.clone(), nth: *count, is_admin: false }, listener.id));
+        *count += 1;
+    }
+    slots
+}
+
+pub fn admin_slot(bind: &Bind) -> Slot {
+    Slot { bind: bind.clone(), nth: 0, is_admin: true }
+}
+
+fn try_bind(slot: &Slot, inherited: &mut Inherited, at: &At<'_>, problems: &Problems) -> Option<Bound> {
+    let fix = |e: &io::Error| match (e.kind(), &slot.bind) {
+        (io::ErrorKind::AddrInUse, Bind::Unix(_)) => "stop what listens there, or choose another path",
+        (io::ErrorKind::AddrInUse, _) => "stop what listens there (`ss -ltnp` shows it), or choose another port",
+        (io::ErrorKind::NotFound, Bind::Systemd(_)) => "name it by `FileDescriptorName=` in the socket unit, and start it by that",
+        (_, Bind::Unix(_)) => "choose a path in a folder that this user may write to",
+        (io::ErrorKind::PermissionDenied, _) => "give the process CAP_NET_BIND_SERVICE, or choose a port from 1024 up",
+        (io::ErrorKind::AddrNotAvailable, _) => "choose an address of this machine (`ip address` shows them)",
         _ => "choose another address",
     };
-    sockets::bind(address)
-        .map(Bound)
-        .map_or_else(|e| problems.at(at, format!("can't listen on {address}: {e}"), "nobody could connect", fix(&e)), Some)
+    let failed = |e: io::Error| problems.at(at, format!("can't listen on {}: {e}", slot.bind), "nobody could connect", fix(&e));
+    inherited.open(slot).map_or_else(failed, Some)
 }

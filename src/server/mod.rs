@@ -3,17 +3,21 @@
 mod accept;
 mod control;
 mod guard;
+mod handover;
 mod http1;
 mod loading;
+mod probe;
 mod refuse;
 mod reload;
 mod requests;
+mod socket;
 mod sockets;
 mod stream;
+mod upgrade;
 
 pub use loading::{Failure, Origin, Report, check, inspect, rehearse};
 
-use crate::admin::{Admin, Order};
+use crate::admin::{Admin, Order, Process};
 use crate::limit::SWEEP_EVERY;
 use crate::observe::{Metrics, error_log};
 use crate::proxy::Gateway;
@@ -24,23 +28,33 @@ use accept::Listeners;
 use arc_swap::ArcSwap;
 use control::{Asked, Control};
 use guard::Counter;
-use loading::Loaded;
+use handover::{Offer, Predecessor};
+use loading::{Loaded, slots};
 use pingora::apps::HttpServerOptions;
+use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
+use probe::probe;
 use reload::Status;
 use requests::{Connections, Requests};
+use sockets::Inherited;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
+use tokio::task::block_in_place;
 use tokio::time::{interval, sleep, timeout};
+use upgrade::Program;
 
 /// Tries that Pingora allows in all: how many there are is decided by `upstream::retry`.
 const RETRIES_MAX: usize = 16;
 /// How long readiness waits for the first keys of issuers.
 const FIRST_KEYS: Duration = Duration::from_secs(10);
+/// How long a new process waits for each word of the old one.
+const OLD_ONE: Duration = Duration::from_secs(30);
+/// How long what was asked of the admin listener may take to be answered once another process has it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long readiness waits for the first try to reach the store of shared limits, whatever comes of it.
 const FIRST_STORE: Duration = Duration::from_secs(1);
 /// The admin listener's number among its own.
@@ -58,7 +72,19 @@ struct Server {
     connections_fit: usize,
     listeners: Listeners<Connections<HttpProxy<Gateway>>>,
     admin_listeners: Listeners<Admin>,
+    admin_connections: Arc<Counter>,
     status: Arc<Status>,
+    program: Program,
+    inherited: Mutex<Inherited>,
+}
+
+/// Why a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Drain,
+    Stop,
+    /// Another process serves.
+    Replaced,
 }
 
 /// Runs a gateway until it is told to end.
@@ -66,8 +92,23 @@ struct Server {
 /// # Errors
 /// Says why it could not start, ready to be printed.
 pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
+    let program = Program::own().map_err(|e| Failure::Other(format!("this program can't be found: {e}")))?;
+    let met = Predecessor::meet(OLD_ONE).map_err(|e| Failure::Other(format!("no place to take: {e}")))?;
+    let (predecessor, offer) = met.map_or((None, Offer::default()), |(predecessor, offer)| (Some(predecessor), offer));
+    let outcome = run_after(predecessor.as_ref(), origin, program, offer);
+    if let (Err(failure), Some(predecessor)) = (&outcome, &predecessor) {
+        predecessor.failed(&failure.to_string());
+    }
+    outcome
+}
+
+fn run_after(predecessor: Option<&Predecessor>, origin: Origin, program: Program, offer: Offer) -> Result<ExitCode, Failure> {
     let metrics = Metrics::new().map_err(|e| Failure::Other(format!("metrics: {e}")))?;
     let state = Arc::new(State::new(metrics));
+    for section in &offer.state {
+        let room = state.carried().into_iter().find(|room| room.name() == section.name && room.version() == section.version);
+        room.into_iter().for_each(|room| room.take(&section.bytes));
+    }
     let loaded = loading::load(&origin, &state, 1)?;
     error_log::install(&loaded.raw.log).map_err(|e| Failure::Other(format!("log {}: {e}", loaded.raw.log.path.0)))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -75,13 +116,27 @@ pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Other(format!("threads: {e}")))?;
     let code = runtime.block_on(async {
-        let (server, orders) = Server::start(origin, state.clone(), loaded, threads)?;
+        let start = Start { origin, program, threads, inherited: Inherited::new(offer.sockets) };
+        let (server, orders) = Server::start(start, state.clone(), loaded)?;
         let control = Control::new(orders).map_err(|e| Failure::Other(format!("signals: {e}")))?;
+        tokio::spawn(state.issuers.clone().keep_fresh());
+        match predecessor {
+            Some(predecessor) => server.take_place(predecessor).await?,
+            None => server.let_in(),
+        }
         Ok(server.serve(control).await)
     });
     runtime.shutdown_timeout(Duration::from_millis(100));
     state.logs.finish();
     code
+}
+
+/// What a server begins with.
+struct Start {
+    origin: Origin,
+    program: Program,
+    threads: usize,
+    inherited: Inherited,
 }
 
 /// Forgets the keys of limits that have rested, for as long as the process runs.
@@ -99,9 +154,12 @@ async fn keep_limits(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot>>) {
 }
 
 impl Server {
-    /// Binds everything and begins to accept. What the operator orders comes out of the receiver.
-    fn start(origin: Origin, state: Arc<State>, loaded: Loaded, threads: usize) -> Result<(Server, Receiver<Order>), Failure> {
-        let bound = loading::bind(&loaded, |_| false)?;
+    /// Binds everything; clients are not let in yet. What the operator orders comes out of the receiver.
+    fn start(start: Start, state: Arc<State>, loaded: Loaded) -> Result<(Server, Receiver<Order>), Failure> {
+        let Start { origin, program, threads, mut inherited } = start;
+        let bound = loading::bind(&loaded, &mut inherited, |_| false)?;
+        // Of those that have no listener any more, none is kept.
+        inherited.handed.clear();
         let (raw, snapshot) = (&loaded.raw, Arc::new(ArcSwap::new(loaded.snapshot.clone())));
         let services = raw.services.0.iter().filter_map(|(_, service)| service.as_ref());
         let kept = services.map(|service| service.keepalive.connections.usize() * service.endpoints.len());
@@ -116,6 +174,7 @@ impl Server {
             snapshot: snapshot.clone(),
             metrics: state.metrics.clone(),
             tunnels: TransportConnector::new(Some(ConnectorOptions::from_server_conf(&conf))),
+            calls: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))),
         };
         let mut proxy = HttpProxy::new(gateway, conf);
         proxy.handle_init_modules();
@@ -125,6 +184,7 @@ impl Server {
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
         let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));
         let connections = Counter::new(0, Some(state.metrics.clone()));
+        let admin_connections = Counter::new(ADMIN_CONNECTIONS_MAX, None);
         let times = reload::times(raw);
         let status = Arc::new(Status::default());
         let (sender, orders) = control::orders();
@@ -132,58 +192,123 @@ impl Server {
         let server = Server {
             origin,
             listeners: Listeners::new(Arc::new(Connections(requests)), connections.clone(), times),
-            admin_listeners: Listeners::new(admin, Counter::new(ADMIN_CONNECTIONS_MAX, None), times),
+            admin_listeners: Listeners::new(admin, admin_connections.clone(), times),
+            admin_connections,
             state,
             snapshot,
             connections,
             connections_fit: sockets::connections_that_fit(),
             status,
+            program,
+            inherited: Mutex::new(inherited),
         };
         server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;
         Ok((server, orders))
     }
 
+    fn inherited(&self) -> MutexGuard<'_, Inherited> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn let_in(&self) {
+        self.admin_listeners.let_in();
+        self.listeners.let_in();
+    }
+
+    /// Waits for what others have to say before requests can be judged; answers whether all keys are there.
+    async fn first_answers(&self) -> bool {
+        if let Some(shared) = self.snapshot.load_full().shared.as_ref() {
+            let _ = timeout(FIRST_STORE, shared.first_try()).await;
+        }
+        timeout(FIRST_KEYS, self.state.issuers.first_keys()).await.is_ok()
+    }
+
+    /// Takes the place of another process, once everything is there and has been tried.
+    async fn take_place(&self, predecessor: &Predecessor) -> Result<(), Failure> {
+        let has_keys = self.first_answers().await;
+        for (slot, id) in slots(&self.snapshot.load()) {
+            let connected = self.listeners.connect(id).map_err(|e| e.to_string());
+            let asked = async { probe(connected?).await };
+            asked.await.map_err(|why| Failure::Other(format!("the listener on {} does not serve: {why}", slot.bind)))?;
+        }
+        let left = |e: std::io::Error| Failure::Other(format!("process {} goes on: {e}", predecessor.pid));
+        block_in_place(|| predecessor.ready()).map_err(left)?;
+        self.let_in();
+        if let Err(e) = predecessor.serving() {
+            log::warn!("process {} has gone by itself: {e}", predecessor.pid);
+        }
+        log::info!("process {} has taken the place of {}", std::process::id(), predecessor.pid);
+        self.become_ready(has_keys);
+        Ok(())
+    }
+
     /// Waits to be asked for something, and does it.
     async fn serve(self, mut control: Control) -> ExitCode {
-        tokio::spawn(self.state.issuers.clone().keep_fresh());
-        let mut becoming = Box::pin(async {
-            if let Some(shared) = self.snapshot.load_full().shared.as_ref() {
-                let _ = timeout(FIRST_STORE, shared.first_try()).await;
-            }
-            timeout(FIRST_KEYS, self.state.issuers.first_keys()).await
-        });
-        let mut is_ready = false;
-        loop {
+        let mut becoming = Box::pin(self.first_answers());
+        let mut is_ready = self.status.is_ready();
+        let end = loop {
             let asked = tokio::select! {
                 biased;
                 got = &mut becoming, if !is_ready => {
                     is_ready = true;
-                    self.become_ready(got.is_ok());
+                    self.become_ready(got);
                     continue;
                 }
                 asked = control.next() => asked,
             };
-            match asked {
-                Asked::Reload(asker) => {
-                    let outcome = self.reload().await;
-                    // Whoever asked may have gone.
-                    asker.map(|asker| asker.send(outcome));
-                }
-                Asked::Reopen => {
-                    self.state.logs.reopen();
-                    error_log::reopen();
-                    log::info!("logs reopened");
-                }
-                Asked::Stop => return ExitCode::SUCCESS,
-                Asked::Drain => break,
+            if let Some(end) = self.carry_out(asked, &mut control).await {
+                break end;
             }
-        }
-        tokio::select! {
-            () = self.drain() => {}
-            () = control.stop() => log::info!("stopping at once"),
+        };
+        match end {
+            End::Stop => {}
+            End::Drain => tokio::select! {
+                () = self.drain() => {}
+                () = control.stop() => log::info!("stopping at once"),
+            },
+            End::Replaced => tokio::select! {
+                () = self.finish() => {}
+                // Whoever ends the service ends the new process too: what is in flight here is finished all the same.
+                () = control.stop_twice() => log::info!("stopping at once"),
+            },
         }
         ExitCode::SUCCESS
+    }
+
+    /// Does what is asked; says so when that is the end.
+    async fn carry_out(&self, asked: Asked, control: &mut Control) -> Option<End> {
+        match asked {
+            Asked::Reload(asker) => {
+                let outcome = self.reload().await;
+                // Whoever asked may have gone.
+                asker.map(|asker| asker.send(outcome));
+                None
+            }
+            Asked::Upgrade(asker) => {
+                let outcome = tokio::select! {
+                    outcome = self.upgrade() => outcome,
+                    // The new process is ended along with the attempt.
+                    end = control.end() => return Some(end),
+                };
+                let is_replaced = outcome.is_ok();
+                if is_replaced {
+                    // Whoever asks again after the answer meets the new process.
+                    self.admin_listeners.stop_accepting().await;
+                    self.listeners.stop_accepting().await;
+                }
+                asker.map(|asker| asker.send(outcome));
+                is_replaced.then_some(End::Replaced)
+            }
+            Asked::Reopen => {
+                self.state.logs.reopen();
+                error_log::reopen();
+                log::info!("logs reopened");
+                None
+            }
+            Asked::Stop => Some(End::Stop),
+            Asked::Drain => Some(End::Drain),
+        }
     }
 
     fn become_ready(&self, has_keys: bool) {
@@ -194,12 +319,31 @@ impl Server {
         log::info!("ready: {} routes, {} services", self.snapshot.load().routes.len(), self.snapshot.load().services.len());
     }
 
-    /// Lets what is in flight finish, and ends as soon as nothing is.
+    /// Stops accepting, and lets what is in flight finish.
     async fn drain(&self) {
         let (delay, limit) = self.status.drain_times();
         log::info!("draining: {} connections", self.connections.live());
         self.status.set_ready(false);
         sleep(delay).await;
+        self.wind_down(limit).await;
+    }
+
+    /// The same where another process accepts already: nobody has to be told to stay away.
+    async fn finish(&self) {
+        self.listeners.leave_files();
+        self.admin_listeners.leave_files();
+        let (_, limit) = self.status.drain_times();
+        log::info!("finishing: {} connections", self.connections.live());
+        self.admin_listeners.remove_all(LAST_WORDS);
+        let admin = async {
+            // Who asked for the upgrade is to hear of it.
+            let _ = timeout(LAST_WORDS, self.admin_connections.drained()).await;
+        };
+        tokio::join!(self.wind_down(limit), admin);
+    }
+
+    /// Ends as soon as nothing is in flight.
+    async fn wind_down(&self, limit: Duration) {
         self.listeners.remove_all(limit);
         if timeout(limit, self.connections.drained()).await.is_err() {
             log::warn!("{} connections were still open after {limit:?}", self.connections.live());

@@ -1,12 +1,12 @@
 //! Connections above the cap: on plaintext they are told so, on TLS closed.
 
+use super::socket::Socket;
 use crate::proxy::respond;
 use crate::types::Refusal;
 use bytes::Bytes;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -26,7 +26,7 @@ impl Default for Refuser {
 }
 
 impl Refuser {
-    pub fn refuse(&self, mut tcp: TcpStream, is_tls: bool) {
+    pub fn refuse(&self, mut socket: Socket, is_tls: bool) {
         if is_tls {
             return;
         }
@@ -34,11 +34,11 @@ impl Refuser {
         tokio::spawn(async move {
             let _permit = permit;
             let _ = timeout(LINGER, async {
-                tcp.write_all(&BUSY).await?;
-                tcp.shutdown().await?;
+                socket.write_all(&BUSY).await?;
+                socket.shutdown().await?;
                 // Closing before the request was read would reset the connection, and take the answer with it.
                 let mut sink = [0; 1024];
-                while tcp.read(&mut sink).await? > 0 {}
+                while socket.read(&mut sink).await? > 0 {}
                 std::io::Result::Ok(())
             })
             .await;

@@ -2,15 +2,18 @@
 
 use super::accept::Times;
 use super::loading::{self, Failure, Loaded, Sockets};
+use super::socket::Address;
+use super::sockets::Bound;
 use super::stream::Limits;
 use super::{ADMIN, Server};
 use crate::admin;
 use crate::config::raw::Config;
 use crate::config::render::SHOWN_MAX;
+use crate::config::scalar::Bind;
 use crate::types::ListenerId;
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,11 +28,13 @@ pub struct Status {
 #[derive(Debug, Default)]
 struct Shown {
     last_error: Option<String>,
-    admin: Option<(crate::config::scalar::Bind, SocketAddr)>,
+    admin: Option<(Bind, Address)>,
     token: Option<String>,
-    listeners: Vec<(ListenerId, SocketAddr)>,
+    listeners: Vec<(ListenerId, Address)>,
     drain_delay: Duration,
     drain_timeout: Duration,
+    upgrade_socket: Option<PathBuf>,
+    upgrade_timeout: Duration,
     threads: Option<u64>,
 }
 
@@ -45,6 +50,14 @@ impl Status {
         let shown = self.shown();
         (shown.drain_delay, shown.drain_timeout)
     }
+    /// Where another process is met, and how long it may take.
+    pub fn upgrade_terms(&self) -> (Option<PathBuf>, Duration) {
+        let shown = self.shown();
+        (shown.upgrade_socket.clone(), shown.upgrade_timeout)
+    }
+    pub fn admin_bind(&self) -> Option<Bind> {
+        self.shown().admin.as_ref().map(|(bind, _)| bind.clone())
+    }
 }
 
 impl admin::Process for Status {
@@ -57,8 +70,8 @@ impl admin::Process for Status {
     fn last_error(&self) -> Option<String> {
         self.shown().last_error.clone()
     }
-    fn address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        self.shown().listeners.iter().find(|(id, _)| *id == listener).map(|(_, address)| *address)
+    fn address(&self, listener: ListenerId) -> Option<String> {
+        self.shown().listeners.iter().find(|(id, _)| *id == listener).map(|(_, address)| address.to_string())
     }
 }
 
@@ -103,7 +116,7 @@ impl Server {
             let wanted = loaded.raw.admin.as_ref().map(|admin| &admin.bind);
             shown.admin.as_ref().map(|(bind, _)| bind) == wanted
         };
-        let sockets = loading::bind(&loaded, |id| id.map_or(admin_is_open, |id| self.listeners.is_open(id)))?;
+        let sockets = loading::bind(&loaded, &mut self.inherited(), |id| id.map_or(admin_is_open, |id| self.listeners.is_open(id)))?;
         self.apply(loaded, sockets).map_err(|e| Failure::Other(format!("can't listen: {e}")))
     }
 
@@ -120,6 +133,7 @@ impl Server {
             log::info!("max_connections is {wanted}, but there are descriptors for {} only: raise LimitNOFILE", self.connections_fit);
         }
         self.connections.set_max(wanted.min(self.connections_fit));
+        self.state.buffers.set_max(snapshot.server.buffers_max);
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
         if let Some(shared) = &snapshot.shared {
             shared.start();
@@ -145,7 +159,7 @@ impl Server {
         Ok(())
     }
 
-    fn apply_admin(&self, raw: &Config, bound: Option<super::accept::Bound>) -> io::Result<()> {
+    fn apply_admin(&self, raw: &Config, bound: Option<Bound>) -> io::Result<()> {
         let wanted = raw.admin.as_ref().map(|admin| &admin.bind);
         let is_kept = self.status.shown().admin.as_ref().map(|(bind, _)| bind) == wanted;
         if !is_kept {
@@ -165,6 +179,8 @@ impl Server {
         shown.listeners = self.listeners.addresses().into_iter().collect();
         shown.token = raw.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.0.clone());
         (shown.drain_delay, shown.drain_timeout) = (raw.server.drain_delay, raw.server.drain_timeout);
+        shown.upgrade_socket = raw.server.upgrade_socket.as_ref().map(|path| path.0.clone().into());
+        shown.upgrade_timeout = raw.server.upgrade_timeout;
         let threads = raw.server.threads.map(|threads| threads.0);
         if shown.threads.is_some() && shown.threads != threads {
             log::warn!("`threads` takes effect at the next start");

@@ -4,6 +4,7 @@
 //! the connection's data, looks for HTTP/2 on plaintext, gathers small writes, and bounds a client that takes nothing.
 
 use super::guard::Guard;
+use super::socket::Socket;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
 use async_trait::async_trait;
@@ -16,13 +17,11 @@ use socket2::SockRef;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 /// Read at once.
@@ -42,12 +41,12 @@ pub struct Limits {
 }
 
 pub struct ClientStream {
-    tcp: TcpStream,
+    socket: Socket,
     /// What was read in the look for HTTP/2.
     looked: Vec<u8>,
     written: Vec<u8>,
     written_at: usize,
-    socket: Arc<SocketDigest>,
+    socket_digest: Arc<SocketDigest>,
     digest: Arc<ProxyDigest>,
     established: SystemTime,
     connection: Arc<Connection>,
@@ -67,17 +66,17 @@ impl std::fmt::Debug for ClientStream {
 impl ClientStream {
     /// # Errors
     /// None in practice: 200 is a status, which the digest wants for a head that nobody reads.
-    pub fn new(tcp: TcpStream, connection: Arc<Connection>, limits: Limits, guard: Guard) -> pingora::Result<Self> {
-        let socket = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-        let _ = socket.peer_addr.set(Some(connection.peer.into()));
-        connection.set_socket(Some(tcp.as_raw_fd()));
+    pub fn new(socket: Socket, connection: Arc<Connection>, limits: Limits, guard: Guard) -> pingora::Result<Self> {
+        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        let _ = digest.peer_addr.set(Some(connection.peer.into()));
+        connection.set_socket(Some(socket.as_raw_fd()));
         let no_head = Box::new(ResponseHeader::build_no_case(200, Some(0))?);
         Ok(ClientStream {
-            tcp,
+            socket,
             looked: Vec::new(),
             written: Vec::new(),
             written_at: 0,
-            socket: Arc::new(socket),
+            socket_digest: Arc::new(digest),
             digest: Arc::new(ProxyDigest::new(no_head, Some(Box::new(connection.clone())))),
             established: SystemTime::now(),
             connection,
@@ -108,7 +107,7 @@ impl ClientStream {
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = [MaybeUninit::<u8>::uninit(); READ_BYTES];
         let mut got = ReadBuf::uninit(&mut room);
-        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut got))?;
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut got))?;
         if self.looked.is_empty() {
             self.connection.deadline.enter(Phase::Head, Some(self.limits.request_header));
         }
@@ -128,14 +127,14 @@ impl ClientStream {
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.limits.client_write)));
         ready!(timer.as_mut().poll(cx));
         // What it does not take is thrown away with the connection, and not kept by the kernel until it gives up.
-        let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
         Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing")))
     }
 
     /// Sends the buffer, then gives its memory back: a connection that rests holds none.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written_at < self.written.len() {
-            match Pin::new(&mut self.tcp).poll_write(cx, &self.written[self.written_at..]) {
+            match Pin::new(&mut self.socket).poll_write(cx, &self.written[self.written_at..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     self.written_at += n;
@@ -155,7 +154,7 @@ impl ClientStream {
         let mut sink = [0; READ_BYTES];
         loop {
             let mut buffer = ReadBuf::new(&mut sink);
-            let read = Pin::new(&mut self.tcp).poll_read(cx, &mut buffer);
+            let read = Pin::new(&mut self.socket).poll_read(cx, &mut buffer);
             let has_ended = read.is_ready() && buffer.filled().is_empty();
             if has_ended || timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
@@ -179,8 +178,8 @@ impl ClientStream {
         }
         ready!(self.poll_drain(cx))?;
         let sent = match slices {
-            [one] => Pin::new(&mut self.tcp).poll_write(cx, one),
-            many => Pin::new(&mut self.tcp).poll_write_vectored(cx, many),
+            [one] => Pin::new(&mut self.socket).poll_write(cx, one),
+            many => Pin::new(&mut self.socket).poll_write_vectored(cx, many),
         };
         match sent {
             Poll::Pending => self.poll_stalled(cx),
@@ -210,7 +209,7 @@ impl AsyncRead for ClientStream {
             }
             return Poll::Ready(Ok(()));
         }
-        let read = Pin::new(&mut me.tcp).poll_read(cx, buf);
+        let read = Pin::new(&mut me.socket).poll_read(cx, buf);
         // Who waits for the client has no more to say for now: what was gathered must not wait along.
         if read.is_pending()
             && let Poll::Ready(Err(e)) = me.poll_drain(cx)
@@ -236,7 +235,7 @@ impl AsyncWrite for ClientStream {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+        ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
         match self.connection.is_lingering() {
             true => self.poll_linger(cx),
             false => Poll::Ready(Ok(())),
@@ -252,7 +251,7 @@ impl Shutdown for ClientStream {
 }
 impl UniqueID for ClientStream {
     fn id(&self) -> i32 {
-        self.tcp.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }
 impl Ssl for ClientStream {
@@ -275,6 +274,6 @@ impl GetProxyDigest for ClientStream {
 }
 impl GetSocketDigest for ClientStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.socket.clone())
+        Some(self.socket_digest.clone())
     }
 }

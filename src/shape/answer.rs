@@ -123,7 +123,7 @@ mod tests {
 
     fn redirect(to: &str) -> Option<Redirect> {
         let raw = raw::Redirect { status: raw::RedirectStatus::Found, to: to.to_string() };
-        Redirect::build(&raw, Names { captures: &[], has_rest: true }, &At::root(), &Problems::default())
+        Redirect::build(&raw, Names { captures: &[], has_rest: true, ..Default::default() }, &At::root(), &Problems::default())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Header fields that a route removes, sets and adds, in this order.
 
-use super::template::{Names, Target, Template, Values};
+use super::template::{Names, Target, Template, Values, Variable};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw;
@@ -65,6 +65,18 @@ impl HeaderEdits {
 
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// What is put into the values.
+    pub fn variables(&self) -> impl Iterator<Item = &Variable> {
+        self.set.iter().chain(&self.add).flat_map(|(_, text)| {
+            match text {
+                Text::Fixed(_) => None,
+                Text::Template(template) => Some(template.variables()),
+            }
+            .into_iter()
+            .flatten()
+        })
     }
 
     /// The changes for one request. A value that can't be a field's is left out.
@@ -137,7 +149,7 @@ pub fn nominated(headers: &http::HeaderMap) -> Vec<HeaderName> {
 mod tests {
     use super::*;
     use crate::config::shape::Named;
-    use crate::shape::template::{Value, Variable};
+    use crate::shape::template::Value;
 
     struct Nobody;
     impl Values for Nobody {

@@ -3,5 +3,8 @@
 pub mod answer;
 pub mod forward;
 pub mod headers;
+pub mod json;
+pub mod path;
 pub mod rewrite;
 pub mod template;
+pub mod tree;

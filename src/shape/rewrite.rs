@@ -149,7 +149,7 @@ mod tests {
     fn build(path: Option<&str>, query: raw::QueryChanges) -> Option<Rewrite> {
         let raw = raw::RequestChanges { path: path.map(str::to_string), query, ..Default::default() };
         let problems = Problems::default();
-        let built = Rewrite::build(&raw, Names { captures: &["id"], has_rest: true }, &At::root(), &problems);
+        let built = Rewrite::build(&raw, Names { captures: &["id"], has_rest: true, ..Default::default() }, &At::root(), &problems);
         assert_eq!(built.is_none(), !problems.is_empty());
         built.flatten()
     }

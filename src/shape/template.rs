@@ -1,5 +1,9 @@
 //! Texts with `${…}` of a request in them: compiled at load, encoded for where they go.
 
+use super::json::write_text;
+use super::path::Path;
+use crate::config::shape::nearest;
+use http::HeaderName;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::borrow::Cow;
 
@@ -25,9 +29,23 @@ pub enum Variable {
     /// What `*` took.
     Rest,
     Query(Box<str>),
-    Header(http::HeaderName),
+    Header(HeaderName),
     /// The path pattern's capture of that number.
     Capture(usize),
+    /// Something of the answer to a call, by the call's place.
+    Call(usize, Part),
+    /// What stands at a path of the item that a call is made for.
+    Item(Path),
+    /// What stands at a path of the request's JSON body.
+    Body(Path),
+}
+
+/// A part of the answer to a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Body(Path),
+    Status,
+    Header(HeaderName),
 }
 
 /// A value, and whether it is percent-encoded already.
@@ -36,11 +54,27 @@ pub enum Value<'a> {
     Plain(Cow<'a, str>),
     /// A part of a path: encoded, and with slashes between its segments.
     Path(Cow<'a, str>),
+    /// Several, which commas part.
+    List(Vec<String>),
 }
 
 /// Where the values of one request come from.
 pub trait Values {
     fn value(&self, variable: &Variable) -> Value<'_>;
+
+    /// Writes a value as JSON: with its type, where it has one.
+    fn json(&self, variable: &Variable, out: &mut Vec<u8>) {
+        write_plain(&self.value(variable), out);
+    }
+}
+
+/// Writes a value as a JSON text.
+pub fn write_plain(value: &Value<'_>, out: &mut Vec<u8>) {
+    match value {
+        Value::Plain(text) => write_text(text, out),
+        Value::Path(path) => write_text(&decode(path), out),
+        Value::List(items) => write_text(&items.join(","), out),
+    }
 }
 
 /// Where a text goes, which says how values are encoded in it.
@@ -57,7 +91,7 @@ pub enum Target {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum Piece {
     Text(Box<str>),
     Value(Variable),
 }
@@ -65,7 +99,7 @@ enum Part {
 /// A compiled text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
-    parts: Vec<Part>,
+    parts: Vec<Piece>,
 }
 
 /// What a pattern gives to the templates of its route.
@@ -73,7 +107,17 @@ pub struct Template {
 pub struct Names<'a> {
     pub captures: &'a [&'a str],
     pub has_rest: bool,
+    /// Calls whose answers may be named.
+    pub calls: &'a [&'a str],
+    /// `${item}` is something.
+    pub has_item: bool,
+    /// `${body}` is something.
+    pub has_body: bool,
 }
+
+/// Words that templates begin with, which a call can't be named.
+pub const TAKEN: &[&str] =
+    &["route", "client_ip", "identity", "claim", "request_id", "host", "path", "rest", "query", "header", "item", "body"];
 
 impl Template {
     /// Compiles `text`. `$${` is a literal `${`.
@@ -94,23 +138,39 @@ impl Template {
             let end = rest[begin..].find('}').map(|end| begin + end).ok_or_else(|| format!("`{}` is not closed", &rest[begin..]))?;
             literal.push_str(&rest[..begin]);
             if !literal.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut literal).into()));
+                parts.push(Piece::Text(std::mem::take(&mut literal).into()));
             }
-            parts.push(Part::Value(variable(&rest[begin + 2..end], names)?));
+            parts.push(Piece::Value(variable(&rest[begin + 2..end], names)?));
             rest = &rest[end + 1..];
         }
         literal.push_str(rest);
         if !literal.is_empty() {
-            parts.push(Part::Text(literal.into()));
+            parts.push(Piece::Text(literal.into()));
         }
         Ok(Template { parts })
+    }
+
+    /// What it consists of, when that is one value and nothing else.
+    pub fn only(&self) -> Option<&Variable> {
+        match &self.parts[..] {
+            [Piece::Value(variable)] => Some(variable),
+            _ => None,
+        }
+    }
+
+    /// What is put into it.
+    pub fn variables(&self) -> impl Iterator<Item = &Variable> {
+        self.parts.iter().filter_map(|part| match part {
+            Piece::Text(_) => None,
+            Piece::Value(variable) => Some(variable),
+        })
     }
 
     /// The text itself, when there is nothing to put in.
     pub fn literal(&self) -> Option<&str> {
         match &self.parts[..] {
             [] => Some(""),
-            [Part::Text(text)] => Some(text),
+            [Piece::Text(text)] => Some(text),
             _ => None,
         }
     }
@@ -120,13 +180,13 @@ impl Template {
         let mut out = String::new();
         for part in &self.parts {
             match part {
-                Part::Text(text) => {
+                Piece::Text(text) => {
                     out.push_str(text);
                     if target == Target::Path && text.contains('?') {
                         target = Target::Query;
                     }
                 }
-                Part::Value(variable) => encode(&values.value(variable), target, &mut out),
+                Piece::Value(variable) => encode(&values.value(variable), target, &mut out),
             }
         }
         out
@@ -135,7 +195,7 @@ impl Template {
     /// The text before the first value.
     pub fn lead(&self) -> &str {
         match self.parts.first() {
-            Some(Part::Text(text)) => text,
+            Some(Piece::Text(text)) => text,
             _ => "",
         }
     }
@@ -143,7 +203,7 @@ impl Template {
     /// The same with its literal parts encoded, as its values will be: the value of a query parameter.
     pub fn encoded(mut self) -> Template {
         for part in &mut self.parts {
-            if let Part::Text(text) = part {
+            if let Piece::Text(text) = part {
                 *text = encode_parameter(text).into();
             }
         }
@@ -153,8 +213,8 @@ impl Template {
     /// Its literal parts.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Text(text) => Some(&**text),
-            Part::Value(_) => None,
+            Piece::Text(text) => Some(&**text),
+            Piece::Value(_) => None,
         })
     }
 
@@ -179,13 +239,49 @@ fn variable(name: &str, names: Names<'_>) -> Result<Variable, String> {
         ("rest", _) if names.has_rest => Variable::Rest,
         ("rest", _) => return Err("`${rest}` needs a path that ends in `*`".to_string()),
         (_, Some(("query", parameter))) if !parameter.is_empty() => Variable::Query(parameter.into()),
-        (_, Some(("header", field))) => Variable::Header(field.parse().map_err(|_| format!("`{field}` is not a header's name"))?),
+        (_, Some(("header", field))) => Variable::Header(header(field)?),
+        ("item", _) if names.has_item => Variable::Item(Path::default()),
+        (_, Some(("item", path))) if names.has_item => Variable::Item(Path::parse(path)?),
+        ("body", _) if names.has_body => Variable::Body(Path::default()),
+        (_, Some(("body", path))) if names.has_body => Variable::Body(Path::parse(path)?),
+        (_, Some((call, part))) if names.calls.contains(&call) => {
+            let at = names.calls.iter().position(|known| *known == call).unwrap_or_default();
+            Variable::Call(at, self::part(name, part)?)
+        }
+        (call, None) if names.calls.contains(&call) => return part(call, "").map(|part| Variable::Call(0, part)),
+        (_, Some((call, part))) => {
+            let meant = nearest(call, names.calls).map_or(String::new(), |meant| format!(": did you mean `${{{meant}.{part}}}`?"));
+            return Err(format!("`${{{name}}}` is not known here{meant}"));
+        }
         _ => return Err(format!("`${{{name}}}` is not known here")),
     })
 }
 
+/// What of a call's answer is meant.
+fn part(name: &str, part: &str) -> Result<Part, String> {
+    match (part, part.split_once('.')) {
+        ("body", _) => Ok(Part::Body(Path::default())),
+        ("status", _) => Ok(Part::Status),
+        (_, Some(("body", path))) => Path::parse(path).map(Part::Body),
+        (_, Some(("header", field))) => header(field).map(Part::Header),
+        _ => Err(format!("`${{{name}}}` names no part of an answer: `.body`, `.body.PATH`, `.status` and `.header.NAME` are known")),
+    }
+}
+
+fn header(field: &str) -> Result<HeaderName, String> {
+    field.parse().map_err(|_| format!("`{field}` is not a header's name"))
+}
+
 fn encode(value: &Value<'_>, target: Target, out: &mut String) {
     match (value, target) {
+        (Value::List(items), _) => {
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                encode(&Value::Plain(item.into()), target, out);
+            }
+        }
         (Value::Path(path), Target::Path) | (Value::Plain(path), Target::Body) => out.push_str(path),
         (Value::Path(path), _) => encode(&Value::Plain(decode(path)), target, out),
         (Value::Plain(text), Target::Path | Target::Query) => out.extend(utf8_percent_encode(text, RESERVED)),
@@ -229,7 +325,7 @@ mod tests {
     }
 
     fn render(text: &str, target: Target) -> String {
-        let names = Names { captures: &["id"], has_rest: true };
+        let names = Names { captures: &["id"], has_rest: true, ..Default::default() };
         Template::parse(text, names).expect("a template").render(&Fixed, target)
     }
 

@@ -2,9 +2,10 @@
 
 use super::limits::Limits;
 use super::services::{Services, entry};
-use super::{Action, Forward, Listener, Route, ServiceEntry, State};
+use super::{Action, Composition, Forward, Listener, Route, ServiceEntry, State};
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Methods};
+use crate::compose::Plan;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
@@ -69,7 +70,7 @@ impl<'a> Build<'a> {
             let id = RouteId(u32::try_from(index).ok()?);
             let Some(rule) = self.rule(route, id, &at) else {
                 // Where it leads does not depend on what it matches, but for the names in templates.
-                if route.redirect.is_none() && route.respond.is_none() {
+                if route.redirect.is_none() && route.respond.is_none() && route.compose.is_none() {
                     self.action(route, Names::default(), &mut by_url, &at);
                 }
                 continue;
@@ -83,7 +84,7 @@ impl<'a> Build<'a> {
                 let _: Option<()> = self.problems.clash(&at.key("name"), &first.key("name"), what, why, "rename one of the two");
             }
             let names = rule.path.names();
-            let names = Names { captures: &names, has_rest: rule.path.has_rest() };
+            let names = Names { captures: &names, has_rest: rule.path.has_rest(), ..Default::default() };
             routes.push(self.route(route, name.as_str().into(), names, &mut by_url, &at));
             rules.push(rule);
         }
@@ -155,7 +156,9 @@ impl<'a> Build<'a> {
         let action = self.action(raw, names, by_url, at);
         let rewrite = self.rewrite(raw, names, &at.key("request"));
         let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
-        let response_headers = HeaderEdits::build(&raw.response.headers, names, &at.key("response"), self.problems);
+        let calls = raw.compose.as_ref().map_or_else(Vec::new, |compose| Plan::names(compose));
+        let response_names = Names { calls: &calls, ..names };
+        let response_headers = HeaderEdits::build(&raw.response.headers, response_names, &at.key("response"), self.problems);
         let root = At::root();
         let limits = match &raw.rate_limits {
             Some(names) => self.limits.of_route(names, &name, self.state, &at.key("rate_limits"), self.problems),
@@ -186,22 +189,43 @@ impl<'a> Build<'a> {
     }
 
     fn action(&self, raw: &raw::Route, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Action> {
-        match (&raw.to, &raw.redirect, &raw.respond) {
-            (Some(to), None, None) => self.forward(raw, to, by_url, &at.key("to")).map(Action::Forward),
-            (None, Some(redirect), None) => Redirect::build(redirect, names, &at.key("redirect"), self.problems).map(Action::Redirect),
-            (None, None, Some(respond)) => Respond::build(respond, names, &at.key("respond"), self.problems).map(Action::Respond),
-            (None, None, None) if !["to", "redirect", "respond", "compose"].iter().all(|key| self.problems.is_sound(&at.key(key))) => None,
-            (None, None, None) => {
-                let fix = "add `to:` with a service or a URL, `redirect:` or `respond:`";
+        match (&raw.to, &raw.redirect, &raw.respond, &raw.compose) {
+            (Some(to), None, None, None) => self.forward(raw, to, by_url, &at.key("to")).map(Action::Forward),
+            (None, Some(redirect), None, None) => {
+                Redirect::build(redirect, names, &at.key("redirect"), self.problems).map(Action::Redirect)
+            }
+            (None, None, Some(respond), None) => Respond::build(respond, names, &at.key("respond"), self.problems).map(Action::Respond),
+            (None, None, None, Some(compose)) => {
+                self.compose(raw, compose, names, by_url, &at.key("compose")).map(|composition| Action::Compose(Box::new(composition)))
+            }
+            (None, None, None, None)
+                if !["to", "redirect", "respond", "compose"].iter().all(|key| self.problems.is_sound(&at.key(key))) =>
+            {
+                None
+            }
+            (None, None, None, None) => {
+                let fix = "add `to:` with a service or a URL, `redirect:`, `respond:` or `compose:`";
                 self.problems.at(at, "a route that leads nowhere", "there would be no answer to give", fix)
             }
             _ => self.problems.at(
                 at,
                 "a route that does more than one thing",
                 "only one answer can be given",
-                "keep one of `to`, `redirect` and `respond`",
+                "keep one of `to`, `redirect`, `respond` and `compose`",
             ),
         }
+    }
+
+    fn compose(&self, route: &raw::Route, raw: &raw::Compose, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Composition> {
+        let plan = Plan::build(raw, names, at, self.problems);
+        let calls_at = at.key("calls");
+        let service = |(name, call): &(String, Option<raw::Call>)| {
+            let entry = self.target(&call.as_ref()?.to, by_url, &calls_at.key(name).key("to"))?;
+            let timeouts = entry.service.timeouts.or(&self.raw.defaults.timeouts).or(&route.timeouts);
+            Some((entry, timeouts))
+        };
+        let services: Vec<_> = raw.calls.0.iter().map(service).collect();
+        Some(Composition { plan: plan?, services: services.into_iter().collect::<Option<_>>()? })
     }
 
     fn rewrite(&self, raw: &raw::Route, names: Names<'_>, at: &At<'_>) -> Option<Option<Rewrite>> {

@@ -54,6 +54,11 @@ impl Client {
         Client { stream: BufReader::new(stream) }
     }
 
+    /// `None` when nobody listens.
+    pub fn try_connect(address: SocketAddr) -> Option<TcpStream> {
+        TcpStream::connect(address).ok()
+    }
+
     pub fn stream(&self) -> &TcpStream {
         self.stream.get_ref()
     }

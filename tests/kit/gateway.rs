@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -33,11 +33,18 @@ impl Gateway {
     /// The same with variables in its environment.
     #[track_caller]
     pub fn start_with(folder: tempfile::TempDir, yaml: &str, variables: &[(&str, &str)]) -> Gateway {
+        let mut command = frontdesk();
+        command.envs(variables.iter().copied());
+        Gateway::start_by(command, folder, yaml)
+    }
+
+    /// The same by another command, such as a link to the program.
+    #[track_caller]
+    pub fn start_by(mut command: Command, folder: tempfile::TempDir, yaml: &str) -> Gateway {
         std::fs::write(folder.path().join("frontdesk.yaml"), complete(yaml, folder.path())).expect("the configuration");
-        let mut child = frontdesk()
+        let mut child = command
             .args(["run", "-c"])
             .arg(folder.path().join("frontdesk.yaml"))
-            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -165,8 +172,21 @@ impl Gateway {
     /// Sends a signal by its short name.
     #[track_caller]
     pub fn signal(&self, name: &str) {
-        let status = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
-        assert!(status.expect("kill").success());
+        assert!(kill(name, self.child.id()));
+    }
+
+    /// Has it upgraded by the command; its exit code, what it says, and what it complains of.
+    #[track_caller]
+    pub fn upgrade(&self) -> (i32, String, String) {
+        let output = super::run(frontdesk().args(["upgrade", "--admin", &format!("http://{}", self.admin())]));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// The processes that have taken its place, one after the other.
+    pub fn successors(&self) -> Vec<u32> {
+        let pid = |line: &String| line.split_once("upgraded: process ")?.1.split(' ').next()?.parse().ok();
+        self.log().iter().filter_map(pid).collect()
     }
 
     pub fn pid(&self) -> u32 {
@@ -211,6 +231,12 @@ impl Gateway {
     }
 }
 
+/// Sends a signal by its short name; says whether there was such a process.
+pub fn kill(signal: &str, pid: u32) -> bool {
+    let output = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).output();
+    output.expect("kill").status.success()
+}
+
 fn complete(yaml: &str, folder: &Path) -> String {
     let mut text = yaml.replace("DIR", &folder.display().to_string());
     if !text.contains("admin:") {
@@ -226,6 +252,10 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Whoever was started by now has said so.
+        for pid in self.successors() {
+            kill("KILL", pid);
+        }
         if std::thread::panicking() {
             eprintln!("the gateway's log: {:#?}", self.log());
         }

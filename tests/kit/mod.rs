@@ -26,7 +26,7 @@ mod tokens;
 mod websocket;
 
 pub use client::{Answer, Client, head};
-pub use gateway::{Gateway, run_to_end};
+pub use gateway::{Gateway, kill, run_to_end};
 pub use h2::{H2Client, H2Origin, all, h2_head, piece, run_async, whole};
 pub use large::{LARGE, drink, pour};
 pub use origin::{Origin, Request, Stream, answer, read_head, read_request};

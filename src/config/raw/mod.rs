@@ -1,6 +1,7 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod compose;
 mod expect;
 mod faults;
 mod limit;
@@ -8,6 +9,7 @@ mod route;
 mod service;
 mod words;
 
+pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
@@ -139,6 +141,10 @@ record! {
         drain_delay: Duration = Duration::ZERO,
         /// How long requests in flight may take once accepting has stopped.
         drain_timeout: Duration = Duration::from_secs(30),
+        /// Where a new process meets the one whose place it takes. In RUNTIME_DIRECTORY, or a folder of its own, when absent.
+        upgrade_socket: Option<FilePath> = None,
+        /// How long a new process may take until it serves.
+        upgrade_timeout: Duration = Duration::from_secs(30),
         max_connections: Number<1, 10_000_000> = Number(20_000),
         timeouts: ServerTimeouts = ServerTimeouts::default(),
         limits: ServerLimits = ServerLimits::default(),
@@ -149,8 +155,10 @@ record! {
         overload: Option<Overload> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
+        /// All bodies that are held in memory together; above it 503.
+        buffers: Size = Size(256 << 20),
     }
-    later ["secret", "upgrade_socket", "buffers"];
+    later ["secret"];
 }
 
 impl Default for Server {
@@ -160,6 +168,8 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
+            upgrade_socket: None,
+            upgrade_timeout: Duration::from_secs(30),
             max_connections: Number(20_000),
             timeouts: ServerTimeouts::default(),
             limits: ServerLimits::default(),
@@ -167,6 +177,7 @@ impl Default for Server {
             flood: None,
             overload: None,
             limit_keys_max: Number(1_000_000),
+            buffers: Size(256 << 20),
         }
     }
 }

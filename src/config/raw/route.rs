@@ -2,7 +2,7 @@
 
 use super::auth::{Addresses, Cors, Require};
 use super::words::name;
-use super::{Method, Name, Timeouts};
+use super::{Compose, Method, Name, Timeouts};
 use crate::config::scalar::Url;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, Size, choice, record};
@@ -51,9 +51,10 @@ record! {
         to: Option<To> = None,
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
+        compose: Option<Box<Compose>> = None,
     }
     later ["cache",
-        "compress", "mirror", "compose"];
+        "compress", "mirror"];
 }
 
 record! {

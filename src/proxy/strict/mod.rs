@@ -60,8 +60,9 @@ pub fn response(head: &mut ResponseHeader) -> Result<()> {
         return bad("a head that is too large");
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let is_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if codings.next().is_some() || (!is_chunked && head.headers.contains_key(TRANSFER_ENCODING)) {
+    let coding = codings.next();
+    let is_chunked = coding.is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if codings.next().is_some() || coding.is_some() != is_chunked {
         return bad("an unknown or doubled Transfer-Encoding");
     }
     if is_chunked && head.version == Version::HTTP_10 {

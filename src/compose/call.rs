@@ -1,0 +1,302 @@
+//! One call: the attempts at a service, over the same pools and connectors as any request.
+
+use super::outcome::{Failed, Found, read};
+use super::plan::Call;
+use super::run::Desk;
+use crate::auth::Answered;
+use crate::limit::{Cap, Held};
+use crate::observe::ServiceMetrics;
+use crate::types::Refusal;
+use crate::upstream::retry::{self, Failure};
+use crate::upstream::{Picked, Service, Timeouts};
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::{HeaderName, HeaderValue, Method};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::*;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::Peer;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Interim answers that a service may send before its answer.
+const INTERIM_MAX: u32 = 100;
+/// Of an answer that is a failure and is not passed on, for the connection's sake.
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
+
+/// The service of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    pub service: &'a Service,
+    pub metrics: &'a ServiceMetrics,
+    pub cap: Option<&'a Cap>,
+    pub timeouts: Timeouts,
+}
+
+/// A call with its values put in.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    /// The call's place.
+    pub call: usize,
+    pub method: &'a Method,
+    /// Path and query.
+    pub target: String,
+    /// Fields of the client that go along.
+    pub passed: &'a [HeaderName],
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// JSON.
+    pub body: Option<Bytes>,
+}
+
+/// How far the attempts have come: what is dropped at a deadline leaves this behind.
+#[derive(Debug, Default)]
+struct Tries {
+    count: usize,
+    /// Those among them that met a connection that had been kept for too long.
+    stale: usize,
+    tried: Vec<SocketAddr>,
+    picked: Option<Picked>,
+    was_stale: bool,
+}
+
+/// Makes a call within `limit`, and answers how many attempts it took.
+pub(super) async fn make(desk: &dyn Desk, call: &Call, draft: &Draft<'_>, limit: Duration) -> (Result<Found, Failed>, usize) {
+    let line = desk.line(draft.call);
+    let limit = line.timeouts.total.map_or(limit, |total| total.min(limit));
+    let mut tries = Tries::default();
+    let made = match desk.head(draft) {
+        Ok(head) => pingora_timeout::timeout(limit, enter(Try { desk, call, draft, line, head }, &mut tries)).await,
+        Err(_) => Ok(Err(Failed::Unusable("bad_target"))),
+    };
+    let found = made.unwrap_or_else(|_| {
+        if let Some(picked) = &tries.picked {
+            line.count_failure(picked, Failure::Timeout, false);
+        }
+        Err(Failed::Refused(Refusal::UpstreamTimeout))
+    });
+    (found, tries.count)
+}
+
+/// Waits for a place at the service, where there are only so many, and tries as often as may be.
+async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
+    let full = || Failed::Refused(Refusal::TooManyInFlight);
+    let line = attempt.line;
+    let _pass = match line.cap {
+        None => None,
+        Some(cap) => match cap.enter() {
+            None if cap.has_queue() => Some(cap.wait().await.ok_or_else(full)?),
+            pass => Some(pass.ok_or_else(full)?),
+        },
+    };
+    line.service.begin();
+    loop {
+        tries.count += 1;
+        if tries.count > 1 {
+            line.metrics.retries.inc();
+        }
+        let before = tries.picked.take().filter(|_| !tries.was_stale);
+        tries.tried.extend(before.map(|picked| picked.endpoint().address));
+        let picked = line.service.pool.pick(&tries.tried).ok_or(Failed::Refused(Refusal::NoEndpoint))?;
+        let peer = line.service.peer(&picked, &line.timeouts);
+        tries.picked = Some(picked);
+        let (failure, while_connecting, is_reused) = match attempt.desk.connector().get_http_session(&peer).await {
+            Err(e) => (Failure::of(&e), true, false),
+            Ok((session, is_reused)) => match attempt.within(session, &peer, tries).await {
+                Ok(Asked::Found(found)) => return found,
+                Ok(Asked::Rejected(failure)) => (failure, false, false),
+                Err(e) => (Failure::of(&e.into_up()), false, is_reused),
+            },
+        };
+        let may = match failure {
+            // It was counted when its head came.
+            Failure::Status(_) => true,
+            failure => tries.failed(&attempt, failure, while_connecting, is_reused),
+        };
+        if !may {
+            return Err(Failed::Refused(failure.refusal()));
+        }
+        let pause = line.service.retries.pause(tries.count - tries.stale);
+        if !pause.is_zero() && !tries.was_stale {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+impl Tries {
+    /// As for any request, see `proxy::attempt`; a call's body is always there to be sent again.
+    fn failed(&mut self, attempt: &Try<'_>, failure: Failure, while_connecting: bool, is_reused: bool) -> bool {
+        // A connection that the service closed while it rested is no failure of the service; twice in a row it is.
+        let could_be_stale = is_reused && failure == Failure::Reset && attempt.draft.method.is_idempotent();
+        let is_stale = could_be_stale && !std::mem::replace(&mut self.was_stale, could_be_stale);
+        if is_stale {
+            self.stale += 1;
+        }
+        if let Some(picked) = &self.picked {
+            attempt.line.count_failure(picked, failure, is_stale);
+            log::warn!("the call `{}` at {}: {}", attempt.call.name, picked.endpoint().label, failure.name());
+        }
+        is_stale || self.may_go_on(attempt, failure, while_connecting)
+    }
+
+    fn may_go_on(&self, attempt: &Try<'_>, failure: Failure, while_connecting: bool) -> bool {
+        let (method, headers) = (attempt.draft.method, &attempt.head.headers);
+        let attempts = self.count.saturating_sub(self.stale);
+        let failed = retry::Failed { failure, while_connecting, method, headers, attempts, is_replayable: true };
+        attempt.line.service.retries.may_retry(&failed) && attempt.line.service.spend_retry()
+    }
+}
+
+impl Line<'_> {
+    /// What a failure says of the endpoint.
+    fn count_failure(&self, picked: &Picked, failure: Failure, is_stale: bool) {
+        self.metrics.failed(&picked.endpoint().label, failure.name());
+        if !is_stale {
+            self.service.pool.failed(picked.endpoint(), failure);
+        }
+    }
+
+    /// What an answer says of the endpoint.
+    fn count_answer(&self, picked: &Picked, failure: Option<Failure>, took: Duration) {
+        let endpoint = picked.endpoint();
+        self.metrics.answered(took);
+        match failure {
+            None => {
+                endpoint.answered.get_or_init(|| self.metrics.ok(&endpoint.label)).inc();
+                self.service.pool.succeeded(endpoint, took);
+            }
+            Some(failure) => self.count_failure(picked, failure, false),
+        }
+    }
+}
+
+/// The attempts of one call.
+struct Try<'a> {
+    desk: &'a dyn Desk,
+    call: &'a Call,
+    draft: &'a Draft<'a>,
+    line: Line<'a>,
+    head: RequestHeader,
+}
+
+/// What an attempt came to that had no error of the connection.
+enum Asked {
+    Found(Result<Found, Failed>),
+    /// An answer that is a failure, and another attempt may be made.
+    Rejected(Failure),
+}
+
+impl Try<'_> {
+    /// One attempt, within the time for one.
+    async fn within<P: Peer + Send + Sync + 'static>(&self, session: HttpSession, peer: &P, tries: &Tries) -> Result<Asked> {
+        match self.line.service.retries.per_try {
+            None => self.ask(session, peer, tries).await,
+            Some(limit) => match pingora_timeout::timeout(limit, self.ask(session, peer, tries)).await {
+                Ok(asked) => asked,
+                Err(_) => Error::e_explain(ErrorType::ReadTimedout, "an attempt took too long"),
+            },
+        }
+    }
+
+    /// Sends the call and reads what comes.
+    async fn ask<P: Peer + Send + Sync + 'static>(&self, mut session: HttpSession, peer: &P, tries: &Tries) -> Result<Asked> {
+        let started = Instant::now();
+        session.set_read_timeout(Some(self.line.timeouts.read));
+        session.set_write_timeout(Some(self.line.timeouts.write));
+        send(&mut session, Box::new(self.head.clone()), self.draft.body.clone()).await?;
+        let head = answered(&mut session, self.desk).await?;
+        let rejected = Failure::of_status(head.status.as_u16());
+        if let Some(picked) = &tries.picked {
+            self.line.count_answer(picked, rejected, started.elapsed());
+        }
+        if let Some(failure) = rejected
+            && tries.may_go_on(self, failure, false)
+        {
+            session.shutdown().await;
+            return Ok(Asked::Rejected(failure));
+        }
+        let is_passed_on = matches!(self.call.rule, super::Rule::Required { passes: true });
+        let max = if head.status.is_success() || is_passed_on { self.call.body_bytes_max } else { DRAIN_BYTES_MAX };
+        let mut held = self.desk.hold();
+        let body = match body(&mut session, &head, max, &mut held).await? {
+            Ok(body) => body,
+            Err(failed) => {
+                session.shutdown().await;
+                // What is too much of a failure changes nothing about it.
+                return Ok(Asked::Found(Err(if head.status.is_success() { failed } else { failure(head, Bytes::new()) })));
+            }
+        };
+        self.desk.connector().release_http_session(session, peer, peer.idle_timeout()).await;
+        if !head.status.is_success() {
+            return Ok(Asked::Found(Err(failure(head, body))));
+        }
+        let is_coded = head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity");
+        let body = if is_coded { None } else { read(body) };
+        Ok(Asked::Found(match body {
+            Some(body) => Ok(Found { status: head.status.as_u16(), headers: head.headers.clone(), body, held }),
+            None => Err(Failed::Unusable("not_json")),
+        }))
+    }
+}
+
+fn failure(head: ResponseHeader, body: Bytes) -> Failed {
+    Failed::Answered(Box::new(Answered { status: head.status, headers: head.headers.clone(), body: body.to_vec() }))
+}
+
+async fn send(session: &mut HttpSession, head: Box<RequestHeader>, body: Option<Bytes>) -> Result<()> {
+    match session {
+        HttpSession::H2(h2) => h2.write_request_header(head, body.is_none())?,
+        _ => session.write_request_header(head).await?,
+    }
+    if let Some(body) = body {
+        session.write_request_body(body, true).await?;
+        session.finish_request_body().await?;
+    }
+    Ok(())
+}
+
+/// The final head.
+async fn answered(session: &mut HttpSession, desk: &dyn Desk) -> Result<ResponseHeader> {
+    for _ in 0..INTERIM_MAX {
+        session.read_response_header().await?;
+        match session.response_header() {
+            Some(head) if head.status.is_informational() && head.status != 101 => {}
+            Some(head) => {
+                let mut head = head.clone();
+                desk.accept(&mut head)?;
+                return Ok(head);
+            }
+            None => break,
+        }
+    }
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "no answer to a call")
+}
+
+/// The whole body. The inner error is a body that is too large, or one too many.
+async fn body(session: &mut HttpSession, head: &ResponseHeader, max: u64, held: &mut Held) -> Result<Result<Bytes, Failed>> {
+    let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > max) {
+        return Ok(Err(Failed::Unusable("too_large")));
+    }
+    let mut whole: Option<BytesMut> = None;
+    let mut first = Bytes::new();
+    while let Some(data) = session.read_response_body().await? {
+        if held.bytes() + data.len() as u64 > max {
+            return Ok(Err(Failed::Unusable("too_large")));
+        }
+        if held.grow(data.len()).is_err() {
+            return Ok(Err(Failed::Refused(Refusal::Overloaded)));
+        }
+        match &mut whole {
+            Some(whole) => whole.extend_from_slice(&data),
+            // Most come in one piece, which is not copied.
+            None if first.is_empty() => first = data,
+            None => {
+                let mut both = BytesMut::with_capacity(announced.unwrap_or(0).try_into().unwrap_or(0).max(first.len() + data.len()));
+                both.extend_from_slice(&first);
+                both.extend_from_slice(&data);
+                whole = Some(both);
+            }
+        }
+    }
+    Ok(Ok(whole.map_or(first, BytesMut::freeze)))
+}

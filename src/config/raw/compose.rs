@@ -1,0 +1,154 @@
+//! `compose` of a route.
+
+use super::route::Target;
+use super::{Method, Name};
+use crate::config::schema::Parts;
+use crate::config::shape::{Named, Node, Number, Shape, Size, choice, record};
+use serde_json::{Value as Schema, json};
+use serde_yaml::Value;
+use std::time::Duration;
+
+record! {
+    /// One answer from several calls, which run side by side where none needs what another found.
+    pub struct Compose {
+        /// For all of it.
+        timeout: Duration = Duration::from_secs(10),
+        /// What is asked, by name.
+        calls: Named<Option<Call>>,
+        /// The answer: a JSON value with `${NAME.body.x}` in it. Without it and `merge`, each call's body under its name.
+        body: Option<Json> = None,
+        /// Calls whose bodies become one map, in this order.
+        merge: Option<Vec<Name>> = None,
+        /// What becomes of a key that two bodies have.
+        on_conflict: OnConflict = OnConflict::Error,
+        /// The answer's, when no required call has failed.
+        status: Number<200, 599> = Number(200),
+        /// A partial answer lists under `errors` what failed.
+        report: bool = false,
+    }
+}
+
+choice! {
+    pub enum OnConflict {
+        /// The answer fails.
+        "error" => Error,
+        "first" => First,
+        "last" => Last,
+        /// Maps within maps are merged too; of anything else the last stays.
+        "deep" => Deep,
+    }
+}
+
+record! {
+    /// One call.
+    pub struct Call {
+        /// A service, or a URL.
+        to: Target,
+        method: Method = Method(http::Method::GET),
+        /// Path and query, with `${…}`.
+        path: String,
+        /// Names of the client's fields that go along, or fields with their values.
+        headers: CallHeaders = CallHeaders::default(),
+        /// What is sent: a JSON value with `${…}` in it.
+        body: Option<Json> = None,
+        /// Its failure is the answer's, status and body passed on.
+        required: bool = false,
+        /// The answer of a required call that fails is 502, whatever the service said.
+        on_error: OnError = OnError::Pass,
+        /// Without it the answer is a partial one, as holds wherever `required` is not set.
+        optional: bool = false,
+        /// Stands for the body of a call that fails.
+        default: Option<Json> = None,
+        /// For this call, within that of the whole.
+        timeout: Option<Duration> = None,
+        /// A list, as `${NAME.body.x}`: the call is made for each item, which is `${item}`, and its body is the list of all bodies.
+        for_each: Option<String> = None,
+        /// Items that are asked for; those behind are left out.
+        items_max: Number<1, 1_000> = Number(50),
+        /// Of them at once.
+        parallel: Number<1, 100> = Number(8),
+        /// A larger answer is a failure.
+        body_bytes_max: Size = Size(4 << 20),
+    }
+}
+
+choice! {
+    pub enum OnError { "pass" => Pass, "502" => BadGateway, }
+}
+
+/// What a call has for header fields.
+#[derive(Clone, Debug)]
+pub enum CallHeaders {
+    /// The client's own, by name.
+    Passed(Vec<String>),
+    /// With values.
+    Set(Named<String>),
+}
+
+impl Default for CallHeaders {
+    fn default() -> Self {
+        CallHeaders::Passed(Vec::new())
+    }
+}
+
+impl Shape for CallHeaders {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.value {
+            Value::Mapping(_) => Named::read(node).map(CallHeaders::Set),
+            Value::Sequence(_) => node.list().map(CallHeaders::Passed),
+            _ => node.expected("a list of names, or a map of names and values", "[Accept-Language]"),
+        }
+    }
+
+    fn schema(parts: &mut Parts) -> Schema {
+        json!({ "anyOf": [Vec::<String>::schema(parts), Named::<String>::schema(parts)] })
+    }
+}
+
+/// Any JSON value.
+#[derive(Clone, Debug)]
+pub struct Json(pub Value);
+
+impl Shape for Json {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        check(node).then(|| Json(node.value.clone()))
+    }
+
+    fn schema(_: &mut Parts) -> Schema {
+        json!({ "type": ["object", "array", "string", "number", "boolean", "null"] })
+    }
+}
+
+/// Whether YAML has said something that JSON can say.
+fn check(node: &Node<'_>) -> bool {
+    let problem = |what: &str, why: &str, fix: &str| node.problem::<()>(what, why, fix).is_some();
+    match node.value {
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+        Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
+            problem("a number without a value", "JSON has none", "write `null`, or a text")
+        }
+        Value::Number(_) => true,
+        Value::Sequence(items) => {
+            items
+                .iter()
+                .enumerate()
+                .map(|(index, value)| check(&Node { value, at: &node.at.index(index), problems: node.problems }))
+                .filter(|is_sound| !is_sound)
+                .count()
+                == 0
+        }
+        Value::Mapping(members) => {
+            members
+                .iter()
+                .map(|(key, value)| match key {
+                    Value::String(name) => check(&Node { value, at: &node.at.key(name), problems: node.problems }),
+                    Value::Number(number) => check(&Node { value, at: &node.at.key(&number.to_string()), problems: node.problems }),
+                    _ => problem("a key that is not a text", "names of a JSON object are texts", "put the key in quotes"),
+                })
+                .filter(|is_sound| !is_sound)
+                .count()
+                == 0
+        }
+        Value::Tagged(_) => problem("a tagged value", "JSON has no tags", "remove the tag"),
+    }
+}
