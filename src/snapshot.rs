@@ -18,7 +18,7 @@ use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
 use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Shared};
-use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
+use crate::observe::{AccessLog, Logs, Metrics, Refusals, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::HeaderEdits;
@@ -46,6 +46,8 @@ pub struct State {
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
     failures: Arc<Failures>,
+    /// The last that were refused.
+    pub refusals: Arc<Refusals>,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -63,6 +65,7 @@ impl State {
             buffers: Arc::default(),
             issuers: Arc::default(),
             failures: Arc::default(),
+            refusals: Arc::default(),
             endpoints: States::default(),
             listeners: Mutex::default(),
         }
@@ -113,6 +116,7 @@ pub struct Snapshot {
     pub methods: Methods,
     /// Who was refused, and how often.
     pub failures: Arc<Failures>,
+    pub refusals: Arc<Refusals>,
     pub access_log: Option<AccessLog>,
     /// Requests that no route takes.
     pub no_route: RouteMetrics,
@@ -288,6 +292,7 @@ impl Snapshot {
             shared,
             methods,
             failures: state.failures.clone(),
+            refusals: state.refusals.clone(),
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })

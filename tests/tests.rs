@@ -34,6 +34,7 @@ mod suite {
     mod overload;
     mod own_tests;
     mod pools;
+    mod refusals;
     mod reload;
     mod retries;
     mod routing;

@@ -4,6 +4,7 @@ mod explain;
 mod hash;
 mod remote;
 mod test;
+mod why;
 
 use crate::config::schema::schema;
 use crate::server::{self, Origin};
@@ -65,6 +66,13 @@ enum Command {
     Stop(Target),
     /// Shows what the running gateway says of itself.
     Status(Target),
+    /// Says why the running gateway refused a request, by its X-Request-Id.
+    Why {
+        #[arg(value_name = "REQUEST-ID")]
+        id: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Prints the JSON Schema of configurations, for editors.
     Schema,
     /// Makes an API key, and prints its entry for the keys file.
@@ -99,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Upgrade(target) => print(remote::upgrade(&target)),
         Command::Drain(target) => print(remote::end(&target, "/drain")),
         Command::Stop(target) => print(remote::end(&target, "/stop")),
+        Command::Why { id, target } => print(why::why(&id, &target)),
         Command::Status(target) => print(remote::status(&target)),
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),

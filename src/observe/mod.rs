@@ -9,10 +9,12 @@ pub mod error_log;
 mod lines;
 mod metrics;
 mod record;
+mod refusals;
 
 pub use lines::{Lines, Logs};
 pub use metrics::{LimitMetrics, Metrics, RouteMetrics, ServiceMetrics};
 pub use record::{Record, mask};
+pub use refusals::{Refusals, Refused};
 
 use crate::config::raw;
 use std::io;

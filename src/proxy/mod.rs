@@ -14,6 +14,7 @@ pub mod explain;
 mod forward;
 mod limits;
 pub mod pace;
+pub mod question;
 pub mod rehearse;
 pub mod respond;
 mod steps;

@@ -1,6 +1,7 @@
 //! `tests:`, the operator's own: requests that nobody sends, decided by the steps that serve requests.
 
-use super::explain::{Question, explain};
+use super::explain::explain;
+use super::question::Question;
 use crate::config::raw::{Expect, Test};
 use crate::snapshot::Snapshot;
 use serde::Serialize;
