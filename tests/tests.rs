@@ -20,6 +20,7 @@ mod suite {
     mod compose;
     mod corpus;
     mod deadlines;
+    mod diff;
     mod drain;
     mod ejection;
     mod explain;

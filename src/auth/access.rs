@@ -86,6 +86,14 @@ impl Access {
         &self.methods
     }
 
+    pub(super) fn require(&self) -> &Require {
+        &self.require
+    }
+
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     pub(super) fn admits(&self, client: IpAddr) -> bool {
         self.addresses.admit(client)
     }

@@ -18,6 +18,7 @@ mod json;
 mod jwt;
 mod keys;
 mod lists;
+mod looser;
 mod method;
 mod mtls;
 mod remembered;

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod diff;
 mod explain;
 mod hash;
 mod remote;
@@ -10,6 +11,7 @@ use crate::config::schema::schema;
 use crate::server::{self, Origin};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use diff::Compared;
 use explain::{Asked, Listing};
 use remote::Target;
 use serde_json::json;
@@ -54,6 +56,8 @@ enum Command {
     Test(Tested),
     /// Says which route a request takes and why, and what becomes of it.
     Explain(Asked),
+    /// Says which requests change hands from one configuration to another, and what gets looser: then the exit code is 1.
+    Diff(Compared),
     /// Prints the routes in the order in which they win.
     Routes(Listing),
     /// Makes the running gateway read its configuration again, and waits for the outcome.
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Check { config, json } => check(config, json),
         Command::Schema => print(Ok(format!("{:#}\n", schema()))),
         Command::Test(tested) => test::run(&tested),
+        Command::Diff(compared) => diff::run(&compared),
         Command::Explain(asked) => print(explain::explain_request(&asked)),
         Command::Routes(listing) => print(explain::list(&listing)),
         Command::Reload(target) => print(remote::reload(&target)),

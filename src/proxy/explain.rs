@@ -133,7 +133,8 @@ pub fn routes(snapshot: &Snapshot) -> Vec<Listed> {
     snapshot.table.in_order().into_iter().filter_map(route).map(listed).collect()
 }
 
-fn leads_to(route: &Route) -> String {
+/// What a route does, in a word.
+pub(super) fn leads_to(route: &Route) -> String {
     match &route.action {
         Action::Forward(forward) => {
             let services: Vec<_> = forward.weighted().map(|(entry, weight)| (&entry.service.name, weight)).collect();

@@ -9,6 +9,7 @@ mod compose;
 pub mod connection;
 pub mod deadline;
 mod depart;
+pub mod difference;
 mod exchange;
 pub mod explain;
 mod forward;

@@ -8,6 +8,7 @@ use crate::config::raw::Config;
 use crate::config::scalar::Bind;
 use crate::config::source::Sources;
 use crate::config::{load, render};
+use crate::proxy::difference::{self, Comparison, Side};
 use crate::proxy::rehearse::{self, Difference, Rehearsed};
 use crate::snapshot::{Meta, Snapshot, State};
 use crate::types::ListenerId;
@@ -147,6 +148,19 @@ pub fn check(origin: &Origin) -> Result<Report, Failure> {
         render::sort(&mut errors, &sources);
     }
     Ok(Report { sources, errors, warnings })
+}
+
+/// What would change from one configuration to the other.
+///
+/// # Errors
+/// The problems because of which one of them can't be looked at.
+pub fn compare(old: &Origin, new: &Origin) -> Result<Comparison, Failure> {
+    let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
+    // One state, so that listeners of the same address are the same.
+    let state = State::dry(metrics);
+    let (old, new) = (load(old, &state, 1)?, load(new, &state, 2)?);
+    let old = Side { raw: &old.raw, snapshot: &old.snapshot };
+    Ok(difference::compare(old, Side { raw: &new.raw, snapshot: &new.snapshot }))
 }
 
 /// Runs a configuration's own tests.

@@ -15,7 +15,7 @@ mod sockets;
 mod stream;
 mod upgrade;
 
-pub use loading::{Failure, Origin, Report, check, inspect, rehearse};
+pub use loading::{Failure, Origin, Report, check, compare, inspect, rehearse};
 
 use crate::admin::{Admin, Order, Process};
 use crate::limit::SWEEP_EVERY;

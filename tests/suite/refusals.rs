@@ -35,11 +35,15 @@ fn why(gateway: &Gateway, id: &str, more: &[&str]) -> (Option<i32>, String) {
 fn each_refusal_is_there_with_its_reason() {
     let gateway = gateway("access_log: { path: DIR/access.log, redact: [token] }");
     assert_eq!(gateway.ask("/refusals").json()["refusals"], json!([]));
+    let mut refused = 0;
     let ids: Vec<String> = [("/few", 200), ("/few?token=a-secret&x=1", 429), ("/nowhere", 404), ("/inside", 403), ("/dead", 502)]
         .into_iter()
         .map(|(target, status)| {
             let answer = gateway.get(target);
             assert_eq!(answer.status, status, "{target}");
+            // A request is written down after its answer.
+            refused += usize::from(status >= 400);
+            refusals(&gateway, refused);
             answer.header("x-request-id").expect("an id").to_string()
         })
         .collect();
@@ -71,6 +75,7 @@ fn what_is_no_request_is_there_too_and_a_query_is_left_out_where_nothing_is_logg
     let mut client = gateway.connect();
     client.send(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n");
     assert_eq!(client.answer().status, 400);
+    refusals(&gateway, 1);
     assert_eq!(gateway.get("/b?token=a-secret").status, 404);
     let all = refusals(&gateway, 2);
     assert_eq!((&all[1]["code"], &all[1]["method"]), (&json!("bad_request"), &json!("")));
