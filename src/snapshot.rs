@@ -21,6 +21,8 @@ use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Sh
 use crate::observe::{AccessLog, Logs, Metrics, Refusals, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
+use crate::shape::body::JsonEdits;
+use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::tls::Termination;
@@ -154,6 +156,8 @@ pub struct Listener {
     pub name: Option<Arc<str>>,
     pub bind: Bind,
     pub tls: Option<Arc<Termination>>,
+    /// Trusted proxies say by the PROXY protocol for whom they speak.
+    pub is_proxied: bool,
 }
 
 #[derive(Debug)]
@@ -174,10 +178,15 @@ pub struct Route {
     pub access: Access,
     /// Which pages of other origins may ask.
     pub cors: Option<Cors>,
+    /// Codings of its answers.
+    pub compress: Option<Compress>,
     /// Another target for the service.
     pub rewrite: Option<Rewrite>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    /// What becomes of JSON bodies, if anything.
+    pub request_body: Option<BodyRule>,
+    pub response_body: Option<BodyRule>,
     /// `None` is without limit.
     pub body_bytes_max: Option<u64>,
     /// Bytes a second; 0 is none.
@@ -188,6 +197,13 @@ pub struct Route {
     pub cap: Option<Cap>,
     pub priority: u64,
     pub metrics: RouteMetrics,
+}
+
+/// How bodies of one direction are changed.
+#[derive(Debug)]
+pub struct BodyRule {
+    pub edits: JsonEdits,
+    pub body_bytes_max: u64,
 }
 
 /// What becomes of a request.

@@ -18,6 +18,7 @@ mod suite {
     mod cli;
     mod commands;
     mod compose;
+    mod compress;
     mod corpus;
     mod deadlines;
     mod diff;
@@ -35,12 +36,16 @@ mod suite {
     mod overload;
     mod own_tests;
     mod pools;
+    mod proxied;
     mod refusals;
     mod reload;
     mod retries;
     mod routing;
+    mod shaping;
     mod shared;
+    mod sockets;
     mod strict;
+    mod systemd;
     mod tls;
     mod upgrade;
     mod vanish;

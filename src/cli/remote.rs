@@ -26,7 +26,7 @@ pub struct Target {
     /// The configuration, whose `admin:` says where it listens.
     #[arg(short, long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
     config: PathBuf,
-    /// Its admin listener, such as http://127.0.0.1:9901, instead of a configuration. A token is taken from FRONTDESK_TOKEN.
+    /// Its admin listener, such as http://127.0.0.1:9901 or unix:/run/frontdesk/admin.sock, instead of a configuration. A token is taken from FRONTDESK_TOKEN.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     admin: Option<Url>,
     /// Prints JSON.
@@ -143,21 +143,46 @@ fn run<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     runtime.map_err(|e| format!("{e}\n"))?.block_on(work)
 }
 
+fn client(socket: Option<&str>) -> Result<Client, String> {
+    let builder = Client::builder().timeout(PATIENCE).connect_timeout(CONNECT);
+    let builder = match socket {
+        Some(path) => builder.unix_socket(path),
+        None => builder,
+    };
+    builder.build().map_err(|e| format!("{e}\n"))
+}
+
 impl Remote {
     fn find(target: &Target) -> Result<Remote, String> {
-        let client = Client::builder().timeout(PATIENCE).connect_timeout(CONNECT).build().map_err(|e| format!("{e}\n"))?;
         if let Some(base) = &target.admin {
-            return Ok(Remote { client, base: base.clone(), token: std::env::var("FRONTDESK_TOKEN").ok() });
+            let token = std::env::var("FRONTDESK_TOKEN").ok();
+            return match base.scheme() {
+                "unix" => Remote::at_socket(base.path(), token),
+                _ => Ok(Remote { client: client(None)?, base: base.clone(), token }),
+            };
         }
         let admin = admin_of(&target.config)?;
-        let Bind::Tcp(mut address) = admin.bind else {
-            return Err(format!("{}: `admin` is not an address with a port: use --admin\n", target.config.display()));
+        let token = admin.token.map(|token| token.0);
+        let mut address = match admin.bind {
+            Bind::Tcp(address) => address,
+            Bind::Unix(path) => return Remote::at_socket(&path, token),
+            Bind::Systemd(_) => {
+                let shown = target.config.display();
+                return Err(format!("{shown}: systemd knows where `admin` listens: name it by --admin\n"));
+            }
         };
         if address.ip().is_unspecified() {
             address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
         }
         let base = format!("http://{address}").parse().map_err(|e| format!("{address}: {e}\n"))?;
-        Ok(Remote { client, base, token: admin.token.map(|token| token.0) })
+        Ok(Remote { client: client(None)?, base, token })
+    }
+
+    /// A gateway whose admin listener is a Unix socket.
+    fn at_socket(path: &str, token: Option<String>) -> Result<Remote, String> {
+        // The name is the one that every admin listener answers to.
+        let base = Url::parse("http://localhost").map_err(|e| format!("{e}\n"))?;
+        Ok(Remote { client: client(Some(path))?, base, token })
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, String), String> {

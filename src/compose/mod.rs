@@ -10,6 +10,7 @@ mod outcome;
 mod plan;
 mod run;
 
+pub use answer::Conflict;
 pub use call::{Draft, Line};
 pub use outcome::{Failed, Found, Known, Outcome, Results};
 pub use plan::{Call, Plan, Rule, Shown};

@@ -120,7 +120,7 @@ fn draft<'a>(desk: &dyn Desk, call: &'a Call, place: usize, results: &Results<'_
     }
     let fields = call.headers.edits(&known).filter_map(|edit| match edit {
         Edit::Set(name, value) | Edit::Add(name, value) => Some((name.clone(), value)),
-        Edit::Remove(_) => None,
+        Edit::Remove(_) | Edit::Rename(..) => None,
     });
     let headers = fields.collect();
     let body = call.body.as_ref().map(|tree| {

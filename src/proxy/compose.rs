@@ -4,15 +4,15 @@ use super::connection::is_hung_up;
 use super::deadline::{LOOK, Phase};
 use super::exchange::{Exchange, Seen};
 use super::steps::{decline, fits};
-use super::{Gateway, forward, limits, respond, strict};
-use crate::compose::{Desk, Draft, Failed, Known, Line, Results, Rule, gather};
+use super::{Gateway, forward, limits, respond, shaping, strict};
+use crate::compose::{Conflict, Desk, Draft, Failed, Known, Line, Results, Rule, gather};
 use crate::limit::Held;
 use crate::shape::json;
 use crate::shape::template::Values;
 use crate::snapshot::{Action, Composition};
 use crate::types::Refusal;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Method};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -94,9 +94,7 @@ async fn body(session: &mut Session, exchange: &Exchange, held: &mut Held) -> Re
     if !fits(session, max) {
         return Ok(Err(Refusal::BodyTooLarge));
     }
-    if session.get_header(EXPECT).is_some() && !exchange.is_h2 && !session.is_body_done() {
-        session.downstream_session.write_continue_response().await?;
-    }
+    shaping::ask(session, exchange).await?;
     let timeout = exchange.snapshot.server.timeouts.request_body;
     let mut whole = BytesMut::new();
     loop {
@@ -131,7 +129,13 @@ async fn answer(session: &mut Session, exchange: &mut Exchange, composition: &Co
         if let Some(route) = exchange.route() {
             forward::apply(&mut head, &route.response_headers, &known)?;
         }
-        (head, plan.compose(results, &known))
+        let rule = exchange.route().and_then(|route| route.response_body.as_ref());
+        let shaped = |body: Vec<u8>| match rule {
+            // What is made here is JSON.
+            Some(rule) => rule.edits.apply(&body, &known).map_err(|_| Conflict),
+            None => Ok(body),
+        };
+        (head, plan.compose(results, &known).and_then(shaped))
     };
     match body {
         Ok(body) => respond::send(session, exchange, head, body.into()).await.map(|()| true),

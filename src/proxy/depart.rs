@@ -1,7 +1,7 @@
 //! A request departs: its head as the service gets it.
 
 use super::exchange::{Exchange, Seen};
-use super::forward;
+use super::{forward, shaping};
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method};
 use pingora::http::RequestHeader;
@@ -18,6 +18,7 @@ pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &
     if let Some(route) = exchange.route() {
         forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
     }
+    shaping::depart(head, exchange)?;
     let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);
     if waits {
         // Pingora drops interim answers of HTTP/2 services: a client that waits for one gets it from us.

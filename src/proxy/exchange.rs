@@ -3,11 +3,13 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::pace::Pace;
+use super::shaping::Collected;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
+use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
 use crate::shape::json;
 use crate::shape::template::{Value, Values, Variable, decode_parameter, write_plain};
@@ -62,6 +64,11 @@ pub struct Exchange {
     pub is_long_lived: bool,
     pub body: Body,
     pub attempt: Attempt,
+    /// Bodies that are held until they are whole, where the route changes them.
+    pub body_in: Option<Box<Collected>>,
+    pub body_out: Option<Box<Collected>>,
+    /// Codes the answer's body.
+    pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
     pub tunnel: Option<Carried>,
 }
@@ -134,6 +141,9 @@ impl Exchange {
             is_long_lived: false,
             body: Body::default(),
             attempt: Attempt::default(),
+            body_in: None,
+            body_out: None,
+            encoder: None,
             tunnel: None,
         }
     }

@@ -25,6 +25,7 @@ pub trait Head {
     fn set(&mut self, name: impl IntoCaseHeaderName, value: HeaderValue) -> Result<()>;
     fn add(&mut self, name: impl IntoCaseHeaderName, value: HeaderValue) -> Result<()>;
     fn remove(&mut self, name: &HeaderName);
+    fn values(&self, name: &HeaderName) -> Vec<HeaderValue>;
 }
 
 macro_rules! head {
@@ -38,6 +39,9 @@ macro_rules! head {
             }
             fn remove(&mut self, name: &HeaderName) {
                 self.remove_header(name);
+            }
+            fn values(&self, name: &HeaderName) -> Vec<HeaderValue> {
+                self.headers.get_all(name).iter().cloned().collect()
             }
         }
     };
@@ -53,6 +57,14 @@ pub fn apply(head: &mut impl Head, edits: &HeaderEdits, values: &dyn Values) -> 
     for edit in edits.edits(values) {
         match edit {
             Edit::Remove(name) => head.remove(name),
+            Edit::Rename(from, to) => {
+                let values: Vec<HeaderValue> = head.values(from);
+                if !values.is_empty() {
+                    head.remove(from);
+                    head.remove(to);
+                    values.into_iter().try_for_each(|value| head.add(to.clone(), value))?;
+                }
+            }
             Edit::Set(name, value) => head.set(name.clone(), value)?,
             Edit::Add(name, value) => head.add(name.clone(), value)?,
         }

@@ -6,6 +6,7 @@ mod admit;
 mod arrive;
 mod attempt;
 mod compose;
+mod compress;
 pub mod connection;
 pub mod deadline;
 mod depart;
@@ -18,6 +19,7 @@ pub mod pace;
 pub mod question;
 pub mod rehearse;
 pub mod respond;
+mod shaping;
 mod steps;
 pub mod strict;
 mod tunnel;
@@ -115,6 +117,7 @@ impl ProxyHttp for Gateway {
         }
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
         exchange.body.pace.wait();
+        shaping::again(exchange);
         Ok(Box::new(peer))
     }
 
@@ -137,7 +140,13 @@ impl ProxyHttp for Gateway {
         depart::depart(session, head, exchange).await
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, exchange: &mut Box<Exchange>) -> Result<()> {
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<()> {
         // An empty last chunk would end a chunked body twice, and spoil the connection.
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
@@ -146,7 +155,7 @@ impl ProxyHttp for Gateway {
             return refuse(exchange, refusal);
         }
         exchange.await_upstream();
-        Ok(())
+        shaping::request(body, end, session.req_header(), exchange)
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
@@ -186,12 +195,36 @@ impl ProxyHttp for Gateway {
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }
+        shaping::answer(head, session.req_header(), exchange)?;
+        compress::begin(head, session.req_header(), exchange)?;
         // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
         let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
         if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
             session.set_keepalive(None);
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<Option<std::time::Duration>> {
+        shaping::answer_body(body, end, session.req_header(), exchange)?;
+        compress::go_on(body, end, exchange).map(|()| None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _: &mut http::HeaderMap,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<Option<Bytes>> {
+        let mut body = None;
+        shaping::answer_body(&mut body, true, session.req_header(), exchange)?;
+        compress::go_on(&mut body, true, exchange).map(|()| body)
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {

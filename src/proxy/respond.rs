@@ -2,7 +2,7 @@
 //! answers of routes.
 
 use super::exchange::{Exchange, Seen};
-use super::forward;
+use super::{compress, forward};
 use crate::auth::Answered;
 use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
@@ -150,6 +150,7 @@ pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Red
 /// Sends a whole answer with what all answers have. Nothing here passes Pingora's response filters.
 pub async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     forward::to_client(&mut head, session.req_header(), exchange)?;
+    let body = compress::whole(&mut head, session.req_header(), exchange, body)?;
     // "Trailers only" has no length (gRPC over HTTP/2: clients of some languages refuse it otherwise).
     if !matches!(head.status.as_u16(), 204 | 304) && !head.headers.contains_key(GRPC_STATUS) {
         head.insert_header(CONTENT_LENGTH, body.len())?;

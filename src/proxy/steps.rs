@@ -2,7 +2,7 @@
 
 use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, limits, refuse, respond, tunnel};
+use super::{Gateway, limits, refuse, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
@@ -23,12 +23,17 @@ impl Gateway {
                 }
                 Box::pin(self.compose(session, exchange)).await
             }
-            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, .. }) => {
+            Some(Route { action: Action::Forward(..), body_bytes_max, body_rate_min, request_body: route_body, .. }) => {
                 if let Some(connection) = exchange.connection() {
                     connection.set_body_rate(if exchange.is_long_lived { 0 } else { *body_rate_min });
                 }
                 if !fits(session, *body_bytes_max) {
                     return refuse(exchange, Refusal::BodyTooLarge);
+                }
+                let is_shaped = route_body.is_some() && !exchange.is_long_lived;
+                let held = if is_shaped { Box::pin(shaping::begin(session, exchange)).await? } else { Ok(()) };
+                if let Err(refusal) = held {
+                    return Box::pin(decline(session, exchange, refusal)).await;
                 }
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,

@@ -1,30 +1,30 @@
 //! The accept loops: listeners that come, change and go while the process runs.
 
 use super::guard::{Counter, Guard};
+use super::proxied::{Proxies, read_header};
 use super::refuse::Refuser;
 use super::socket::{Address, LOCAL_PEER, Listening, Socket};
 use super::sockets::{Bound, SocketFile};
+use super::spare::{Spare, is_starved};
 use super::stream::{ClientStream, Limits};
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
 use crate::tls::Termination;
 use crate::types::ListenerId;
-use arc_swap::ArcSwapOption;
-use nix::errno::Errno;
+use arc_swap::ArcSwap;
 use pingora::apps::ServerApp;
 use pingora::protocols::tls::TlsRef;
 use pingora::protocols::tls::server::handshake;
 use pingora::protocols::{Ssl, Stream};
 use std::collections::HashMap;
-use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
@@ -35,17 +35,20 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait when the system has no room for another connection.
 const STARVED: Duration = Duration::from_millis(50);
 
-/// Connections that are turned away before the loop rests.
-const SHED_AT_ONCE: usize = 1_000;
-/// After so long without, that clients are turned away is news.
-const NEWS: Duration = Duration::from_secs(10);
-
 /// How long the parts of a connection may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     pub stream: Limits,
     pub handshake: Duration,
     pub keepalive: Duration,
+}
+
+/// How the clients of a listener are met.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    pub tls: Option<Arc<Termination>>,
+    /// Those that say for whom they speak, where they are to.
+    pub proxies: Option<Proxies>,
 }
 
 /// How far the connections of a listener are to be wound down.
@@ -62,7 +65,6 @@ struct Open<A> {
     socket: Arc<Listening>,
     file: Option<SocketFile>,
     shared: Arc<Shared<A>>,
-    tls: Arc<ArcSwapOption<Termination>>,
     stop: Sender<bool>,
     closing: Sender<bool>,
     wind: Sender<Wind>,
@@ -84,7 +86,7 @@ pub struct Listeners<A> {
 struct Shared<A> {
     app: Arc<A>,
     id: ListenerId,
-    tls: Arc<ArcSwapOption<Termination>>,
+    manner: ArcSwap<Manner>,
     times: Arc<RwLock<Times>>,
     connections: Arc<Counter>,
     refuser: Arc<Refuser>,
@@ -156,8 +158,9 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
         let shared = shared.ok_or(io::ErrorKind::NotFound)?;
         let guard = shared.connections.enter().ok_or(io::ErrorKind::QuotaExceeded)?;
         let (ours, theirs) = UnixStream::pair()?;
-        let is_tls = shared.tls.load().is_some();
-        tokio::spawn(serve(Socket::Unix(theirs), LOCAL_PEER, guard, shared));
+        let manner = shared.manner.load_full();
+        let is_tls = manner.tls.is_some();
+        tokio::spawn(serve(Socket::Unix(theirs), LOCAL_PEER, Vec::new(), guard, shared));
         Ok((ours, is_tls))
     }
 
@@ -165,15 +168,14 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     ///
     /// # Errors
     /// Those of registering the socket with the runtime.
-    pub fn add(&self, id: ListenerId, bound: Bound, tls: Option<Arc<Termination>>) -> io::Result<Address> {
+    pub fn add(&self, id: ListenerId, bound: Bound, manner: Manner) -> io::Result<Address> {
         let (socket, address) = Listening::adopt(bound.socket)?;
         let socket = Arc::new(socket);
         let ((stop, stopped), (closing, is_closing), (wind, winds)) = (channel(false), channel(false), channel(Wind::Run));
-        let tls = Arc::new(ArcSwapOption::from(tls));
         let shared = Arc::new(Shared {
             app: self.app.clone(),
             id,
-            tls: tls.clone(),
+            manner: ArcSwap::from_pointee(manner),
             times: self.times.clone(),
             connections: self.connections.clone(),
             refuser: self.refuser.clone(),
@@ -182,15 +184,15 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
             wind: winds,
         });
         let task = tokio::spawn(accept(socket.clone(), shared.clone(), stopped));
-        let open = Open { address: address.clone(), socket, file: bound.file, shared, tls, stop, closing, wind, task };
+        let open = Open { address: address.clone(), socket, file: bound.file, shared, stop, closing, wind, task };
         self.open().insert(id, open);
         Ok(address)
     }
 
-    /// Other certificates for handshakes from now on.
-    pub fn set_tls(&self, id: ListenerId, tls: Option<Arc<Termination>>) {
+    /// For clients from now on: other certificates, other proxies.
+    pub fn set_manner(&self, id: ListenerId, manner: Manner) {
         if let Some(open) = self.open().get(&id) {
-            open.tls.store(tls);
+            open.shared.manner.store(Arc::new(manner));
         }
     }
 
@@ -215,12 +217,6 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     }
 }
 
-/// `accept` errors that mean "no room", where trying again at once would only burn CPU.
-fn is_starved(e: &io::Error) -> bool {
-    let errno = e.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
-}
-
 async fn accept<A: ServerApp + Send + Sync + 'static>(listener: Arc<Listening>, shared: Arc<Shared<A>>, mut stop: Receiver<bool>) {
     let (mut spare, mut gate) = (Spare::new(), shared.gate.clone());
     tokio::select! {
@@ -236,8 +232,8 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(listener: Arc<Listening>, 
         };
         match accepted {
             Ok((socket, peer)) => match shared.connections.enter() {
-                Some(guard) => drop(tokio::spawn(serve(socket, peer, guard, shared.clone()))),
-                None => shared.refuser.refuse(socket, shared.tls.load().is_some()),
+                Some(guard) => welcome(socket, peer, guard, &shared),
+                None => shared.refuser.refuse(socket, shared.manner.load().tls.is_some()),
             },
             Err(e) if is_starved(&e) => {
                 if spare.shed(&listener) {
@@ -251,39 +247,42 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(listener: Arc<Listening>, 
     }
 }
 
-/// A descriptor to accept with when there is none left, so that those who wait are turned away and not left waiting.
-struct Spare {
-    file: Option<File>,
-    /// When somebody was turned away last.
-    shed: Option<Instant>,
-}
-
-impl Spare {
-    fn new() -> Spare {
-        Spare { file: File::open("/dev/null").ok(), shed: None }
-    }
-
-    /// Closes the connections that wait; says whether that is news.
-    fn shed(&mut self, listener: &Listening) -> bool {
-        let is_news = self.shed.is_none_or(|at| at.elapsed() > NEWS);
-        self.shed = Some(Instant::now());
-        for _ in 0..SHED_AT_ONCE {
-            self.file = None;
-            let is_shed = listener.turn_away(&mut Context::from_waker(Waker::noop()));
-            self.file = File::open("/dev/null").ok();
-            if !is_shed {
-                break;
-            }
-        }
-        is_news
+/// Serves a client, once it is known who that is.
+fn welcome<A: ServerApp + Send + Sync + 'static>(socket: Socket, peer: SocketAddr, guard: Guard, shared: &Arc<Shared<A>>) {
+    let is_proxy = shared.manner.load().proxies.as_ref().is_some_and(|proxies| proxies.has(peer));
+    match is_proxy {
+        true => drop(tokio::spawn(serve_proxied(socket, peer, guard, shared.clone()))),
+        false => drop(tokio::spawn(serve(socket, peer, Vec::new(), guard, shared.clone()))),
     }
 }
 
-/// One connection, from its first byte to its close.
-async fn serve<A: ServerApp + Send + Sync + 'static>(socket: Socket, peer: SocketAddr, guard: Guard, shared: Arc<Shared<A>>) {
+/// A client that comes by way of a proxy, which says so first.
+async fn serve_proxied<A: ServerApp + Send + Sync + 'static>(mut socket: Socket, peer: SocketAddr, guard: Guard, shared: Arc<Shared<A>>) {
+    let limit = shared.times.read().unwrap_or_else(PoisonError::into_inner).handshake;
+    let mut wind = shared.wind.clone();
+    let header = tokio::select! {
+        header = timeout(limit, read_header(&mut socket)) => header,
+        // Nobody has asked for anything yet.
+        _ = wind.changed() => return,
+    };
+    match header {
+        Ok(Ok((client, behind))) => Box::pin(serve(socket, client.unwrap_or(peer), behind, guard, shared)).await,
+        Ok(Err(e)) => log::debug!("{peer}: no client by this proxy: {e}"),
+        Err(_) => log::debug!("{peer}: the proxy does not say for whom it speaks"),
+    }
+}
+
+/// One connection, from its first byte to its close. Of it, `begin` has been read already.
+async fn serve<A: ServerApp + Send + Sync + 'static>(
+    socket: Socket,
+    peer: SocketAddr,
+    begin: Vec<u8>,
+    guard: Guard,
+    shared: Arc<Shared<A>>,
+) {
     let connection = Arc::new(Connection::new(shared.id, peer, shared.closing.clone()));
     let times = *shared.times.read().unwrap_or_else(PoisonError::into_inner);
-    let Ok(stream) = ClientStream::new(socket, connection.clone(), times.stream, guard) else { return };
+    let Ok(stream) = ClientStream::new(socket, connection.clone(), times.stream, guard, begin) else { return };
     let mut wind = shared.wind.clone();
     let run = async {
         // Boxed, so that its room is free again while the connection lives.
@@ -326,7 +325,8 @@ async fn is_done(run: &mut Pin<&mut impl Future<Output = ()>>, wind: &mut Receiv
 /// TLS, or a look for HTTP/2; `None` when there is nobody to talk to.
 async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Shared<A>, times: &Times) -> Option<Stream> {
     let peer = connection.peer;
-    if let Some(tls) = shared.tls.load_full() {
+    let tls = shared.manner.load().tls.clone();
+    if let Some(tls) = tls {
         return match timeout(times.handshake, handshake(&tls.acceptor, stream)).await {
             Ok(Ok(stream)) => {
                 // The begin of a head may have come along with the handshake, unseen.
@@ -349,7 +349,10 @@ async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Sh
             }
         };
     }
-    connection.deadline.enter(Phase::Idle, Some(times.keepalive));
+    match stream.has_begun() {
+        true => connection.deadline.enter(Phase::Head, Some(times.stream.request_header)),
+        false => connection.deadline.enter(Phase::Idle, Some(times.keepalive)),
+    }
     match connection.watch(stream.look_for_h2c()).await {
         Some(looked) => looked.ok()?,
         // What may yet become a preface is late all the same: it is refused as what it is so far.

@@ -6,12 +6,16 @@ mod guard;
 mod handover;
 mod http1;
 mod loading;
+mod notify;
 mod probe;
+mod proxied;
+pub mod proxy_header;
 mod refuse;
 mod reload;
 mod requests;
 mod socket;
 mod sockets;
+mod spare;
 mod stream;
 mod upgrade;
 
@@ -102,7 +106,10 @@ pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
     outcome
 }
 
+/// Runs with what `predecessor` and systemd have handed over.
 fn run_after(predecessor: Option<&Predecessor>, origin: Origin, program: Program, offer: Offer) -> Result<ExitCode, Failure> {
+    let mut inherited = Inherited::new(offer.sockets);
+    inherited.systemd.extend(notify::sockets());
     let metrics = Metrics::new().map_err(|e| Failure::Other(format!("metrics: {e}")))?;
     let state = Arc::new(State::new(metrics));
     for section in &offer.state {
@@ -116,7 +123,7 @@ fn run_after(predecessor: Option<&Predecessor>, origin: Origin, program: Program
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Other(format!("threads: {e}")))?;
     let code = runtime.block_on(async {
-        let start = Start { origin, program, threads, inherited: Inherited::new(offer.sockets) };
+        let start = Start { origin, program, threads, inherited };
         let (server, orders) = Server::start(start, state.clone(), loaded)?;
         let control = Control::new(orders).map_err(|e| Failure::Other(format!("signals: {e}")))?;
         tokio::spawn(state.issuers.clone().keep_fresh());
@@ -247,6 +254,7 @@ impl Server {
     async fn serve(self, mut control: Control) -> ExitCode {
         let mut becoming = Box::pin(self.first_answers());
         let mut is_ready = self.status.is_ready();
+        let alive = tokio::spawn(notify::keep_alive());
         let end = loop {
             let asked = tokio::select! {
                 biased;
@@ -261,8 +269,12 @@ impl Server {
                 break end;
             }
         };
+        if end == End::Replaced {
+            // It is the other process that has to show that it lives.
+            alive.abort();
+        }
         match end {
-            End::Stop => {}
+            End::Stop => notify::stopping(),
             End::Drain => tokio::select! {
                 () = self.drain() => {}
                 () = control.stop() => log::info!("stopping at once"),
@@ -292,7 +304,8 @@ impl Server {
                     end = control.end() => return Some(end),
                 };
                 let is_replaced = outcome.is_ok();
-                if is_replaced {
+                if let Ok(pid) = outcome {
+                    notify::replaced_by(pid);
                     // Whoever asks again after the answer meets the new process.
                     self.admin_listeners.stop_accepting().await;
                     self.listeners.stop_accepting().await;
@@ -316,6 +329,7 @@ impl Server {
             log::warn!("some issuers have no keys yet: their tokens are answered 503");
         }
         self.status.set_ready(true);
+        notify::ready("serving");
         log::info!("ready: {} routes, {} services", self.snapshot.load().routes.len(), self.snapshot.load().services.len());
     }
 
@@ -323,6 +337,7 @@ impl Server {
     async fn drain(&self) {
         let (delay, limit) = self.status.drain_times();
         log::info!("draining: {} connections", self.connections.live());
+        notify::stopping();
         self.status.set_ready(false);
         sleep(delay).await;
         self.wind_down(limit).await;

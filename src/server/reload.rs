@@ -1,7 +1,9 @@
 //! Reloads: another snapshot in place of the one that runs, all of it or nothing.
 
-use super::accept::Times;
+use super::accept::{Manner, Times};
 use super::loading::{self, Failure, Loaded, Sockets};
+use super::notify;
+use super::proxied::Proxies;
 use super::socket::Address;
 use super::sockets::Bound;
 use super::stream::Limits;
@@ -10,6 +12,7 @@ use crate::admin;
 use crate::config::raw::Config;
 use crate::config::render::SHOWN_MAX;
 use crate::config::scalar::Bind;
+use crate::snapshot::{Listener, Snapshot};
 use crate::types::ListenerId;
 use std::collections::HashSet;
 use std::io;
@@ -85,11 +88,19 @@ pub fn times(raw: &Config) -> Times {
     }
 }
 
+fn manner(listener: &Listener, snapshot: &Snapshot) -> Manner {
+    let proxies = || Proxies(snapshot.server.trusted_proxies.as_slice().into());
+    Manner { tls: listener.tls.clone(), proxies: listener.is_proxied.then(proxies) }
+}
+
 impl Server {
     /// Reads the configuration again, and answers the version that runs. What is wrong with it is said, and the one that runs
     /// goes on.
     pub async fn reload(&self) -> Result<u64, String> {
-        let failure = match self.try_reload().await {
+        notify::reloading();
+        let tried = self.try_reload().await;
+        notify::ready(if tried.is_ok() { "serving" } else { "serving; the last reload failed" });
+        let failure = match tried {
             Ok(()) => {
                 let version = self.snapshot.load().meta.version;
                 self.state.metrics.reloaded("ok");
@@ -141,13 +152,14 @@ impl Server {
         self.snapshot.store(snapshot.clone());
         for (id, bound) in sockets.listeners {
             let listener = snapshot.listeners.iter().find(|listener| listener.id == id);
-            let address = self.listeners.add(id, bound, listener.and_then(|listener| listener.tls.clone()))?;
+            let manner = listener.map(|listener| manner(listener, &snapshot)).unwrap_or_default();
+            let address = self.listeners.add(id, bound, manner)?;
             let name = listener.and_then(|listener| listener.name.as_deref()).unwrap_or("unnamed");
             log::info!("listening on {address} ({name})");
         }
         let new: HashSet<ListenerId> = snapshot.listeners.iter().map(|listener| listener.id).collect();
         for listener in snapshot.listeners.iter().filter(|listener| old.contains(&listener.id)) {
-            self.listeners.set_tls(listener.id, listener.tls.clone());
+            self.listeners.set_manner(listener.id, manner(listener, &snapshot));
         }
         old.difference(&new).for_each(|id| self.listeners.remove(*id, raw.server.drain_timeout));
         self.apply_admin(&raw, sockets.admin)?;
@@ -167,7 +179,12 @@ impl Server {
             self.status.shown().admin = None;
         }
         if let (Some(bind), Some(bound)) = (wanted, bound) {
-            let address = self.admin_listeners.add(ADMIN, bound, None)?;
+            let address = self.admin_listeners.add(ADMIN, bound, Manner::default())?;
+            let is_open = matches!(&address, Address::Tcp(address) if !address.ip().is_loopback());
+            if is_open && raw.admin.as_ref().is_some_and(|admin| admin.token.is_none()) {
+                self.admin_listeners.remove(ADMIN, Duration::ZERO);
+                return Err(io::Error::other(format!("the admin listener on {address} needs a token: anybody could drain the gateway")));
+            }
             log::info!("admin on {address}");
             self.status.shown().admin = Some((bind.clone(), address));
         }

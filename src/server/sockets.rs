@@ -85,14 +85,16 @@ impl Inherited {
             };
             return Ok(Bound { socket: adopt(socket.try_clone()?)?, file: None });
         }
+        let socket = match self.handed.remove(slot) {
+            Some(socket) => adopt(socket)?,
+            None => bind(slot)?,
+        };
+        // Only now the file is ours.
         let file = match &slot.bind {
             Bind::Unix(path) => Some(SocketFile::new(path.into())),
             _ => None,
         };
-        match self.handed.remove(slot) {
-            Some(socket) => Ok(Bound { socket: adopt(socket)?, file }),
-            None => Ok(Bound { socket: bind(slot)?, file }),
-        }
+        Ok(Bound { socket, file })
     }
 }
 

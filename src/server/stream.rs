@@ -42,7 +42,7 @@ pub struct Limits {
 
 pub struct ClientStream {
     socket: Socket,
-    /// What was read in the look for HTTP/2.
+    /// What was read behind a proxy's header, or in the look for HTTP/2.
     looked: Vec<u8>,
     written: Vec<u8>,
     written_at: usize,
@@ -66,14 +66,14 @@ impl std::fmt::Debug for ClientStream {
 impl ClientStream {
     /// # Errors
     /// None in practice: 200 is a status, which the digest wants for a head that nobody reads.
-    pub fn new(socket: Socket, connection: Arc<Connection>, limits: Limits, guard: Guard) -> pingora::Result<Self> {
+    pub fn new(socket: Socket, connection: Arc<Connection>, limits: Limits, guard: Guard, begin: Vec<u8>) -> pingora::Result<Self> {
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         let _ = digest.peer_addr.set(Some(connection.peer.into()));
         connection.set_socket(Some(socket.as_raw_fd()));
         let no_head = Box::new(ResponseHeader::build_no_case(200, Some(0))?);
         Ok(ClientStream {
             socket,
-            looked: Vec::new(),
+            looked: begin,
             written: Vec::new(),
             written_at: 0,
             socket_digest: Arc::new(digest),
@@ -113,6 +113,11 @@ impl ClientStream {
         }
         self.looked.extend_from_slice(got.filled());
         Poll::Ready(Ok(got.filled().len()))
+    }
+
+    /// Bytes of the client are here already.
+    pub fn has_begun(&self) -> bool {
+        !self.looked.is_empty()
     }
 
     pub fn is_h2c(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Header fields that a route removes, sets and adds, in this order.
+//! Header fields that a route removes, renames, sets and adds, in this order.
 
 use super::template::{Names, Target, Template, Values, Variable};
 use crate::config::place::At;
@@ -22,6 +22,8 @@ pub const HOP_BY_HOP: [HeaderName; 8] = [
 #[derive(Debug)]
 pub enum Edit<'a> {
     Remove(&'a HeaderName),
+    /// All of one name get another.
+    Rename(&'a HeaderName, &'a HeaderName),
     Set(&'a HeaderName, HeaderValue),
     Add(&'a HeaderName, HeaderValue),
 }
@@ -30,6 +32,7 @@ impl std::fmt::Display for Edit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Edit::Remove(name) => write!(f, "remove {name}"),
+            Edit::Rename(from, to) => write!(f, "rename {from} to {to}"),
             Edit::Set(name, value) => write!(f, "set {name}: {}", String::from_utf8_lossy(value.as_bytes())),
             Edit::Add(name, value) => write!(f, "add {name}: {}", String::from_utf8_lossy(value.as_bytes())),
         }
@@ -40,6 +43,7 @@ impl std::fmt::Display for Edit<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct HeaderEdits {
     remove: Vec<HeaderName>,
+    rename: Vec<(HeaderName, HeaderName)>,
     set: Vec<(HeaderName, Text)>,
     add: Vec<(HeaderName, Text)>,
 }
@@ -58,13 +62,21 @@ impl HeaderEdits {
         let remove_at = at.key("remove");
         let remove: Vec<_> =
             raw.remove.iter().enumerate().map(|(i, name)| field(name, Place::Value(remove_at.index(i).path()), problems)).collect();
+        let rename_at = at.key("rename");
+        let rename = raw.rename.0.iter().map(|(from, to)| {
+            let at = rename_at.key(from);
+            let (from, to) = (field(from, Place::Key(at.path()), problems), field(to, Place::Value(at.path()), problems));
+            Some((from?, to?))
+        });
+        let rename: Vec<_> = rename.collect();
         let set = pairs(&raw.set.0, names, &at.key("set"), problems);
         let add = pairs(&raw.add.0, names, &at.key("add"), problems);
-        Some(HeaderEdits { remove: remove.into_iter().collect::<Option<_>>()?, set: set?, add: add? })
+        let (remove, rename) = (remove.into_iter().collect::<Option<_>>()?, rename.into_iter().collect::<Option<_>>()?);
+        Some(HeaderEdits { remove, rename, set: set?, add: add? })
     }
 
     pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+        self.remove.is_empty() && self.rename.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
 
     /// What is put into the values.
@@ -83,7 +95,8 @@ impl HeaderEdits {
     pub fn edits<'a>(&'a self, values: &'a dyn Values) -> impl Iterator<Item = Edit<'a>> {
         let set = self.set.iter().filter_map(|(name, text)| text.value(values).map(|value| Edit::Set(name, value)));
         let add = self.add.iter().filter_map(|(name, text)| text.value(values).map(|value| Edit::Add(name, value)));
-        self.remove.iter().map(Edit::Remove).chain(set).chain(add)
+        let rename = self.rename.iter().map(|(from, to)| Edit::Rename(from, to));
+        self.remove.iter().map(Edit::Remove).chain(rename).chain(set).chain(add)
     }
 }
 
@@ -160,7 +173,12 @@ mod tests {
 
     fn raw(set: &[(&str, &str)], remove: &[&str]) -> raw::HeaderChanges {
         let set = set.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
-        raw::HeaderChanges { set: Named(set), add: Named::default(), remove: remove.iter().map(ToString::to_string).collect() }
+        raw::HeaderChanges {
+            set: Named(set),
+            add: Named::default(),
+            rename: Named::default(),
+            remove: remove.iter().map(ToString::to_string).collect(),
+        }
     }
 
     #[test]

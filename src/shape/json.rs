@@ -105,6 +105,24 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The same without what no path of `wanted` leads to.
+    pub fn kept(self, wanted: &Wanted) -> Option<Node<'a>> {
+        if wanted.is_whole {
+            return Some(self);
+        }
+        match self {
+            Node::Text(_) => None,
+            Node::Object(members) => {
+                let kept = members.into_iter().filter_map(|(name, node)| {
+                    let node = node.kept(wanted.get(&name)?)?;
+                    Some((name, node))
+                });
+                Some(Node::Object(kept.collect()))
+            }
+            Node::List(items) => Some(Node::List(items.into_iter().filter_map(|item| item.kept(wanted)).collect())),
+        }
+    }
+
     pub fn is_null(&self) -> bool {
         matches!(self, Node::Text(text) if text.trim() == NULL)
     }

@@ -1,6 +1,9 @@
 //! Rewrites of headers and texts: pure, no I/O, `http` types only.
 
 pub mod answer;
+pub mod body;
+pub mod compress;
+pub mod encode;
 pub mod forward;
 pub mod headers;
 pub mod json;

@@ -30,15 +30,8 @@ pub(super) fn check_admin(admin: &raw::Admin, at: &At<'_>, problems: &Problems) 
             let _: Option<()> =
                 problems.at(&at, format!("the admin listener on {address} needs a token"), "anybody could drain the gateway", fix);
         }
-        bind => check_bind(bind, &at, problems),
-    }
-}
-
-/// Addresses of kinds that are not served yet.
-fn check_bind(bind: &Bind, at: &At<'_>, problems: &Problems) {
-    if !matches!(bind, Bind::Tcp(_)) {
-        let what = format!("`{bind}` is not supported by this version yet");
-        let _: Option<()> = problems.at(at, what, "nobody could connect", "write an address with a port");
+        // Who may connect to a Unix socket is said by its file; what systemd opens is looked at once it is there.
+        Bind::Tcp(_) | Bind::Unix(_) | Bind::Systemd(_) => {}
     }
 }
 
@@ -57,8 +50,13 @@ pub(super) fn listeners<'a>(
         let (at, raw) = (listeners_at.index(index), raw.as_ref()?);
         let (first, seen) = binds.entry(&raw.bind).or_insert((index, 0));
         let nth = std::mem::replace(seen, *seen + 1);
-        let any_port = matches!(raw.bind, Bind::Tcp(address) if address.port() == 0);
-        if nth > 0 && !any_port {
+        let may_repeat = match &raw.bind {
+            Bind::Tcp(address) => address.port() == 0,
+            Bind::Unix(_) => false,
+            // Several sockets may have one name.
+            Bind::Systemd(_) => true,
+        };
+        if nth > 0 && !may_repeat {
             let (what, fix) = (format!("{} is bound twice", raw.bind), "remove one of the two");
             return problems.clash(&at.key("bind"), &listeners_at.index(*first).key("bind"), what, "only one can have it", fix);
         }
@@ -69,12 +67,12 @@ pub(super) fn listeners<'a>(
             let first = listeners_at.index(first);
             return problems.clash(&at.key("name"), &first.key("name"), what, "routes could mean either", fix);
         }
-        check_bind(&raw.bind, &at.key("bind"), problems);
         let tls = raw.tls.as_ref().map(|tls| Termination::build(tls, &at.key("tls"), problems));
         Some(Listener {
             id: state.listener_id(&raw.bind, nth),
             name: raw.name.as_ref().map(|name| name.0.as_str().into()),
             bind: raw.bind.clone(),
+            is_proxied: raw.proxy_protocol,
             tls: tls.map_or(Some(None), |built| built.map(|tls| Some(Arc::new(tls))))?,
         })
     };

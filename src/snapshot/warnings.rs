@@ -41,6 +41,14 @@ pub(super) fn warn(raw: &Config, listeners: &[Option<Listener>], services: &Serv
             problems.warn(&at.key("tls").key("verify"), format!("`{name}` is believed without proof"), why, "set `ca:` instead");
         }
     }
+    let listens = raw.listeners.iter().enumerate();
+    for (index, _) in listens.filter(|(_, listener)| listener.as_ref().is_some_and(|listener| listener.proxy_protocol)) {
+        if raw.server.trusted_proxies.is_empty() {
+            let why = "from an untrusted peer no PROXY header is taken, and there is nobody else";
+            let at = listeners_at.index(index);
+            problems.warn(&at.key("proxy_protocol"), "no proxy is trusted", why, "name the proxies in `server: { trusted_proxies: […] }`");
+        }
+    }
     let (server_at, proxies) = (root.key("server"), &raw.server.trusted_proxies);
     let proxies_at = server_at.key("trusted_proxies");
     for (index, _) in proxies.iter().enumerate().filter(|(_, network)| network.0.prefix_len() == 0) {

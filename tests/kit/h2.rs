@@ -36,8 +36,14 @@ pub struct H2Answer {
 
 impl H2Client {
     pub async fn connect(address: SocketAddr) -> H2Client {
-        let tcp = TcpStream::connect(address).await.expect("a connection");
+        H2Client::connect_behind(address, b"").await
+    }
+
+    /// The same, with bytes in front, such as a proxy's header.
+    pub async fn connect_behind(address: SocketAddr, begin: &[u8]) -> H2Client {
+        let mut tcp = TcpStream::connect(address).await.expect("a connection");
         tcp.set_nodelay(true).expect("no delay");
+        tokio::io::AsyncWriteExt::write_all(&mut tcp, begin).await.expect("to send");
         let mut builder = h2::client::Builder::new();
         let (sender, connection) = builder.data_frame_budget(SMALL_FRAMES_BYTES).handshake(tcp).await.expect("a handshake");
         tokio::spawn(connection);

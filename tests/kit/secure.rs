@@ -18,6 +18,11 @@ pub fn secure(address: SocketAddr, name: &str, protocols: &[&str]) -> io::Result
 
 /// The same, and sends these bytes in one segment with the last of the handshake.
 pub fn secure_and_send(address: SocketAddr, name: &str, protocols: &[&str], first: &[u8]) -> io::Result<Secure> {
+    secure_to(TcpStream::connect(address)?, name, protocols, first)
+}
+
+/// The same over a connection that is there already.
+pub fn secure_to(mut tcp: TcpStream, name: &str, protocols: &[&str], first: &[u8]) -> io::Result<Secure> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().expect("versions");
     let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth();
@@ -25,7 +30,6 @@ pub fn secure_and_send(address: SocketAddr, name: &str, protocols: &[&str], firs
     let name = ServerName::try_from(name.to_string()).expect("a name");
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     connection.writer().write_all(first)?;
-    let mut tcp = TcpStream::connect(address)?;
     tcp.set_read_timeout(Some(*PATIENCE))?;
     tcp.set_write_timeout(Some(*PATIENCE))?;
     tcp.set_nodelay(true)?;

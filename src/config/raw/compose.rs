@@ -1,4 +1,4 @@
-//! `compose` of a route.
+//! `compose` of a route, and the changes of JSON bodies.
 
 use super::route::Target;
 use super::{Method, Name};

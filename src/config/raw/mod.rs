@@ -1,6 +1,7 @@
 //! The configuration as it is typed. Each part is the shape of one map of the file; what it means, the rooms decide.
 
 pub mod auth;
+mod body;
 mod compose;
 mod expect;
 mod faults;
@@ -9,12 +10,14 @@ mod route;
 mod service;
 mod words;
 
+pub use body::{BodyChanges, JsonChanges};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
 pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
-    HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target, To,
+    Coding, HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target,
+    To,
 };
 pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
@@ -78,12 +81,13 @@ record! {
     pub struct Listener {
         /// What routes call it.
         name: Option<Name> = None,
-        /// Its address.
+        /// Its address, `unix:PATH`, or `systemd:NAME` for a socket that systemd opens.
         bind: Bind,
         /// TLS with ALPN; plaintext when absent.
         tls: Option<ListenerTls> = None,
+        /// Trusted proxies say for whom they speak (PROXY protocol, v1 and v2), with and without TLS.
+        proxy_protocol: bool = false,
     }
-    later ["proxy_protocol"];
 }
 
 record! {

@@ -2,7 +2,7 @@
 
 use super::auth::{Addresses, Cors, Require};
 use super::words::name;
-use super::{Compose, Method, Name, Timeouts};
+use super::{BodyChanges, Compose, Method, Name, Timeouts};
 use crate::config::scalar::Url;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, Size, choice, record};
@@ -38,6 +38,8 @@ record! {
         require: Require = Require::default(),
         /// Which addresses may come.
         ip: Addresses = Addresses::default(),
+        /// Codings of answers, the most wanted first; the client's wishes go before. None when absent.
+        compress: Option<OneOrMany<Coding>> = None,
         /// Which pages of other origins may ask.
         cors: Option<Cors> = None,
         /// Replaces the server's limit; 0 is none.
@@ -53,8 +55,15 @@ record! {
         respond: Option<Respond> = None,
         compose: Option<Box<Compose>> = None,
     }
-    later ["cache",
-        "compress", "mirror"];
+    later ["cache", "mirror"];
+}
+
+choice! {
+    pub enum Coding {
+        "zstd" => Zstd,
+        "br" => Brotli,
+        "gzip" => Gzip,
+    }
 }
 
 record! {
@@ -64,8 +73,8 @@ record! {
         path: Option<String> = None,
         query: QueryChanges = QueryChanges::default(),
         headers: HeaderChanges = HeaderChanges::default(),
+        body: BodyChanges = BodyChanges::default(),
     }
-    later ["body"];
 }
 
 record! {
@@ -86,14 +95,16 @@ record! {
     #[derive(Default)]
     pub struct ResponseChanges {
         headers: HeaderChanges = HeaderChanges::default(),
+        body: BodyChanges = BodyChanges::default(),
     }
-    later ["body"];
 }
 
 record! {
-    /// Applied in this order: remove, set, add.
+    /// Applied in this order: remove, rename, set, add.
     #[derive(Default)]
     pub struct HeaderChanges {
+        /// New names by old ones.
+        rename: Named<String> = Named::default(),
         set: Named<String> = Named::default(),
         add: Named<String> = Named::default(),
         remove: Vec<String> = Vec::new(),
