@@ -14,7 +14,7 @@ use frontdesk::shape::forward::{Forwarded, Origin, TRACEPARENT, Trace, X_FORWARD
 use frontdesk::shape::template::{Names, Target, Template, Value, Values, Variable};
 use frontdesk::snapshot::{Meta, Snapshot, State};
 use frontdesk::types::{ListenerId, RouteId};
-use frontdesk::upstream::{Pool, Service, States};
+use frontdesk::upstream::{Keys, Pool, Service, States};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method};
 use std::fmt::Write;
@@ -177,7 +177,7 @@ fn record(c: &mut Criterion) {
 fn picks(c: &mut Criterion) {
     let mut group = c.benchmark_group("upstream::Pool::pick");
     for endpoints in [1, 3, 1_000] {
-        for balance in ["round_robin", "least_request"] {
+        for balance in ["round_robin", "least_request", "random", "{ hash: client_ip }"] {
             let pool = pool(endpoints, balance);
             group.bench_function(BenchmarkId::new(balance, endpoints), |b| b.iter(|| drop(pool.pick(black_box(&[])))));
         }
@@ -191,7 +191,8 @@ fn pool(endpoints: usize, balance: &str) -> Pool {
     let problems = Problems::default();
     let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
     let (_, service) = &raw.services.0[0];
-    let service = Service::build("s", service.as_ref().expect("a service"), &At::root(), &States::default(), &problems);
+    let service =
+        Service::build("s", service.as_ref().expect("a service"), &Keys::new(&[], b""), &At::root(), &States::default(), &problems);
     service.expect("a service").pool
 }
 

@@ -162,10 +162,20 @@ pub struct Listener {
 
 #[derive(Debug)]
 pub struct ServiceEntry {
-    pub service: Service,
+    pub service: Arc<Service>,
+    /// What clients get while nothing can be sent to it.
+    pub fallback: Option<Fallback>,
     /// How many requests may be with it at once, if there is a bound.
     pub cap: Option<Cap>,
     pub metrics: ServiceMetrics,
+}
+
+/// What takes the place of a service.
+#[derive(Debug)]
+pub enum Fallback {
+    /// Another one, by its place in the snapshot.
+    Service(usize),
+    Respond(Respond),
 }
 
 #[derive(Debug)]

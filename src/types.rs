@@ -153,7 +153,8 @@ refusals! {
     TooManyInFlight => 503 "too_many_in_flight" "Too many requests at once",
     Overloaded => 503 "overloaded" "The gateway is overloaded",
     NoEndpoint => 503 "no_endpoint" "No copy of the service is available",
-    BreakerOpen => 503 "breaker_open" "The service is resting",
+    /// Seconds until another try makes sense.
+    BreakerOpen(u32) => 503 "breaker_open" "The service is resting",
     UpstreamTimeout => 504 "upstream_timeout" "The service took too long",
 }
 
@@ -173,7 +174,7 @@ impl Refusal {
     /// Seconds after which another try makes sense, for 429 and 503.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Refusal::RateLimited(seconds) => Some(*seconds),
+            Refusal::RateLimited(seconds) | Refusal::BreakerOpen(seconds) => Some(*seconds),
             other => (other.status() == 503).then_some(1),
         }
     }
@@ -213,6 +214,9 @@ mod tests {
         let refusal = Refusal::MethodNotAllowed("GET, HEAD".into());
         assert_eq!((refusal.status(), refusal.code()), (405, "method_not_allowed"));
         assert_eq!(refusal.detail(), "Allowed here: GET, HEAD.");
-        assert_eq!((Refusal::BreakerOpen.retry_after(), Refusal::RateLimited(7).retry_after()), (Some(1), Some(7)));
+        assert_eq!(
+            (Refusal::BreakerOpen(3).retry_after(), Refusal::NoEndpoint.retry_after(), Refusal::RateLimited(7).retry_after()),
+            (Some(3), Some(1), Some(7))
+        );
     }
 }

@@ -14,7 +14,9 @@ mod suite {
     mod auth_jwt;
     mod auth_keys;
     mod auth_mtls;
+    mod balance;
     mod bodies;
+    mod breaker;
     mod cli;
     mod commands;
     mod compose;
@@ -27,6 +29,7 @@ mod suite {
     mod explain;
     mod forwarding;
     mod gateway_api;
+    mod health;
     mod house;
     mod http2;
     mod in_flight;

@@ -109,6 +109,8 @@ impl Admin {
             };
             entry.service.pool.set().endpoints.iter().map(told).collect::<Vec<_>>()
         }));
+        let breakers = snapshot.services.iter().filter_map(|entry| Some((&*entry.service.name, entry.service.is_open()?)));
+        self.state.metrics.breakers(breakers);
         self.state.metrics.render()
     }
 

@@ -63,7 +63,8 @@ fn store(told: StoreTold) -> Value {
 fn service(entry: &Arc<ServiceEntry>) -> Value {
     let cap = entry.cap.as_ref().map(cap);
     let set = entry.service.pool.set();
-    json!({ "name": &*entry.service.name, "cap": cap, "endpoints": set.endpoints.iter().map(endpoint).collect::<Vec<_>>() })
+    let breaker = entry.service.is_open().map(|is_open| if is_open { "open" } else { "closed" });
+    json!({ "name": &*entry.service.name, "cap": cap, "breaker": breaker, "endpoints": set.endpoints.iter().map(endpoint).collect::<Vec<_>>() })
 }
 
 fn endpoint(endpoint: &Arc<Endpoint>) -> Value {

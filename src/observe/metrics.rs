@@ -41,6 +41,7 @@ pub struct Metrics {
     retries: IntCounterVec,
     endpoint_up: IntGaugeVec,
     ejections: IntCounterVec,
+    breaker_open: IntGaugeVec,
     refusals: IntCounterVec,
     reloads: IntCounterVec,
     snapshot_info: IntGaugeVec,
@@ -90,6 +91,7 @@ impl Metrics {
             retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
             endpoint_up: gauges("frontdesk_endpoint_up", "Whether requests are sent to an endpoint.", &["service", "endpoint"])?,
             ejections: counters("frontdesk_ejections_total", "Endpoints left alone for a while.", &["service", "endpoint"])?,
+            breaker_open: gauges("frontdesk_breaker_open", "Whether a service is left alone.", &["service"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
             reloads: counters("frontdesk_reloads_total", "Reloads.", &["result"])?,
             snapshot_info: gauges("frontdesk_snapshot_info", "The configuration that is running.", &["version", "hash"])?,
@@ -162,6 +164,12 @@ impl Metrics {
             let counter = self.ejections.with_label_values(&labels);
             counter.inc_by(ejections.saturating_sub(counter.get()));
         }
+    }
+
+    /// Services with a breaker, and whether it is open; replaces what was said before.
+    pub fn breakers<'a>(&self, breakers: impl Iterator<Item = (&'a str, bool)>) {
+        self.breaker_open.reset();
+        breakers.for_each(|(service, is_open)| self.breaker_open.with_label_values(&[service]).set(i64::from(is_open)));
     }
 
     /// How many keys there are, and how many were forgotten so far.

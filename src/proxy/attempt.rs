@@ -1,12 +1,16 @@
 //! The attempts at a service: which endpoint, until when, and what became of it.
 
 use super::deadline::{self, Phase, ms};
-use super::exchange::Exchange;
+use super::exchange::{Attempt, Exchange};
 use super::respond;
-use crate::snapshot::ServiceEntry;
+use crate::config::raw::HashBy;
+use crate::snapshot::{Fallback, ServiceEntry};
 use crate::types::Refusal;
-use crate::upstream::Timeouts;
 use crate::upstream::retry::{self, Failed, Failure};
+use crate::upstream::{Timeouts, Wanted, of_address, of_name};
+use http::HeaderValue;
+use http::header::{COOKIE, SET_COOKIE};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{HttpPeer, Session};
 use pingora::{Error, ErrorType};
 use std::sync::Arc;
@@ -17,7 +21,8 @@ impl Exchange {
     ///
     /// # Errors
     /// There is none to be picked.
-    pub fn next_peer(&mut self, entry: &Arc<ServiceEntry>, timeouts: &Timeouts) -> Result<HttpPeer, Refusal> {
+    pub fn next_peer(&mut self, entry: &Arc<ServiceEntry>, timeouts: &Timeouts, head: &RequestHeader) -> Result<HttpPeer, Refusal> {
+        let key = entry.service.hash_by.as_ref().map(|by| self.key(by, head));
         let attempt = &mut self.attempt;
         attempt.count += 1;
         match attempt.count {
@@ -33,7 +38,11 @@ impl Exchange {
         // Only a second attempt has something to avoid.
         let before = attempt.picked.take().filter(|_| !attempt.was_stale);
         attempt.tried.extend(before.map(|picked| picked.endpoint().address));
-        let picked = entry.service.pool.pick(&attempt.tried).ok_or(Refusal::NoEndpoint)?;
+        let picked = {
+            let pool = &entry.service.pool;
+            let wanted = Wanted { tried: &attempt.tried, key, cookies: pool.is_sticky().then_some(&head.headers) };
+            pool.pick_for(&wanted).ok_or(Refusal::NoEndpoint)?
+        };
         (attempt.started, attempt.is_answered, attempt.interim) = (Some(Instant::now()), false, 0);
         let mut timeouts = *timeouts;
         let try_due = entry.service.retries.per_try.filter(|_| !self.is_long_lived).map_or(0, |per_try| deadline::now() + ms(per_try));
@@ -46,6 +55,57 @@ impl Exchange {
         let peer = entry.service.peer(&picked, &timeouts);
         self.attempt.picked = Some(picked);
         Ok(peer)
+    }
+
+    /// The hash of what a request has in common with others; of the client's address where it has not what is asked for.
+    fn key(&self, by: &HashBy, head: &RequestHeader) -> u64 {
+        let cookie = |name: &str| {
+            let lines = head.headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+            let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+            pairs.find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes())
+        };
+        let value = match by {
+            HashBy::ClientIp => None,
+            HashBy::Identity => Some(self.identity_name().as_bytes()),
+            HashBy::Header(name) => head.headers.get(name).map(HeaderValue::as_bytes),
+            HashBy::Cookie(name) => cookie(name),
+        };
+        value.filter(|value| !value.is_empty()).map_or_else(|| of_address(self.origin.client_ip), of_name)
+    }
+
+    /// What brings the client back to the endpoint that has answered, where that is wanted.
+    pub fn stick(&self, head: &mut ResponseHeader) -> pingora::Result<()> {
+        let Some((entry, picked)) = self.service().map(|(entry, _)| entry).zip(self.attempt.picked.as_ref()) else { return Ok(()) };
+        match entry.service.pool.cookie(picked, self.is_tls()) {
+            Some(field) => head.append_header(SET_COOKIE, field).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the service's breaker, once, and goes to the service that takes its place if there is one.
+    ///
+    /// # Errors
+    /// Nothing is sent to it now.
+    pub fn ask_breaker(&mut self) -> Result<(), Refusal> {
+        while !self.attempt.has_asked {
+            let Some((entry, _)) = self.service() else { return Ok(()) };
+            match entry.service.admit().map_err(Refusal::BreakerOpen) {
+                Ok(admitted) => (self.attempt.admitted, self.attempt.has_asked) = (admitted, true),
+                Err(refusal) if self.fall_back(&refusal) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to the service that takes the place of one to which nothing can be sent, if there is one.
+    pub fn fall_back(&mut self, refusal: &Refusal) -> bool {
+        let is_for_it = matches!(refusal, Refusal::BreakerOpen(_) | Refusal::NoEndpoint) && self.detour.is_none();
+        let Some((entry, _)) = self.service().filter(|_| is_for_it) else { return false };
+        let Some(Fallback::Service(place)) = entry.fallback else { return false };
+        self.detour = self.snapshot.services.get(place).map(|entry| Box::new((entry.clone(), entry.service.timeouts)));
+        self.attempt = Attempt::default();
+        self.detour.is_some()
     }
 
     /// Waits for a while before another attempt, where one has failed.
@@ -118,6 +178,7 @@ impl Exchange {
             return Err(Error::explain(ErrorType::HTTPStatus(status), "answered with a failure").into_up());
         }
         self.attempt.is_answered = true;
+        self.end_admission(status >= 500);
         if let Some(waits) = self.waits.take() {
             waits.answered();
         }
@@ -181,11 +242,21 @@ impl Exchange {
         let may = is_stale || self.may_go_on(session, failure, while_connecting);
         e.set_retry(may);
         self.attempt.upstream = self.attempt.elapsed();
+        if !may && failure.is_endpoints() {
+            self.end_admission(true);
+        }
         if let Some(waits) = self.waits.take_if(|_| !may) {
             waits.answered();
         }
         self.deadline.enter(Phase::Busy, None);
         e
+    }
+
+    /// Tells the service's breaker, if there is one, what became of the request.
+    pub fn end_admission(&mut self, is_error: bool) {
+        if let Some(admitted) = self.attempt.admitted.take() {
+            admitted.end(is_error, self.attempt.upstream);
+        }
     }
 
     /// What a failure says of the endpoint.

@@ -9,13 +9,14 @@ use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
 use crate::route::Captures;
+use crate::shape::answer::Respond;
 use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
 use crate::shape::json;
 use crate::shape::template::{Value, Values, Variable, decode_parameter, write_plain};
-use crate::snapshot::{Action, Route, ServiceEntry, Snapshot};
+use crate::snapshot::{Action, Fallback, Route, ServiceEntry, Snapshot};
 use crate::types::{Identity, Refusal, RouteId};
-use crate::upstream::{Picked, Timeouts};
+use crate::upstream::{Admitted, Picked, Timeouts};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
@@ -49,6 +50,8 @@ pub struct Exchange {
     pub relayed: Option<Box<Answered>>,
     /// Which of the route's services gets the request.
     pub choice: usize,
+    /// The service that takes the place of the route's own.
+    pub detour: Option<Box<(Arc<ServiceEntry>, Timeouts)>>,
     /// Byte ranges of the normalised path.
     pub captures: Captures,
     /// What the route's limits said.
@@ -85,6 +88,10 @@ pub struct Body {
 #[derive(Default)]
 pub struct Attempt {
     pub picked: Option<Picked>,
+    /// By the service's breaker, if there is one.
+    pub admitted: Option<Admitted>,
+    /// The breaker was asked, and said yes.
+    pub has_asked: bool,
     pub tried: Vec<SocketAddr>,
     pub count: usize,
     pub started: Option<Instant>,
@@ -132,6 +139,7 @@ impl Exchange {
             auth: None,
             relayed: None,
             choice: 0,
+            detour: None,
             captures: Captures::new(),
             verdict: None,
             passes: [None, None],
@@ -156,11 +164,23 @@ impl Exchange {
         self.route.and_then(|id| self.snapshot.routes.get(id.0 as usize))
     }
 
-    /// The route's service, when it forwards.
+    /// The route's service, when it forwards, or the one that takes its place.
     pub fn service(&self) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
+        if let Some(detour) = &self.detour {
+            return Some((&detour.0, &detour.1));
+        }
         match &self.route()?.action {
             Action::Forward(forward) => forward.get(self.choice),
             Action::Redirect(_) | Action::Respond(_) | Action::Compose(_) => None,
+        }
+    }
+
+    /// The answer that takes the place of a refusal because of a service to which nothing can be sent.
+    pub fn fallback(&self, refusal: &Refusal) -> Option<&Respond> {
+        let is_for_it = matches!(refusal, Refusal::BreakerOpen(_) | Refusal::NoEndpoint);
+        match &self.service().filter(|_| is_for_it)?.0.fallback {
+            Some(Fallback::Respond(respond)) => Some(respond),
+            Some(Fallback::Service(_)) | None => None,
         }
     }
 

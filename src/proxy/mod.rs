@@ -100,13 +100,19 @@ impl ProxyHttp for Gateway {
         self.lead(session, exchange).await
     }
 
+    /// Behind the cache, which needs no service for what it has.
+    async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
+        match exchange.ask_breaker() {
+            Ok(()) => Ok(true),
+            // What is stale may be served then, which is decided behind a failed attempt.
+            Err(_) if session.cache.enabled() => Ok(true),
+            Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|_| false),
+        }
+    }
+
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<Box<HttpPeer>> {
-        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
-            return refuse(exchange, Refusal::Internal("a request without a service came to its pool"));
-        };
-        exchange.pause().await;
-        let mut peer = match exchange.next_peer(&entry, &timeouts) {
-            Ok(peer) => peer,
+        let (mut peer, entry, timeouts) = match self.peer(session.req_header(), exchange).await {
+            Ok(found) => found,
             Err(refusal) => return refuse(exchange, refusal),
         };
         // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
@@ -192,6 +198,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         forward::to_client(head, session.req_header(), exchange)?;
+        exchange.stick(head)?;
         if let Some(route) = exchange.route() {
             forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
         }

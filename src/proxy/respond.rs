@@ -34,6 +34,9 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
     if is_grpc(session) {
         return grpc(session, exchange, refusal).await;
     }
+    if let Some(instead) = exchange.fallback(refusal) {
+        return fixed(session, exchange, instead).await;
+    }
     let mut head = ResponseHeader::build(refusal.status(), Some(8))?;
     head.insert_header(CONTENT_TYPE, "application/problem+json")?;
     head.insert_header(CACHE_CONTROL, "no-store")?;

@@ -5,17 +5,19 @@ use super::exchange::{self, Exchange, authority};
 use super::{Gateway, limits, refuse, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
-use crate::snapshot::{Action, Route};
+use crate::snapshot::{Action, Route, ServiceEntry};
 use crate::types::{ListenerId, Refusal};
+use crate::upstream::Timeouts;
 use crate::upstream::retry::Failure;
 use http::Method;
 use pingora::http::RequestHeader;
-use pingora::prelude::*;
+use pingora::prelude::{Error, ErrorSource, ErrorType, HttpPeer, Session};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 impl Gateway {
     /// Answers here, or goes on to the route's service (`false`).
-    pub(super) async fn lead(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    pub(super) async fn lead(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
         match exchange.route() {
             Some(Route { action: Action::Compose(_), body_rate_min, .. }) => {
                 if let Some(connection) = exchange.connection() {
@@ -48,12 +50,32 @@ impl Gateway {
     }
 
     /// Carries a WebSocket.
-    pub(super) async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    pub(super) async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
         let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
         exchange.is_long_lived = true;
         match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
             Ok(()) => Ok(true),
             Err(refusal) => decline(session, exchange, refusal).await,
+        }
+    }
+
+    /// The peer of the next attempt, and the service that it belongs to.
+    pub(super) async fn peer(
+        &self,
+        head: &RequestHeader,
+        exchange: &mut Exchange,
+    ) -> Result<(HttpPeer, Arc<ServiceEntry>, Timeouts), Refusal> {
+        exchange.pause().await;
+        loop {
+            exchange.ask_breaker()?;
+            let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
+                return Err(Refusal::Internal("a request without a service came to its pool"));
+            };
+            match exchange.next_peer(&entry, &timeouts, head) {
+                Ok(peer) => return Ok((peer, entry, timeouts)),
+                Err(refusal) if exchange.fall_back(&refusal) => {}
+                Err(refusal) => return Err(refusal),
+            }
         }
     }
 
@@ -110,7 +132,7 @@ pub(super) fn take(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Refu
 }
 
 /// Refuses here and now: the connection goes on.
-pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> Result<bool> {
+pub(super) async fn decline(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> pingora::Result<bool> {
     respond::refusal(session, exchange, &refusal).await?;
     exchange.refusal = Some(refusal);
     Ok(true)
@@ -122,7 +144,7 @@ pub(super) fn is_preflight(head: &RequestHeader, exchange: &Exchange) -> bool {
 }
 
 /// Answers it, whoever asks: a browser shows no credentials with it (Fetch, 4.8).
-pub(super) async fn preflight(session: &mut Session, exchange: &Exchange) -> Result<bool> {
+pub(super) async fn preflight(session: &mut Session, exchange: &Exchange) -> pingora::Result<bool> {
     match exchange.route().and_then(|route| route.cors.as_ref()) {
         Some(cors) => respond::preflight(session, exchange, cors).await.map(|()| true),
         None => Ok(false),
@@ -130,7 +152,7 @@ pub(super) async fn preflight(session: &mut Session, exchange: &Exchange) -> Res
 }
 
 /// Answers as the route says by itself.
-pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> Result<bool> {
+pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> pingora::Result<bool> {
     match exchange.route().map(|route| &route.action) {
         Some(Action::Respond(fixed)) => respond::fixed(session, exchange, fixed).await.map(|()| true),
         Some(Action::Redirect(redirect)) => respond::redirect(session, exchange, redirect).await.map(|()| true),

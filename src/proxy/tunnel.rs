@@ -62,6 +62,7 @@ pub async fn serve(
     session: &mut Session,
     exchange: &mut Exchange,
 ) -> Result<(), Refusal> {
+    exchange.ask_breaker()?;
     let mut upstream = connect(connector, entry, timeouts, session, exchange).await?;
     let head = handshake(session.req_header(), exchange, entry).map_err(|_| Refusal::BadRequest("The handshake can't be sent on."))?;
     let answered = tokio::time::timeout(timeouts.read, async {
@@ -82,6 +83,7 @@ pub async fn serve(
         Err(_) => return Err(failed(exchange, Failure::Timeout)),
     };
     exchange.count_answer(Failure::of_status(head.status.as_u16()));
+    exchange.end_admission(head.status.is_server_error());
     session.set_keepalive(None);
     if !upstream.was_upgraded() {
         // The service does not want to: its answer is passed on, and the connection ends with it. The client may be gone.
@@ -101,8 +103,9 @@ pub async fn serve(
     Ok(())
 }
 
-fn failed(exchange: &Exchange, failure: Failure) -> Refusal {
+fn failed(exchange: &mut Exchange, failure: Failure) -> Refusal {
     exchange.count_failure(failure, false);
+    exchange.end_admission(true);
     failure.refusal()
 }
 
@@ -115,7 +118,7 @@ async fn connect(
 ) -> Result<Upstream, Refusal> {
     loop {
         exchange.pause().await;
-        let peer = exchange.next_peer(entry, timeouts)?;
+        let peer = exchange.next_peer(entry, timeouts, session.req_header())?;
         match connector.new_stream(&peer).await {
             Ok(stream) => {
                 // From here on it is this task that looks after the client.
@@ -126,10 +129,10 @@ async fn connect(
             }
             Err(e) => {
                 let failure = Failure::of(&e);
-                exchange.count_failure(failure, false);
                 if !exchange.may_go_on(session, failure, true) {
-                    return Err(failure.refusal());
+                    return Err(failed(exchange, failure));
                 }
+                exchange.count_failure(failure, false);
             }
         }
     }
@@ -188,6 +191,7 @@ async fn accept(session: &mut Session, exchange: &Exchange, mut head: Box<Respon
 
 fn to_client(session: &Session, exchange: &Exchange, head: &mut ResponseHeader) -> Result<()> {
     forward::to_client(head, session.req_header(), exchange)?;
+    exchange.stick(head)?;
     match exchange.route() {
         Some(route) => forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() }),
         None => Ok(()),

@@ -47,7 +47,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
-use tokio::task::block_in_place;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{interval, sleep, timeout};
 use upgrade::Program;
 
@@ -78,6 +78,10 @@ struct Server {
     admin_listeners: Listeners<Admin>,
     admin_connections: Arc<Counter>,
     status: Arc<Status>,
+    /// Makes connections of our own to services, such as for health checks.
+    asking: Arc<Connector>,
+    /// Look after the services of the snapshot that runs.
+    keepers: Mutex<JoinSet<()>>,
     program: Program,
     inherited: Mutex<Inherited>,
 }
@@ -177,17 +181,18 @@ impl Server {
             ca_file: system_authorities(),
             ..Default::default()
         });
+        let options = ConnectorOptions::from_server_conf(&conf);
         let gateway = Gateway {
             snapshot: snapshot.clone(),
             metrics: state.metrics.clone(),
-            tunnels: TransportConnector::new(Some(ConnectorOptions::from_server_conf(&conf))),
-            calls: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))),
+            tunnels: TransportConnector::new(Some(options.clone())),
+            calls: Connector::new(Some(options.clone())),
         };
         let mut proxy = HttpProxy::new(gateway, conf);
         proxy.handle_init_modules();
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
-        proxy.server_options = Some(options);
+        let mut http_options = HttpServerOptions::default();
+        http_options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
+        proxy.server_options = Some(http_options);
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
         let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));
         let connections = Counter::new(0, Some(state.metrics.clone()));
@@ -206,6 +211,8 @@ impl Server {
             connections,
             connections_fit: sockets::connections_that_fit(),
             status,
+            asking: Arc::new(Connector::new(Some(options))),
+            keepers: Mutex::default(),
             program,
             inherited: Mutex::new(inherited),
         };

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// What the operator is shown of the process.
 #[derive(Debug, Default)]
@@ -164,11 +165,21 @@ impl Server {
         old.difference(&new).for_each(|id| self.listeners.remove(*id, raw.server.drain_timeout));
         self.apply_admin(&raw, sockets.admin)?;
         self.show(&raw);
+        self.keep(&snapshot);
         let metrics = &self.state.metrics;
         metrics.snapshot(snapshot.meta.version, &snapshot.meta.hash);
         let expiries = snapshot.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.expiries);
         metrics.certificates(expiries.map(|(name, at)| (name.as_str(), *at)));
         Ok(())
+    }
+
+    /// Looks after the services of this snapshot from now on, and no more after those of the one before.
+    fn keep(&self, snapshot: &Snapshot) {
+        let mut keepers = JoinSet::new();
+        for entry in &snapshot.services {
+            keepers.spawn(entry.service.clone().keep(self.asking.clone()));
+        }
+        *self.keepers.lock().unwrap_or_else(PoisonError::into_inner) = keepers;
     }
 
     fn apply_admin(&self, raw: &Config, bound: Option<Bound>) -> io::Result<()> {

@@ -298,7 +298,7 @@ impl<'a> Build<'a> {
                 if let Some(known) = by_url.get(&key) {
                     return Some(known.clone());
                 }
-                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, None, self.state);
+                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, None, None, self.state);
                 by_url.insert(key, built.clone());
                 Some(built)
             }

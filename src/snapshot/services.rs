@@ -1,11 +1,13 @@
 //! Services by name, with what is counted of them.
 
-use super::{ServiceEntry, State};
+use super::{Fallback, ServiceEntry, State};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Config};
 use crate::limit::{Cap, Of, Queue};
-use crate::upstream::Service;
+use crate::shape::answer::Respond;
+use crate::shape::template::Names;
+use crate::upstream::{Keys, Service};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,19 +19,22 @@ pub(super) struct Services {
 }
 
 impl Services {
-    pub(super) fn build(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
+    pub(super) fn build(all: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
         let mut services = Services::default();
-        for (name, raw) in &raw.services.0 {
+        let secrets = all.server.secret.as_ref().map(|secrets| &secrets.0[..]).unwrap_or_default();
+        let keys = Keys::new(secrets, state.endpoints.secret());
+        for (name, raw) in &all.services.0 {
             let at = at.key(name);
             let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
             if name.is_empty() || !name.bytes().all(legal) {
                 let what = format!("`{name}` is not a service's name");
                 problems.add(Problem::new(Place::Key(at.path()), what, "`to` tells names from URLs", "use small letters, digits and `-`"));
             }
-            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &at, &state.endpoints, problems));
+            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &keys, &at, &state.endpoints, problems));
             services.by_name.insert(name.clone(), services.all.len());
             let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
-            services.all.push((name.clone(), service.map(|service| entry(service, cap, state))));
+            let fallback = raw.as_ref().and_then(|raw| fallback(name, raw, all, &at.key("fallback"), problems));
+            services.all.push((name.clone(), service.map(|service| entry(service, cap, fallback, state))));
         }
         services
     }
@@ -56,7 +61,24 @@ fn cap(name: &str, raw: &raw::Service, state: &State, at: &At<'_>, problems: &Pr
     Some(state.counts.cap(Of::Service(name.to_string()), max.usize(), queue))
 }
 
-pub(super) fn entry(service: Service, cap: Option<Cap>, state: &State) -> Arc<ServiceEntry> {
+/// What takes a service's place.
+fn fallback(name: &str, raw: &raw::Service, all: &Config, at: &At<'_>, problems: &Problems) -> Option<Fallback> {
+    match raw.fallback.as_ref()? {
+        raw::Fallback::Respond(respond) => Respond::build(respond, Names::default(), at, problems).map(Fallback::Respond),
+        raw::Fallback::Service(other) if other == name => {
+            problems.at(at, "a service can't take its own place", "it is the one that fails", "name another service")
+        }
+        raw::Fallback::Service(other) => match all.services.0.iter().position(|(known, _)| known == other) {
+            Some(place) => Some(Fallback::Service(place)),
+            None => {
+                let fix = problems.remedy(other, all.services.0.iter().map(|(name, _)| name.as_str()));
+                problems.at(at, format!("no service is named `{other}`"), "nothing could take this one's place", fix)
+            }
+        },
+    }
+}
+
+pub(super) fn entry(service: Service, cap: Option<Cap>, fallback: Option<Fallback>, state: &State) -> Arc<ServiceEntry> {
     let metrics = state.metrics.service(&service.name);
-    Arc::new(ServiceEntry { service, cap, metrics })
+    Arc::new(ServiceEntry { service: Arc::new(service), cap, fallback, metrics })
 }

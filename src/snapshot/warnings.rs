@@ -4,7 +4,7 @@ use super::Listener;
 use super::services::Services;
 use crate::config::place::At;
 use crate::config::problem::Problems;
-use crate::config::raw::Config;
+use crate::config::raw::{self, Config};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,9 +27,13 @@ pub(super) fn warn(raw: &Config, listeners: &[Option<Listener>], services: &Serv
         }
         expiries(listener, &at, problems);
     }
+    let stands_in = |name: &str| {
+        let of = |service: &raw::Service| matches!(&service.fallback, Some(raw::Fallback::Service(other)) if other == name);
+        raw.services.0.iter().filter_map(|(_, service)| service.as_ref()).any(of)
+    };
     for (name, entry) in &services.all {
         // Whoever points at it holds it.
-        if entry.as_ref().is_some_and(|entry| Arc::strong_count(entry) == 1) {
+        if entry.as_ref().is_some_and(|entry| Arc::strong_count(entry) == 1) && !stands_in(name) {
             problems.warn(&services_at.key(name), format!("no route leads to `{name}`"), "it has no requests", "add a route, or remove it");
         }
     }

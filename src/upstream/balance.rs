@@ -1,6 +1,7 @@
-//! Ways to choose among endpoints: smooth weighted round robin, and least request as power of two choices.
+//! Ways to choose among endpoints: smooth weighted round robin, least request as power of two choices, at random, by a key.
 
 use super::endpoint::Endpoint;
+use super::ring::Ring;
 use crate::config::raw;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,35 +9,51 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 #[derive(Debug)]
 pub enum Balancer {
     /// The whole cycle, worked out at load, so that a pick is one addition.
-    RoundRobin { cycle: Box<[u32]>, next: AtomicUsize },
+    RoundRobin {
+        cycle: Box<[u32]>,
+        next: AtomicUsize,
+    },
     /// The sums of the weights up to and with each endpoint.
-    LeastRequest { sums: Box<[u32]> },
+    LeastRequest {
+        sums: Box<[u32]>,
+    },
+    /// Likewise.
+    Random {
+        sums: Box<[u32]>,
+    },
+    Hash(Ring),
 }
 
 impl Balancer {
-    /// For endpoints of these weights, of which there is at least one.
-    pub fn new(kind: raw::Balance, weights: &[u32]) -> Balancer {
+    pub fn new(kind: &raw::Balance, endpoints: &[Arc<Endpoint>]) -> Balancer {
+        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        let sums = || {
+            let sums = weights.iter().scan(0, |sum, weight| {
+                *sum += weight;
+                Some(*sum)
+            });
+            sums.collect()
+        };
         match kind {
-            raw::Balance::RoundRobin => Balancer::RoundRobin { cycle: smooth_cycle(weights), next: AtomicUsize::new(0) },
-            raw::Balance::LeastRequest => {
-                let sums = weights.iter().scan(0, |sum, weight| {
-                    *sum += weight;
-                    Some(*sum)
-                });
-                Balancer::LeastRequest { sums: sums.collect() }
-            }
+            raw::Balance::RoundRobin => Balancer::RoundRobin { cycle: smooth_cycle(&weights), next: AtomicUsize::new(0) },
+            raw::Balance::LeastRequest => Balancer::LeastRequest { sums: sums() },
+            raw::Balance::Random => Balancer::Random { sums: sums() },
+            raw::Balance::Hash(_) => Balancer::Hash(Ring::new(endpoints)),
         }
     }
 
     /// The index of an endpoint that `fits`.
-    pub fn pick(&self, endpoints: &[Arc<Endpoint>], fits: &Fits<'_>) -> Option<usize> {
+    pub fn pick(&self, endpoints: &[Arc<Endpoint>], fits: &Fits<'_>, key: Option<u64>) -> Option<usize> {
         match self {
+            _ if endpoints.is_empty() => None,
             _ if endpoints.len() == 1 => fits(&endpoints[0]).then_some(0),
             Balancer::RoundRobin { cycle, next } => {
                 let mut turns = (0..cycle.len()).map(|_| cycle[next.fetch_add(1, Relaxed) % cycle.len()] as usize);
                 turns.find(|turn| fits(&endpoints[*turn]))
             }
             Balancer::LeastRequest { sums } => least_request(sums, endpoints, fits),
+            Balancer::Random { sums } => Draw { sums, endpoints, fits }.one(None),
+            Balancer::Hash(ring) => ring.pick(endpoints, fits, key.unwrap_or_else(|| fastrand::u64(..))),
         }
     }
 }
@@ -52,23 +69,9 @@ const SLOW_MIN: u32 = 2_000;
 /// Draws two by weight and takes the one with less in flight for its weight; the first one when they are equal, so that
 /// an idle pool still follows its weights. Where one is much slower, what is in flight there counts for as much more.
 fn least_request(sums: &[u32], endpoints: &[Arc<Endpoint>], fits: &Fits<'_>) -> Option<usize> {
-    // With few endpoints that fit, draws may miss them: then they are searched in order from where the draw fell.
-    const DRAWS: usize = 4;
-    let total = sums.last().copied().unwrap_or(1).max(1);
-    let draw = || {
-        let point = fastrand::u32(..total);
-        sums.partition_point(|sum| *sum <= point)
-    };
-    let fitting = |other: Option<usize>| {
-        let wanted = |index: usize| Some(index) != other && fits(&endpoints[index]);
-        let last = draw();
-        std::iter::once(last).chain((1..DRAWS).map(|_| draw())).find(|index| wanted(*index)).or_else(|| {
-            let n = endpoints.len();
-            (0..n).map(|step| (last + step) % n).find(|index| wanted(*index))
-        })
-    };
-    let first = fitting(None)?;
-    let Some(second) = fitting(Some(first)) else { return Some(first) };
+    let draw = Draw { sums, endpoints, fits };
+    let first = draw.one(None)?;
+    let Some(second) = draw.one(Some(first)) else { return Some(first) };
     let (a, b) = (&*endpoints[first], &*endpoints[second]);
     let (slow_a, slow_b) = slowness(a, b);
     // load / weight, compared without a division
@@ -78,6 +81,33 @@ fn least_request(sums: &[u32], endpoints: &[Arc<Endpoint>], fits: &Fits<'_>) -> 
     };
     let is_less = load(b, slow_b, slow_a) * u64::from(a.weight) < load(a, slow_a, slow_b) * u64::from(b.weight);
     Some(if is_less { second } else { first })
+}
+
+/// Draws by weight.
+struct Draw<'a> {
+    /// Of the weights up to and with each endpoint.
+    sums: &'a [u32],
+    endpoints: &'a [Arc<Endpoint>],
+    fits: &'a Fits<'a>,
+}
+
+impl Draw<'_> {
+    /// One that fits, and is not the `other`.
+    fn one(&self, other: Option<usize>) -> Option<usize> {
+        // With few endpoints that fit, draws may miss them: then they are searched in order from where the draw fell.
+        const DRAWS: usize = 4;
+        let total = self.sums.last().copied().unwrap_or(1).max(1);
+        let draw = || {
+            let point = fastrand::u32(..total);
+            self.sums.partition_point(|sum| *sum <= point)
+        };
+        let wanted = |index: usize| Some(index) != other && (self.fits)(&self.endpoints[index]);
+        let last = draw();
+        std::iter::once(last).chain((1..DRAWS).map(|_| draw())).find(|index| wanted(*index)).or_else(|| {
+            let n = self.endpoints.len();
+            (0..n).map(|step| (last + step) % n).find(|index| wanted(*index))
+        })
+    }
 }
 
 /// How many times slower than the other each of two is; one is 1.
@@ -161,6 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn random_follows_the_weights_whatever_is_in_flight() {
+        let pool = pool("random", &[1, 3]);
+        let picked: Vec<_> = (0..4_000).filter_map(|_| pool.pick(&[])).collect();
+        let heavy = pool.set().endpoints[1].state.in_flight();
+        // 3,000 with a standard deviation of 27.
+        assert!(heavy.abs_diff(3_000) < 165, "{heavy}");
+        drop(picked);
+    }
+
+    #[test]
     fn an_idle_pool_of_many_follows_them_too() {
         let weights = [1, 2, 3, 4, 5, 5];
         let pool = pool("least_request", &weights);
@@ -201,8 +241,8 @@ mod tests {
         }
 
         #[test]
-        fn what_was_tried_is_left_alone(weights in prop::collection::vec(1u32..9, 2..6), kind in 0..2) {
-            let pool = pool(["round_robin", "least_request"][kind as usize], &weights);
+        fn what_was_tried_is_left_alone(weights in prop::collection::vec(1u32..9, 2..6), kind in 0..4) {
+            let pool = pool(["round_robin", "least_request", "random", "{ hash: client_ip }"][kind as usize], &weights);
             let tried: Vec<_> = pool.set().endpoints[1..].iter().map(|endpoint| endpoint.address).collect();
             prop_assert_eq!(index(&pool, &tried), 0);
         }

@@ -3,7 +3,7 @@
 use super::clock::{ms, now};
 use prometheus::IntCounter;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ pub struct EndpointState {
     warms_since: AtomicU64,
     /// Time of the last sample in `now`'s lower 32 bits, and below it the moving average in microseconds; 0 for none.
     latency: AtomicU64,
+    /// Good checks in a row, or bad ones below 0.
+    checks: AtomicI64,
+    /// When the next check is due, in `now`'s time; 0 when nobody has said.
+    check_due: AtomicU64,
+    is_being_checked: AtomicBool,
 }
 
 /// It fails its checks.
@@ -191,6 +196,42 @@ impl EndpointState {
             self.set(ILL);
         } else {
             self.clear(ILL);
+        }
+    }
+
+    /// When it is to be checked; at `first` if that was never said.
+    pub(super) fn check_due(&self, first: u64) -> u64 {
+        if self.check_due.load(Relaxed) == 0 {
+            self.check_due.store(first, Relaxed);
+        }
+        self.check_due.load(Relaxed)
+    }
+
+    pub(super) fn set_check_due(&self, due: u64) {
+        self.check_due.store(due, Relaxed);
+    }
+
+    /// Whether nobody else checks it now.
+    pub(super) fn begin_check(&self) -> bool {
+        !self.is_being_checked.swap(true, Relaxed)
+    }
+
+    pub(super) fn end_check(&self) {
+        self.is_being_checked.store(false, Relaxed);
+    }
+
+    /// Takes a check's outcome in: so many good ones in a row make it well, so many bad ones ill. Answers whether that changes.
+    pub(super) fn checked(&self, is_good: bool, rise: u32, fall: u32) -> bool {
+        let before = self.checks.load(Relaxed);
+        let in_row = if is_good { before.max(0) + 1 } else { before.min(0) - 1 };
+        self.checks.store(in_row, Relaxed);
+        match (is_good, self.has(ILL)) {
+            (true, true) if in_row >= i64::from(rise) => self.clear(ILL),
+            (false, false) if -in_row >= i64::from(fall) => {
+                self.set(ILL);
+                true
+            }
+            _ => false,
         }
     }
 

@@ -3,32 +3,41 @@
 //! This room owns the choice of an endpoint and what is counted of each. State that outlives a reload is kept by
 //! service name and address in [`States`].
 
+mod ask;
 mod balance;
+mod breaker;
 pub mod clock;
 mod endpoint;
+mod health;
 mod peer;
 mod pool;
 pub mod retry;
+mod ring;
 mod split;
 mod states;
+mod sticky;
 #[cfg(test)]
 mod testing;
 mod trust;
 
-pub use split::Split;
+pub use split::{Split, of_address, of_name};
+pub use sticky::Keys;
 pub use trust::system_authorities;
 
+pub use breaker::Admitted;
 pub use endpoint::{Endpoint, EndpointState, Standing};
-pub use pool::{Picked, Pool, Set};
+pub use pool::{Picked, Pool, Set, Wanted};
 pub use states::States;
 
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
 use http::HeaderValue;
+use pingora::connectors::http::Connector;
 use pingora::upstreams::peer::HttpPeer;
 use std::sync::Arc;
 use std::time::Duration;
+use sticky::Sticky;
 
 /// A service as the routes see it.
 #[derive(Debug)]
@@ -43,6 +52,10 @@ pub struct Service {
     pub is_kept_alive: bool,
     pub pool: Pool,
     pub retries: retry::Policy,
+    /// What requests have in common that go to the same endpoint, where that is asked for.
+    pub hash_by: Option<raw::HashBy>,
+    checks: Option<health::Checks>,
+    breaker: Option<breaker::Limits>,
     template: peer::Template,
 }
 
@@ -73,21 +86,34 @@ impl Timeouts {
 
 impl Service {
     /// Builds a service that is named in the configuration. `None` means that a problem was reported.
-    pub fn build(name: &str, raw: &raw::Service, at: &At<'_>, states: &States, problems: &Problems) -> Option<Service> {
+    pub fn build(name: &str, raw: &raw::Service, keys: &Keys, at: &At<'_>, states: &States, problems: &Problems) -> Option<Service> {
         let host = match raw.host.as_deref().map(HeaderValue::from_str) {
             None => Some(None),
             Some(Ok(value)) => Some(Some(value)),
             Some(Err(_)) => problems.at(&at.key("host"), "the host has control characters", "it becomes a header field", "remove them"),
         };
         let template = peer::Template::build(name, raw, at, problems);
-        let pool = Pool::build(raw, at, states.service(name), problems);
+        let sticky = match &raw.sticky {
+            None => Some(None),
+            Some(sticky) => Sticky::build(sticky, name, keys, &at.key("sticky"), problems).map(Some),
+        };
+        let is_sticky_sound = sticky.is_some();
+        let pool = Pool::build(raw, sticky.flatten(), at, states.service(name), problems);
+        let checks =
+            raw.health_check.as_ref().map(|raw_check| health::Checks::build(raw_check, raw.protocol, &at.key("health_check"), problems));
         Some(Service {
+            checks: checks.map_or(Some(None), |checks| checks.map(Some))?,
+            hash_by: match &raw.balance {
+                raw::Balance::Hash(by) => Some(by.clone()),
+                raw::Balance::RoundRobin | raw::Balance::LeastRequest | raw::Balance::Random => None,
+            },
+            breaker: raw.breaker.as_ref().map(breaker::Limits::new),
             name: name.into(),
             host: host?,
             timeouts: Timeouts::DEFAULT.or(&raw.timeouts),
             is_h2: raw.protocol != raw::Protocol::Http1,
             is_kept_alive: raw.keepalive.connections.0 > 0,
-            pool: pool?,
+            pool: pool.filter(|_| is_sticky_sound)?,
             retries: retry::Policy::new(&raw.retries),
             template: template?,
         })
@@ -110,13 +136,35 @@ impl Service {
             retries: raw::Retries::default(),
             ejection: raw::Ejection::default(),
             slow_start: None,
+            sticky: None,
+            health_check: None,
+            breaker: None,
+            fallback: None,
         };
-        Service::build(&format!("{scheme}://{}", url.authority), &raw, at, states, problems)
+        Service::build(&format!("{scheme}://{}", url.authority), &raw, &Keys::new(&[], b""), at, states, problems)
     }
 
     /// A request comes: it is counted for what may be tried again.
     pub fn begin(&self) {
         self.pool.state.budget.earn(self.retries.percent);
+    }
+
+    /// Lets a request through where there is a breaker.
+    ///
+    /// # Errors
+    /// The service is left alone; the seconds until another try makes sense.
+    pub fn admit(&self) -> Result<Option<Admitted>, u32> {
+        self.breaker.as_ref().map(|limits| Admitted::new(&self.pool.state, limits, &self.name)).transpose()
+    }
+
+    /// Whether nothing is sent to it; `None` where there is no breaker.
+    pub fn is_open(&self) -> Option<bool> {
+        self.breaker.is_some().then(|| self.pool.state.breaker.is_open())
+    }
+
+    /// Looks after the endpoints for as long as it is polled.
+    pub async fn keep(self: Arc<Self>, connector: Arc<Connector>) {
+        health::watch(self, connector).await;
     }
 
     /// Whether the service may be sent one more attempt now, which is counted.
@@ -126,6 +174,10 @@ impl Service {
 
     /// The peer of one attempt.
     pub fn peer(&self, picked: &Picked, timeouts: &Timeouts) -> HttpPeer {
-        self.template.peer(picked.endpoint(), timeouts)
+        self.peer_of(picked.endpoint(), timeouts)
+    }
+
+    fn peer_of(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> HttpPeer {
+        self.template.peer(endpoint, timeouts)
     }
 }

@@ -5,11 +5,13 @@ use super::clock::ms;
 use super::endpoint::{Endpoint, EndpointState};
 use super::retry::Failure;
 use super::states::ServiceState;
+use super::sticky::{Ids, Sticky};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
 use crate::config::scalar::HostPort;
 use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderValue};
 use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +20,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Pool {
     set: ArcSwap<Set>,
+    sticky: Option<Sticky>,
     ejection: Ejection,
     pub(super) state: Arc<ServiceState>,
 }
@@ -27,6 +30,18 @@ pub struct Pool {
 pub struct Set {
     pub endpoints: Vec<Arc<Endpoint>>,
     balancer: Balancer,
+    ids: Option<Ids>,
+}
+
+/// What of a request decides where it goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Where it has been already.
+    pub tried: &'a [SocketAddr],
+    /// The hash of what it has in common with others, where the service asks for that.
+    pub key: Option<u64>,
+    /// Its fields, where the service has a sticky cookie.
+    pub cookies: Option<&'a HeaderMap>,
 }
 
 /// When an endpoint is left alone for a while.
@@ -39,7 +54,7 @@ struct Ejection {
 
 impl Pool {
     /// Resolves and sets up the endpoints. `None` means that a problem was reported.
-    pub fn build(raw: &raw::Service, at: &At<'_>, state: Arc<ServiceState>, problems: &Problems) -> Option<Pool> {
+    pub fn build(raw: &raw::Service, sticky: Option<Sticky>, at: &At<'_>, state: Arc<ServiceState>, problems: &Problems) -> Option<Pool> {
         let at = at.key("endpoints");
         if raw.endpoints.is_empty() {
             return problems.at(
@@ -90,9 +105,9 @@ impl Pool {
             base: raw.ejection.base,
             percent_max: raw.ejection.max_percent.usize(),
         };
-        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        let set = Set { balancer: Balancer::new(raw.balance, &weights), endpoints };
-        all_resolved.then(|| Pool { set: ArcSwap::from_pointee(set), ejection, state })
+        let ids = sticky.as_ref().map(|sticky| sticky.ids(&endpoints));
+        let set = Set { balancer: Balancer::new(&raw.balance, &endpoints), endpoints, ids };
+        all_resolved.then(|| Pool { set: ArcSwap::from_pointee(set), sticky, ejection, state })
     }
 
     /// The endpoints as they are now.
@@ -100,20 +115,41 @@ impl Pool {
         self.set.load_full()
     }
 
-    /// Picks an endpoint that is not among the `tried` ones, or any that is well when all of those were; one of all but those
-    /// that are drained when none is well. `None` when there is none at all. Counts it as in flight until the answer is dropped.
+    /// Picks an endpoint for a request of which nothing else matters.
     pub fn pick(&self, tried: &[SocketAddr]) -> Option<Picked> {
-        let set = self.set.load();
+        self.pick_for(&Wanted { tried, ..Wanted::default() })
+    }
+
+    /// Picks an endpoint: the one that the client has been to, if it is well; else one that is not among the `tried` ones, or any that is well when all of those were; one of all but those
+    /// that are drained when none is well. `None` when there is none at all. Counts it as in flight until the answer is dropped.
+    pub fn pick_for(&self, wanted: &Wanted<'_>) -> Option<Picked> {
+        let (set, tried) = (self.set.load(), wanted.tried);
         let is_new = |endpoint: &Endpoint| tried.is_empty() || !tried.contains(&endpoint.address);
-        let index = set
-            .pick(&|endpoint| endpoint.takes_its_turn() && is_new(endpoint))
-            .or_else(|| set.pick(&|endpoint| endpoint.is_usable() && is_new(endpoint)))
-            .or_else(|| set.pick(&Endpoint::is_usable))
-            .or_else(|| set.pick(&|endpoint| !endpoint.is_drained() && is_new(endpoint)))
-            .or_else(|| set.pick(&|endpoint| !endpoint.is_drained()))?;
+        let pick = |fits: &Fits<'_>| set.balancer.pick(&set.endpoints, fits, wanted.key);
+        let known = self.known(&set, wanted).filter(|index| set.endpoints[*index].is_usable() && is_new(&set.endpoints[*index]));
+        let index = known
+            .or_else(|| pick(&|endpoint| endpoint.takes_its_turn() && is_new(endpoint)))
+            .or_else(|| pick(&|endpoint| endpoint.is_usable() && is_new(endpoint)))
+            .or_else(|| pick(&Endpoint::is_usable))
+            .or_else(|| pick(&|endpoint| !endpoint.is_drained() && is_new(endpoint)))
+            .or_else(|| pick(&|endpoint| !endpoint.is_drained()))?;
         let endpoint = set.endpoints[index].clone();
         endpoint.state.enter();
-        Some(Picked { endpoint })
+        Some(Picked { endpoint, is_known: known.is_some() })
+    }
+
+    /// The place of the endpoint that the client has been to.
+    fn known(&self, set: &Set, wanted: &Wanted<'_>) -> Option<usize> {
+        self.sticky.as_ref()?.place(wanted.cookies?, set.ids.as_ref()?)
+    }
+
+    pub fn is_sticky(&self) -> bool {
+        self.sticky.is_some()
+    }
+
+    /// The field that brings a client back to where it was answered, unless it knows.
+    pub fn cookie(&self, picked: &Picked, is_tls: bool) -> Option<HeaderValue> {
+        self.sticky.as_ref().filter(|_| !picked.is_known)?.field(&picked.endpoint, is_tls)
     }
 
     /// An attempt was answered, as far as the endpoint is concerned in good health.
@@ -157,12 +193,6 @@ impl Pool {
     }
 }
 
-impl Set {
-    fn pick(&self, fits: &Fits<'_>) -> Option<usize> {
-        self.balancer.pick(&self.endpoints, fits)
-    }
-}
-
 /// A name's addresses: those of IPv4 if it has any, since services that listen on one family mostly listen on that.
 fn resolve(address: &HostPort, at: &At<'_>, problems: &Problems) -> Option<Vec<SocketAddr>> {
     match (address.host.as_str(), address.port).to_socket_addrs() {
@@ -188,6 +218,8 @@ fn resolve(address: &HostPort, at: &At<'_>, problems: &Problems) -> Option<Vec<S
 #[derive(Debug)]
 pub struct Picked {
     endpoint: Arc<Endpoint>,
+    /// The client has been there.
+    is_known: bool,
 }
 
 impl Picked {

@@ -29,14 +29,12 @@ impl Split {
     /// meets the new version of all services or of none where their routes have the same weights. A client is a point on a line
     /// that the weights cut up, so only those between the old and the new cut change sides when the weights do.
     pub fn choose(&self, client: IpAddr) -> usize {
-        self.at(hash(client))
+        self.at(of_address(client))
     }
 
     /// The place of somebody's service, whatever address they come from.
     pub fn choose_for(&self, name: &str) -> usize {
-        // FNV-1a, 64 bits (RFC 9923), whose high bits are poor by themselves.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        self.at(mix(hash))
+        self.at(of_name(name.as_bytes()))
     }
 
     fn at(&self, hash: u64) -> usize {
@@ -46,8 +44,14 @@ impl Split {
     }
 }
 
+/// A name as a number from all of 64 bits.
+pub fn of_name(name: &[u8]) -> u64 {
+    // FNV-1a, 64 bits (RFC 9923), whose high bits are poor by themselves.
+    mix(name.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)))
+}
+
 /// An address as a number from all of 64 bits.
-fn hash(address: IpAddr) -> u64 {
+pub fn of_address(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(v4) => mix(u64::from(v4.to_bits())),
         IpAddr::V6(v6) => {
@@ -59,7 +63,7 @@ fn hash(address: IpAddr) -> u64 {
 
 /// The output function of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014): each bit of the
 /// input decides each bit of the output.
-fn mix(number: u64) -> u64 {
+pub(super) fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

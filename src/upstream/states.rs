@@ -1,19 +1,39 @@
 //! What is known of services and their endpoints for as long as they are configured: snapshots share it.
 
+use super::breaker::Breaker;
 use super::clock::now;
 use super::endpoint::EndpointState;
+use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The states of all services, by name. Those that no snapshot has any more are dropped with the last one that had them.
-#[derive(Debug, Default)]
-pub struct States(Mutex<HashMap<String, Weak<ServiceState>>>);
+#[derive(Debug)]
+pub struct States {
+    services: Mutex<HashMap<String, Weak<ServiceState>>>,
+    /// Random, of this process alone.
+    secret: [u8; 32],
+}
+
+impl Default for States {
+    fn default() -> Self {
+        let mut secret = [0; 32];
+        // Without randomness there is no TLS either.
+        let _ = SystemRandom::new().fill(&mut secret);
+        States { services: Mutex::default(), secret }
+    }
+}
 
 impl States {
+    /// What is signed with, where the configuration has nothing for it.
+    pub fn secret(&self) -> &[u8] {
+        &self.secret
+    }
+
     pub(super) fn service(&self, name: &str) -> Arc<ServiceState> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = known.get(name).and_then(Weak::upgrade) {
             return state;
         }
@@ -31,6 +51,7 @@ pub struct ServiceState {
     /// One decides at a time who may be ejected.
     deciding: Mutex<()>,
     pub(super) budget: Budget,
+    pub(super) breaker: Breaker,
 }
 
 impl ServiceState {

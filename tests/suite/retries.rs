@@ -30,8 +30,8 @@ fn a_status_is_tried_again_where_that_is_asked_for() {
         assert_eq!(gateway.get("/").text(), "good", "{code}");
         assert_eq!(gateway.connect().request("POST", "/", &[], b"hello").status, code);
         assert_eq!((bad.seen().len(), good.seen().len()), (2, 1));
-        let line = &gateway.access_log(2)[0];
-        assert_eq!((&line["attempts"], &line["status"]), (&2.into(), &200.into()));
+        let lines = gateway.access_log(2);
+        assert!(lines.iter().any(|line| line["attempts"] == 2 && line["status"] == 200), "{lines:?}");
         assert_eq!(gateway.metric("frontdesk_retries_total{service=\"s\"}"), 1.0);
     }
 }
@@ -116,7 +116,8 @@ fn an_attempt_that_takes_too_long_is_given_up_for_the_next() {
     assert!(started.elapsed() >= Duration::from_millis(190), "{:?}", started.elapsed());
     let answer = gateway.connect().request("POST", "/", &[], b"once");
     assert_eq!((answer.status, answer.code()), (504, "upstream_timeout".to_string()));
-    assert_eq!(gateway.access_log(1)[0]["attempts"], 2);
+    let lines = gateway.access_log(2);
+    assert!(lines.iter().any(|line| line["attempts"] == 2 && line["method"] == "GET"), "{lines:?}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use super::words::Method;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Number, OneOrMany, Shape, choice, record};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
+use serde_yaml::Value;
 use std::time::Duration;
 
 record! {
@@ -96,5 +97,82 @@ record! {
 impl Default for Ejection {
     fn default() -> Self {
         Ejection { consecutive_failures: Number(5), base: Duration::from_secs(10), max_percent: Number(50) }
+    }
+}
+
+record! {
+    /// Asks endpoints whether they are well. One of `path`, `tcp` and `grpc`.
+    pub struct HealthCheck {
+        /// Asked for with GET.
+        path: Option<String> = None,
+        /// Whether a connection can be made is all that is asked.
+        tcp: bool = false,
+        /// A service's name, asked about by grpc.health.v1; empty is the server as a whole.
+        grpc: Option<String> = None,
+        /// What the answer's status may be; 200 to 299 when absent.
+        status: Option<OneOrMany<Number<100, 599>>> = None,
+        /// What Host is; the service's, else the endpoint's.
+        host: Option<String> = None,
+        /// What has to be in the answer's body.
+        body: Option<String> = None,
+        interval: Duration = Duration::from_secs(5),
+        timeout: Duration = Duration::from_secs(1),
+        /// So many good answers in a row make one well.
+        rise: Number<1, 1_000> = Number(2),
+        /// So many bad ones make it ill.
+        fall: Number<1, 1_000> = Number(3),
+    }
+}
+
+record! {
+    /// When a service as a whole is left alone.
+    pub struct Breaker {
+        /// Of the requests within `window`: failures, and answers from 500 up.
+        error_percent: Number<1, 100> = Number(50),
+        /// With fewer requests nothing is concluded.
+        min_requests: Number<1, 1_000_000> = Number(20),
+        window: Duration = Duration::from_secs(10),
+        /// How long nothing is sent, until one request may try again.
+        open: Duration = Duration::from_secs(5),
+        /// An answer that takes longer is an error too.
+        slow: Option<Duration> = None,
+    }
+}
+
+/// What a client gets while a service is left alone, or has no endpoint.
+#[derive(Clone, Debug)]
+pub enum Fallback {
+    Service(String),
+    Respond(super::Respond),
+}
+
+impl Shape for Fallback {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let Value::Mapping(entries) = node.value else {
+            let name = node.text("a service, or `{ respond: … }`", "orders-backup")?;
+            if name == "stale" {
+                let fix = "remove it, and write `stale_if_error` in the route's cache";
+                return node.problem("`fallback: stale` is the cache's to say", "it alone knows what may be served", fix);
+            }
+            return Some(Fallback::Service(name));
+        };
+        if !["to", "service", "respond"].iter().any(|key| entries.contains_key(key)) {
+            return super::Respond::read(node).map(Fallback::Respond);
+        }
+        let map = node.map()?;
+        let service = map.read::<String>("to").or_else(|| map.read("service"));
+        let respond = map.read::<super::Respond>("respond");
+        map.finish(&[]);
+        match (service, respond) {
+            (Some(name), None) => name.map(Fallback::Service),
+            (None, Some(respond)) => respond.map(Fallback::Respond),
+            _ => node.problem("a fallback that does two things", "only one answer can be given", "keep one of `to` and `respond`"),
+        }
+    }
+
+    fn schema(parts: &mut Parts) -> Json {
+        let (respond, name) = (super::Respond::schema(parts), String::schema(parts));
+        let one = |key: &str, kind: &Json| json!({ "type": "object", "properties": { key: kind }, "required": [key], "additionalProperties": false });
+        json!({ "anyOf": [name, respond, one("respond", &respond), one("to", &name), one("service", &name)] })
     }
 }

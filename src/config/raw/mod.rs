@@ -13,13 +13,13 @@ mod words;
 pub use body::{BodyChanges, JsonChanges};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
-pub use faults::{Ejection, Retries, RetryMethods, RetryOn};
+pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
     Coding, HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target,
     To,
 };
-pub use service::{Balance, Endpoint, Keepalive, Protocol, Queue, Service, ServiceTls, Timeouts};
+pub use service::{Balance, Endpoint, HashBy, Keepalive, Protocol, Queue, Service, ServiceTls, Sticky, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};
 
 /// A key of the whole file.
@@ -157,12 +157,13 @@ record! {
         flood: Option<Flood> = None,
         /// Sheds what services can't answer in time. Off when absent.
         overload: Option<Overload> = None,
+        /// What is signed with; of a list, the first signs and all verify. The same on every gateway.
+        secret: Option<OneOrMany<Secret>> = None,
         /// Keys of all limits together; above it the longest idle are forgotten.
         limit_keys_max: Number<1, 100_000_000> = Number(1_000_000),
         /// All bodies that are held in memory together; above it 503.
         buffers: Size = Size(256 << 20),
     }
-    later ["secret"];
 }
 
 impl Default for Server {
@@ -181,6 +182,7 @@ impl Default for Server {
             flood: None,
             overload: None,
             limit_keys_max: Number(1_000_000),
+            secret: None,
             buffers: Size(256 << 20),
         }
     }

@@ -1,6 +1,6 @@
 //! `services`.
 
-use super::{Ejection, FilePath, Retries};
+use super::{Breaker, Ejection, Fallback, FilePath, HealthCheck, Retries};
 use crate::config::scalar::HostPort;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Number, Shape, choice, record};
@@ -27,8 +27,16 @@ record! {
         ejection: Ejection = Ejection::default(),
         /// How long an endpoint that is back, or new, takes to come up to its full share.
         slow_start: Option<Duration> = None,
+        /// Brings a client back to the endpoint that it has been to. Off when absent.
+        sticky: Option<Sticky> = None,
+        /// Asks endpoints whether they are well. Off when absent.
+        health_check: Option<HealthCheck> = None,
+        /// Leaves a service alone that fails as a whole. Off when absent.
+        breaker: Option<Breaker> = None,
+        /// What clients get while it is left alone, or has no endpoint: a service, or `{ respond: … }`; 503 when absent.
+        fallback: Option<Fallback> = None,
     }
-    later ["dns", "srv", "sticky", "health_check", "breaker", "fallback", "endpoints_file", "zone"];
+    later ["dns", "srv", "endpoints_file", "zone"];
 }
 
 record! {
@@ -86,12 +94,83 @@ record! {
     }
 }
 
-choice! {
-    pub enum Balance {
-        "round_robin" => RoundRobin,
-        "least_request" => LeastRequest,
+/// How an endpoint is chosen among those that are well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastRequest,
+    Random,
+    Hash(HashBy),
+}
+
+/// What requests have in common that go to the same endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashBy {
+    ClientIp,
+    Identity,
+    Header(http::HeaderName),
+    Cookie(String),
+}
+
+impl Shape for Balance {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        if matches!(node.value, Value::Mapping(_)) {
+            let map = node.map()?;
+            let by = map.required("hash").map(Balance::Hash);
+            map.finish(&[]);
+            return by;
+        }
+        match node.word(&["least_request", "round_robin", "random"], &[])?.as_str() {
+            "round_robin" => Some(Balance::RoundRobin),
+            "random" => Some(Balance::Random),
+            _ => Some(Balance::LeastRequest),
+        }
     }
-    later ["random"];
+
+    fn schema(parts: &mut Parts) -> Json {
+        let words = schema::words(&["least_request", "round_robin", "random"]);
+        let hash = json!({ "type": "object", "properties": { "hash": HashBy::schema(parts) }, "required": ["hash"], "additionalProperties": false });
+        json!({ "anyOf": [words, hash] })
+    }
+
+    fn written(&self) -> Option<Json> {
+        match self {
+            Balance::LeastRequest => Some("least_request".into()),
+            Balance::RoundRobin => Some("round_robin".into()),
+            Balance::Random => Some("random".into()),
+            Balance::Hash(_) => None,
+        }
+    }
+}
+
+fn hash_by(text: &str) -> Result<HashBy, String> {
+    match (text, text.split_once(':')) {
+        ("client_ip", _) => Ok(HashBy::ClientIp),
+        ("identity", _) => Ok(HashBy::Identity),
+        (_, Some(("header", name))) => name.parse().map(HashBy::Header).map_err(|_| format!("`{name}` is not a header field's name")),
+        (_, Some(("cookie", name))) if !name.is_empty() => Ok(HashBy::Cookie(name.to_string())),
+        _ => Err(format!("`{text}` is not something to hash")),
+    }
+}
+
+impl Shape for HashBy {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("one of client_ip, identity, header:NAME and cookie:NAME", "client_ip", hash_by)
+    }
+
+    fn schema(_: &mut Parts) -> Json {
+        schema::text("^(client_ip|identity|header:.+|cookie:.+)$", "client_ip")
+    }
+}
+
+record! {
+    /// A cookie that brings a client back to its endpoint.
+    pub struct Sticky {
+        /// Its name; `fd_` and the service's when absent.
+        cookie: Option<String> = None,
+        /// How long it lasts.
+        ttl: Duration = Duration::from_secs(3_600),
+    }
 }
 
 record! {

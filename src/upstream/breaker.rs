@@ -1,0 +1,199 @@
+//! The breaker of a service as a whole: closed while enough requests succeed; open, so that a service that fails is left alone;
+//! then one request at a time tries whether it is back.
+
+use super::clock::{ms, now};
+use super::states::ServiceState;
+use crate::config::raw;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Parts of the window, each of which is forgotten as a whole.
+const PARTS: usize = 10;
+
+/// When a breaker opens.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    error_percent: u64,
+    requests_min: u64,
+    /// Milliseconds of one part of the window.
+    part: u64,
+    open: u64,
+    slow: Option<Duration>,
+}
+
+impl Limits {
+    pub fn new(raw: &raw::Breaker) -> Limits {
+        Limits {
+            error_percent: raw.error_percent.0,
+            requests_min: raw.min_requests.0,
+            part: (ms(raw.window) / PARTS as u64).max(1),
+            open: ms(raw.open).max(1),
+            slow: raw.slow,
+        }
+    }
+}
+
+/// What is known of a service's requests. Outlives reloads.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    /// When one may try, in `now`'s time; 0 while it is closed.
+    opens: AtomicU64,
+    is_tried: AtomicBool,
+    window: Mutex<[Part; PARTS]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    number: u64,
+    all: u64,
+    errors: u64,
+}
+
+impl Breaker {
+    /// Nothing is sent to the service, or one request tries.
+    pub fn is_open(&self) -> bool {
+        self.opens.load(Relaxed) > 0
+    }
+
+    /// Lets a request through, or answers in how many seconds another try makes sense.
+    fn admit(&self, now: u64) -> Result<bool, u32> {
+        let opens = self.opens.load(Relaxed);
+        match opens {
+            0 => Ok(false),
+            _ if now < opens => Err(u32::try_from((opens - now).div_ceil(1_000)).unwrap_or(u32::MAX)),
+            _ if self.is_tried.swap(true, Relaxed) => Err(1),
+            _ => Ok(true),
+        }
+    }
+
+    /// Counts what became of a request. Answers whether the breaker opens with it.
+    fn count(&self, limits: &Limits, is_error: bool, now: u64) -> bool {
+        let number = now / limits.part;
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = &mut window[(number % PARTS as u64) as usize];
+        if part.number != number {
+            *part = Part { number, ..Part::default() };
+        }
+        part.all += 1;
+        part.errors += u64::from(is_error);
+        if !is_error || self.is_open() {
+            return false;
+        }
+        let fresh = window.iter().filter(|part| part.number + PARTS as u64 > number);
+        let (all, errors) = fresh.fold((0, 0), |(all, errors), part| (all + part.all, errors + part.errors));
+        let opens = all >= limits.requests_min && errors * 100 >= limits.error_percent * all;
+        if opens {
+            *window = Default::default();
+            self.opens.store(now + limits.open, Relaxed);
+        }
+        opens
+    }
+
+    /// What became of the request that tried.
+    fn tried(&self, limits: &Limits, is_error: bool, now: u64) {
+        self.opens.store(if is_error { now + limits.open } else { 0 }, Relaxed);
+        self.is_tried.store(false, Relaxed);
+    }
+}
+
+/// A request that the breaker let through. One that is dropped without an outcome, such as of a client that has gone, says
+/// nothing of the service.
+#[derive(Debug)]
+pub struct Admitted {
+    state: Arc<ServiceState>,
+    limits: Limits,
+    name: Arc<str>,
+    is_trial: bool,
+    is_counted: bool,
+}
+
+impl Admitted {
+    /// # Errors
+    /// The seconds until another try makes sense.
+    pub(super) fn new(state: &Arc<ServiceState>, limits: &Limits, name: &Arc<str>) -> Result<Admitted, u32> {
+        let is_trial = state.breaker.admit(now())?;
+        Ok(Admitted { state: state.clone(), limits: *limits, name: name.clone(), is_trial, is_counted: false })
+    }
+
+    /// The service has answered, or failed to.
+    pub fn end(mut self, is_error: bool, took: Duration) {
+        let is_error = is_error || self.limits.slow.is_some_and(|slow| took > slow);
+        let (breaker, name) = (&self.state.breaker, &self.name);
+        match self.is_trial {
+            true => {
+                breaker.tried(&self.limits, is_error, now());
+                log::info!("{name} was tried: {}", if is_error { "it fails still" } else { "it is back" });
+            }
+            false if breaker.count(&self.limits, is_error, now()) => {
+                log::warn!("{name} fails too often: nothing is sent to it for {} ms", self.limits.open);
+            }
+            false => {}
+        }
+        self.is_counted = true;
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if self.is_trial && !self.is_counted {
+            self.state.breaker.is_tried.store(false, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { error_percent: 50, requests_min: 4, part: 100, open: 5_000, slow: None };
+
+    #[test]
+    fn opens_with_enough_errors_among_enough_requests() {
+        let breaker = Breaker::default();
+        let opened = [true, true, true].map(|is_error| breaker.count(&LIMITS, is_error, 10_000));
+        assert_eq!((opened, breaker.admit(10_000)), ([false; 3], Ok(false)));
+        assert!(breaker.count(&LIMITS, true, 10_000));
+        assert_eq!([breaker.admit(10_001), breaker.admit(14_999)], [Err(5), Err(1)]);
+    }
+
+    #[test]
+    fn successes_weigh_against_them() {
+        let breaker = Breaker::default();
+        (0..6).for_each(|_| assert!(!breaker.count(&LIMITS, false, 10_000)));
+        let opened: Vec<bool> = (0..6).map(|_| breaker.count(&LIMITS, true, 10_000)).collect();
+        assert_eq!(opened, [false, false, false, false, false, true]);
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        let breaker = Breaker::default();
+        (0..3).for_each(|_| assert!(!breaker.count(&LIMITS, true, 10_000)));
+        assert!(!breaker.count(&LIMITS, true, 11_000));
+        assert!((0..2).all(|_| !breaker.count(&LIMITS, true, 11_900)) && breaker.count(&LIMITS, true, 11_900));
+    }
+
+    #[test]
+    fn one_at_a_time_tries_whether_it_is_back() {
+        let breaker = Breaker::default();
+        assert!((0..3).all(|_| !breaker.count(&LIMITS, true, 10_000)) && breaker.count(&LIMITS, true, 10_000));
+        assert_eq!([breaker.admit(15_000), breaker.admit(15_000)], [Ok(true), Err(1)]);
+        breaker.tried(&LIMITS, true, 15_100);
+        assert_eq!([breaker.admit(15_200), breaker.admit(20_100), breaker.admit(20_100)], [Err(5), Ok(true), Err(1)]);
+        breaker.tried(&LIMITS, false, 20_200);
+        assert_eq!([breaker.admit(20_200), breaker.admit(20_200)], [Ok(false), Ok(false)]);
+        // It begins anew.
+        assert!((0..3).all(|_| !breaker.count(&LIMITS, true, 20_200)));
+    }
+
+    #[test]
+    fn a_trial_that_comes_to_nothing_leaves_room_for_the_next() {
+        let (state, name) = (Arc::new(ServiceState::default()), Arc::from("s"));
+        state.breaker.opens.store(1, Relaxed);
+        let trial = Admitted::new(&state, &LIMITS, &name).expect("let through");
+        assert_eq!(Admitted::new(&state, &LIMITS, &name).err(), Some(1));
+        drop(trial);
+        Admitted::new(&state, &LIMITS, &name).expect("let through").end(false, Duration::ZERO);
+        assert!(!state.breaker.is_open());
+    }
+}
