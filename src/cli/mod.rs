@@ -3,6 +3,7 @@
 mod diff;
 mod explain;
 mod hash;
+mod purge;
 mod remote;
 mod test;
 mod why;
@@ -77,6 +78,8 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Makes the running gateway forget answers that it keeps.
+    Purge(purge::Purging),
     /// Prints the JSON Schema of configurations, for editors.
     Schema,
     /// Makes an API key, and prints its entry for the keys file.
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Stop(target) => print(remote::end(&target, "/stop")),
         Command::Why { id, target } => print(why::why(&id, &target)),
         Command::Status(target) => print(remote::status(&target)),
+        Command::Purge(asked) => print(purge::purge(&asked)),
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),
         Command::Completions { shell } => print(Ok(completions(shell))),

@@ -12,7 +12,7 @@ mod record;
 mod refusals;
 
 pub use lines::{Lines, Logs};
-pub use metrics::{LimitMetrics, Metrics, RouteMetrics, ServiceMetrics};
+pub use metrics::{CacheMetrics, LimitMetrics, Metrics, RouteMetrics, ServiceMetrics};
 pub use record::{Record, mask};
 pub use refusals::{Refusals, Refused};
 
