@@ -13,13 +13,14 @@ mod rule;
 mod shard;
 pub mod storage;
 mod store;
+mod turns;
 
 pub use entry::{Entry, Told};
 pub use rule::Rule;
 pub use storage::entry_of;
 pub use store::Store;
+pub use turns::Turns;
 
-use pingora::cache::lock::CacheLock;
 use pingora::cache::predictor::Predictor;
 use std::time::Duration;
 
@@ -32,18 +33,19 @@ pub const THIS_TIME: &str = "this time";
 
 /// All that outlives snapshots. Pingora asks for it to live for ever.
 pub struct Cache {
-    pub store: Store,
+    pub store: &'static Store,
     /// Who fetches what others wait for.
-    pub lock: CacheLock,
+    pub lock: Turns,
     /// What could not be kept lately, so that nobody waits for it.
     pub predictor: Predictor<16>,
 }
 
 impl Cache {
     pub fn new() -> &'static Cache {
+        let store: &Store = Box::leak(Box::default());
         Box::leak(Box::new(Cache {
-            store: Store::default(),
-            lock: CacheLock::new(FETCH_MAX),
+            store,
+            lock: Turns::new(store, FETCH_MAX),
             predictor: Predictor::new(HOPELESS_MAX, Some(|reason| reason == THIS_TIME)),
         }))
     }

@@ -79,7 +79,7 @@ pub fn begin(session: &mut Session, exchange: &mut Exchange) {
     };
     let mut options = CacheOptionOverrides::default();
     options.wait_timeout = Some(caching.rule.collapse_timeout);
-    session.cache.enable(&cache.store, None, Some(&cache.predictor), Some(&cache.lock), Some(options));
+    session.cache.enable(cache.store, None, Some(&cache.predictor), Some(&cache.lock), Some(options));
     // What is made anew for each client has other bytes than what is kept.
     let is_shaped = exchange.route().is_some_and(|route| route.response_body.is_some() || route.compress.is_some());
     session.ignore_downstream_range |= is_shaped;
@@ -184,7 +184,7 @@ pub fn vary(meta: &CacheMeta, exchange: &Exchange, head: &RequestHeader) -> Opti
         return Some(own);
     }
     // Others may go by other fields.
-    let store = &exchange.snapshot.cache.store;
+    let store = exchange.snapshot.cache.store;
     store.matching(caching.key, |names| variance(names, exchange, head)).or(Some(own))
 }
 
@@ -248,7 +248,7 @@ pub fn keep(session: &Session, head: &ResponseHeader, exchange: &mut Exchange) -
 fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Result<Told, NoCacheReason> {
     let request = session.req_header();
     let caching = exchange.caching.as_ref().ok_or(NoCacheReason::InternalError)?;
-    let (rule, store) = (&caching.rule, &exchange.snapshot.cache.store);
+    let (rule, store) = (&caching.rule, exchange.snapshot.cache.store);
     if length(&head.headers).is_some_and(|length| length > rule.body_bytes_max) {
         return Err(NoCacheReason::ResponseTooLarge);
     }
