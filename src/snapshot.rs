@@ -22,7 +22,7 @@ use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
 use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Shared};
-use crate::observe::{AccessLog, Logs, Metrics, RouteMetrics, ServiceMetrics};
+use crate::observe::{AccessLog, Logs, Metrics, Refusals, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::body::JsonEdits;
@@ -54,6 +54,8 @@ pub struct State {
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
     failures: Arc<Failures>,
+    /// The last that were refused.
+    pub refusals: Arc<Refusals>,
     tickets: TicketSecret,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
@@ -73,6 +75,7 @@ impl State {
             buffers: Arc::default(),
             issuers: Arc::default(),
             failures: Arc::default(),
+            refusals: Arc::default(),
             tickets: TicketSecret::default(),
             endpoints: States::default(),
             listeners: Mutex::default(),
@@ -129,6 +132,7 @@ pub struct Snapshot {
     pub cache_memory: usize,
     /// Who was refused, and how often.
     pub failures: Arc<Failures>,
+    pub refusals: Arc<Refusals>,
     pub access_log: Option<AccessLog>,
     /// Requests that no route takes.
     pub no_route: RouteMetrics,
@@ -335,6 +339,7 @@ impl Snapshot {
             cache: state.cache,
             cache_memory: usize::try_from(raw.cache_store.memory.0).unwrap_or(usize::MAX),
             failures: state.failures.clone(),
+            refusals: state.refusals.clone(),
             access_log: access_log?,
             no_route: state.metrics.route(""),
         })

@@ -24,6 +24,7 @@ mod suite {
     mod compress;
     mod corpus;
     mod deadlines;
+    mod diff;
     mod drain;
     mod ejection;
     mod explain;
@@ -37,8 +38,10 @@ mod suite {
     mod limits;
     mod log;
     mod overload;
+    mod own_tests;
     mod pools;
     mod proxied;
+    mod refusals;
     mod reload;
     mod retries;
     mod routing;

@@ -12,7 +12,10 @@ use crate::types::ListenerId;
 use crate::upstream::Endpoint;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
@@ -82,6 +85,8 @@ impl Admin {
             "/config" => Answer::new(StatusCode::OK, "application/yaml", self.snapshot.load().meta.shown.clone()),
             "/explain" => self.explain(head.uri.query().unwrap_or_default()),
             "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
+            "/refusals" => self.refusals(head.uri.query().unwrap_or_default()),
+            "/" => Answer::new(StatusCode::OK, "text/html; charset=utf-8", include_str!("dashboard.html").to_string()),
             "/purge" => self.purge(session).await,
             "/reload" => self.reload().await,
             "/upgrade" => self.upgrade().await,
@@ -133,6 +138,20 @@ impl Admin {
             Ok(explanation) => Answer::json(StatusCode::OK, &json!(explanation)),
             Err(what) => Answer::text(StatusCode::BAD_REQUEST, &format!("{what}\n")),
         }
+    }
+
+    /// The last that were refused, newest first; `id` and `limit` choose among them.
+    fn refusals(&self, query: &str) -> Answer {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let one = |wanted: &str| pairs.clone().find(|(name, _)| *name == wanted).map(|(_, value)| decode_parameter(value));
+        let limit = match one("limit").map(|limit| limit.parse()) {
+            None => usize::MAX,
+            Some(Ok(limit)) => limit,
+            Some(Err(_)) => return Answer::text(StatusCode::BAD_REQUEST, "`limit` is not a number\n"),
+        };
+        let (kept, missed) = self.state.refusals.bounds();
+        let refusals = self.state.refusals.newest(one("id").as_deref(), limit);
+        Answer::json(StatusCode::OK, &json!({ "kept": kept, "missed": missed, "refusals": refusals }))
     }
 
     /// Forgets answers: `url`, `prefix`, `tag` or `all`, and `soft`, as parameters or as a JSON body.
@@ -243,8 +262,11 @@ fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// The dashboard is one page that fetches nothing from elsewhere; nothing else here is a page.
+const POLICY: &str =
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
 /// What can be read.
-const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain"];
+const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain", "/refusals", "/"];
 /// What can be told.
 const TOLD: &[&str] = &["/purge", "/reload", "/upgrade", "/drain", "/stop"];
 
@@ -284,7 +306,10 @@ impl ServeHttp for Admin {
             .status(answer.status)
             .header(CONTENT_TYPE, answer.kind)
             .header(CONTENT_LENGTH, answer.body.len())
-            .header(CACHE_CONTROL, "no-store");
+            .header(CACHE_CONTROL, "no-store")
+            .header(X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .header(X_FRAME_OPTIONS, "DENY")
+            .header(CONTENT_SECURITY_POLICY, POLICY);
         if let Some(allow) = answer.allow {
             response = response.header(ALLOW, allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", "));
         }

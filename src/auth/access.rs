@@ -12,6 +12,7 @@ use crate::config::raw;
 use crate::config::shape::remedy;
 use crate::types::{Identity, Refusal};
 use http::{HeaderMap, HeaderName, Uri};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The name for everybody.
@@ -81,6 +82,22 @@ impl Access {
         })
     }
 
+    pub(super) fn methods(&self) -> &[Arc<Method>] {
+        &self.methods
+    }
+
+    pub(super) fn require(&self) -> &Require {
+        &self.require
+    }
+
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    pub(super) fn admits(&self, client: IpAddr) -> bool {
+        self.addresses.admit(client)
+    }
+
     /// Everybody may come, and nobody is recognised.
     pub fn is_open(&self) -> bool {
         self.methods.is_empty() && self.addresses.is_empty()
@@ -89,7 +106,7 @@ impl Access {
     /// Decides without waiting for anything.
     pub fn check(&self, request: &Request<'_>) -> Verdict {
         let refused = |by: Option<&Arc<Method>>, refusal| Verdict { by: by.cloned(), outcome: Outcome::Refused(refusal) };
-        if !self.addresses.admit(request.client) {
+        if !self.admits(request.client) {
             return refused(None, Refusal::ForbiddenIp);
         }
         let found = self.methods.iter().map(|method| (method, method.find(request)));

@@ -146,12 +146,21 @@ impl Jwt {
     fn verify(&self, token: &Compact<'_>, text: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
         let keys = self.keys.keys().ok_or(Refusal::AuthUnavailable)?;
         let key = keys.verify(token, self.algorithms.as_deref())?.id;
-        let claims = token.claims()?;
-        let expires = self.check_claims(&claims, now)?;
-        let name = claims.get("sub").and_then(Value::as_str).unwrap_or_default().into();
-        let identity = Arc::new(Identity { name, method: self.name.clone(), claims });
+        let (identity, expires) = self.believe(token.claims()?, now)?;
         self.remembered.insert(text, Known { identity: identity.clone(), expires, key });
         Ok(identity)
+    }
+
+    /// Whom claims speak of that nobody has to doubt, and until when they are good.
+    pub(super) fn believe(&self, claims: Map<String, Value>, now: f64) -> Result<(Arc<Identity>, f64), Refusal> {
+        let expires = self.check_claims(&claims, now)?;
+        let name = claims.get("sub").and_then(Value::as_str).unwrap_or_default().into();
+        Ok((Arc::new(Identity { name, method: self.name.clone(), claims }), expires))
+    }
+
+    /// An issuer and an audience that are right, where it matters.
+    pub(super) fn wants(&self) -> (Option<&str>, Option<&str>) {
+        (self.issuers.first().map(String::as_str), self.audience.first().map(String::as_str))
     }
 
     /// Answers until when it is good.

@@ -4,6 +4,7 @@
 
 mod access;
 pub mod api_key;
+mod assumed;
 pub mod basic;
 pub mod cors;
 mod credential;
@@ -17,6 +18,7 @@ mod json;
 mod jwt;
 mod keys;
 mod lists;
+mod looser;
 mod method;
 mod mtls;
 mod remembered;

@@ -10,9 +10,9 @@ use std::net::IpAddr;
 /// Scopes and claims.
 #[derive(Debug, Default)]
 pub struct Require {
-    all: Vec<String>,
-    any: Vec<String>,
-    claims: Vec<(String, raw::Claim)>,
+    pub(super) all: Vec<String>,
+    pub(super) any: Vec<String>,
+    pub(super) claims: Vec<(String, raw::Claim)>,
 }
 
 impl Require {
@@ -80,8 +80,8 @@ fn scalar(value: &Value) -> Option<Cow<'_, str>> {
 #[derive(Debug, Default)]
 pub struct Addresses {
     /// Everybody when `None`.
-    allow: Option<Vec<IpNet>>,
-    deny: Vec<IpNet>,
+    pub(super) allow: Option<Vec<IpNet>>,
+    pub(super) deny: Vec<IpNet>,
 }
 
 impl Addresses {

@@ -1,19 +1,25 @@
 //! The commands.
 
+mod diff;
 mod explain;
 mod hash;
 mod purge;
 mod remote;
+mod test;
+mod why;
 
 use crate::config::schema::schema;
 use crate::server::{self, Origin};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use diff::Compared;
 use explain::{Asked, Listing};
 use remote::Target;
 use serde_json::json;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use test::Tested;
 
 const DEFAULT_CONFIG: &str = "/etc/frontdesk/frontdesk.yaml";
 
@@ -47,8 +53,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Runs the configuration's own `tests`.
+    Test(Tested),
     /// Says which route a request takes and why, and what becomes of it.
     Explain(Asked),
+    /// Says which requests change hands from one configuration to another, and what gets looser: then the exit code is 1.
+    Diff(Compared),
     /// Prints the routes in the order in which they win.
     Routes(Listing),
     /// Makes the running gateway read its configuration again, and waits for the outcome.
@@ -61,6 +71,13 @@ enum Command {
     Stop(Target),
     /// Shows what the running gateway says of itself.
     Status(Target),
+    /// Says why the running gateway refused a request, by its X-Request-Id.
+    Why {
+        #[arg(value_name = "REQUEST-ID")]
+        id: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Makes the running gateway forget answers that it keeps.
     Purge(purge::Purging),
     /// Prints the JSON Schema of configurations, for editors.
@@ -69,6 +86,8 @@ enum Command {
     HashKey(hash::KeyFor),
     /// Reads a password from standard input, and prints its entry for the users file.
     HashPassword(hash::PasswordFor),
+    /// Prints what a shell needs to complete commands: `frontdesk completions bash > /etc/bash_completion.d/frontdesk`.
+    Completions { shell: Shell },
     /// Says which version this is.
     Version,
 }
@@ -88,21 +107,32 @@ pub fn main() -> ExitCode {
         Command::Run { config, to, bind } => run(config, to, &bind),
         Command::Check { config, json } => check(config, json),
         Command::Schema => print(Ok(format!("{:#}\n", schema()))),
+        Command::Test(tested) => test::run(&tested),
+        Command::Diff(compared) => diff::run(&compared),
         Command::Explain(asked) => print(explain::explain_request(&asked)),
         Command::Routes(listing) => print(explain::list(&listing)),
         Command::Reload(target) => print(remote::reload(&target)),
         Command::Upgrade(target) => print(remote::upgrade(&target)),
         Command::Drain(target) => print(remote::end(&target, "/drain")),
         Command::Stop(target) => print(remote::end(&target, "/stop")),
+        Command::Why { id, target } => print(why::why(&id, &target)),
         Command::Status(target) => print(remote::status(&target)),
         Command::Purge(asked) => print(purge::purge(&asked)),
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),
+        Command::Completions { shell } => print(Ok(completions(shell))),
         Command::Version => {
             println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
     }
+}
+
+/// A script for that shell.
+fn completions(shell: Shell) -> String {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "frontdesk", &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Prints an outcome: what was done to stdout, what failed to stderr.

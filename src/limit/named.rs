@@ -230,6 +230,35 @@ impl Limit {
         Some(held * sharing.nodes)
     }
 
+    /// What of it lets through more than before, for people; nothing when it is as strict.
+    pub fn looser(&self, new: &Limit) -> Option<String> {
+        if new.is_shadow && !self.is_shadow {
+            return Some("only counts".to_string());
+        }
+        if let Some(by) = new.by.iter().find(|by| !self.by.contains(by)) {
+            return Some(format!("counts by {} too", by.text()));
+        }
+        if self.sharing.is_some() && new.sharing.is_none() {
+            return Some("is not shared any more".to_string());
+        }
+        if self.claim.is_some() && new.claim.is_some() && self.claim != new.claim {
+            return Some("has its plans by another claim".to_string());
+        }
+        let of = |limit: &'_ Limit, value: &str| {
+            let last = limit.plans.len() - 1;
+            limit.plans[..last].iter().position(|(known, _)| **known == *value).unwrap_or(last)
+        };
+        let values = self.plans.iter().chain(&new.plans).map(|(value, _)| value);
+        values.into_iter().find_map(|value| {
+            let (old, new) = (&self.plans[of(self, value)].1, &new.plans[of(new, value)].1);
+            // Of a request with its cost: how soon the next one fits, and how many fit at once.
+            let is_looser =
+                new.terms.each_us < old.terms.each_us || new.terms.room_us / new.terms.each_us > old.terms.room_us / old.terms.each_us;
+            let shown = |policy: &Policy| format!("{}, burst {}", policy.rate, policy.pace.burst());
+            is_looser.then(|| format!("was {} and is {}", shown(old), shown(new)))
+        })
+    }
+
     /// Whoever asks can choose to be counted as somebody else each time.
     pub fn is_chosen_by_client(&self) -> bool {
         self.by.iter().any(|by| matches!(by, By::Header(_)))

@@ -4,14 +4,17 @@
 //! is counted.
 
 mod carried;
+mod common;
 pub mod error_log;
 mod lines;
 mod metrics;
 mod record;
+mod refusals;
 
 pub use lines::{Lines, Logs};
 pub use metrics::{CacheMetrics, LimitMetrics, Metrics, RouteMetrics, ServiceMetrics};
 pub use record::{Record, mask};
+pub use refusals::{Refusals, Refused};
 
 use crate::config::raw;
 use std::io;
@@ -21,6 +24,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct AccessLog {
     lines: Arc<Lines>,
+    format: raw::AccessFormat,
     sample: f64,
     redact: Vec<String>,
 }
@@ -31,13 +35,17 @@ impl AccessLog {
     /// # Errors
     /// Those of opening the file.
     pub fn open(raw: &raw::AccessLog, logs: &Logs) -> io::Result<AccessLog> {
-        Ok(AccessLog { lines: logs.open(&raw.path.0)?, sample: raw.sample.0, redact: raw.redact.clone() })
+        Ok(AccessLog { lines: logs.open(&raw.path.0)?, format: raw.format, sample: raw.sample.0, redact: raw.redact.clone() })
     }
 
     /// Writes a line, or drops it when the disk is too slow or the sample leaves it out.
     pub fn write(&self, record: &Record<'_>) {
         if self.sample >= 1.0 || fastrand::f64() < self.sample {
-            self.lines.append(|out| record.json(out));
+            self.lines.append(|out| match self.format {
+                raw::AccessFormat::Json => record.json(out),
+                raw::AccessFormat::Combined => record.common(out, true),
+                raw::AccessFormat::Common => record.common(out, false),
+            });
         }
     }
 

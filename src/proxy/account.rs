@@ -20,14 +20,17 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
     // Counted as OTHER.
     let unknown = Method::from_bytes(b"-").unwrap_or_default();
     snapshot.no_route.answered(&unknown, refusal.status(), Duration::ZERO, Duration::ZERO);
-    let Some(log) = &snapshot.access_log else { return };
-    log.write(&Record {
+    let record = Record {
         client_ip: unmap(connection.peer.ip()),
         status: refusal.status(),
         code: refusal.code(),
         protocol: "HTTP/1",
         ..Record::nothing(SystemTime::now())
-    });
+    };
+    snapshot.refusals.add(&record, &refusal.detail());
+    if let Some(log) = &snapshot.access_log {
+        log.write(&record);
+    }
 }
 
 pub fn finish(session: &mut Session, exchange: &mut Exchange) {
@@ -48,7 +51,10 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     if let Some(route) = exchange.route().and_then(|route| route.cache.as_ref()) {
         route.metrics.count(cache);
     }
-    let Some(log) = &exchange.snapshot.access_log else { return };
+    let log = exchange.snapshot.access_log.as_ref();
+    if log.is_none() && exchange.refusal.is_none() {
+        return;
+    }
     let field = |name| head.headers.get(name).map_or(Cow::Borrowed(""), text);
     let target = target(&head.uri);
     let (bytes_in, bytes_out) = match &exchange.tunnel {
@@ -56,7 +62,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         None => (session.body_bytes_read() as u64, session.body_bytes_sent() as u64),
     };
     let peer = exchange.connection().and_then(|connection| connection.peer_text().to_str().ok());
-    log.write(&Record {
+    let record = Record {
         time: SystemTime::now(),
         request_id: exchange.id(),
         trace_id: exchange.trace.trace_id(),
@@ -64,7 +70,8 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         client_ip_text: peer.filter(|_| exchange.origin.client_ip == exchange.origin.peer_ip),
         method: head.method.as_str(),
         host: authority(head),
-        path: mask(target, log.redact()),
+        // Without a log nobody has said which parameters are secret.
+        path: log.map_or_else(|| head.uri.path().into(), |log| mask(target, log.redact())),
         route: exchange.route().map_or("", |route| &route.name),
         service: exchange.service().map_or("", |(entry, _)| &entry.service.name),
         endpoint: exchange.endpoint_label(),
@@ -84,7 +91,13 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         tls: exchange.tls,
         user_agent: field(USER_AGENT),
         referer: field(REFERER),
-    });
+    };
+    if let Some(refusal) = &exchange.refusal {
+        exchange.snapshot.refusals.add(&record, &refusal.detail());
+    }
+    if let Some(log) = log {
+        log.write(&record);
+    }
 }
 
 fn protocol(version: Version) -> &'static str {

@@ -1,10 +1,11 @@
 //! Who is it, and may they? The one place where a request meets `auth`: before anything is answered or sent on.
 
 use super::exchange::{Exchange, authority};
-use crate::auth::{self, Denied, Head, Method, Outcome, Request};
+use crate::auth::{self, Denied, Head, Method, Outcome, Request, Verdict};
 use crate::snapshot::Action;
 use crate::types::{Identity, Refusal};
 use pingora::http::RequestHeader;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// A credential that takes longer.
@@ -49,6 +50,22 @@ pub fn check(head: &RequestHeader, exchange: &mut Exchange) -> Result<Option<Ask
         now: auth::now(),
     };
     let verdict = access.check(&request);
+    take(exchange, verdict)
+}
+
+/// The same for somebody who comes with a token of these claims, as if its signature were right.
+///
+/// # Errors
+/// It is refused.
+pub fn assume(claims: &Map<String, Value>, head: &RequestHeader, exchange: &mut Exchange) -> Result<Option<Ask>, Refusal> {
+    let client = exchange.origin.client_ip;
+    match exchange.route().and_then(|route| route.access.assume(claims, client, auth::now())) {
+        Some(verdict) => take(exchange, verdict),
+        None => check(head, exchange),
+    }
+}
+
+fn take(exchange: &mut Exchange, verdict: Verdict) -> Result<Option<Ask>, Refusal> {
     exchange.auth = verdict.by.clone();
     match (verdict.outcome, verdict.by) {
         (Outcome::Admitted(identity), _) => {

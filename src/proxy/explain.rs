@@ -1,6 +1,9 @@
 //! What would become of a request, and why: the steps that serve requests, without a service to send it to.
 
+pub use super::question::Question;
+
 use super::exchange::{Exchange, Seen, authority, target};
+use super::question::{head, listener, raw};
 use super::strict::head::HeadReader;
 use super::{admit, forward, limits, steps};
 use crate::compose::Shown;
@@ -8,60 +11,13 @@ use crate::route::Criterion;
 use crate::route::explain::Verdict;
 use crate::shape::forward::Origin;
 use crate::snapshot::{Action, Route, Snapshot};
-use crate::types::{ListenerId, Refusal, RouteId};
+use crate::types::{Refusal, RouteId};
 use http::header::HOST;
-use http::{HeaderName, HeaderValue, Method, Uri};
 use pingora::http::RequestHeader;
 use serde::Serialize;
-use std::net::{IpAddr, Ipv4Addr};
+use serde_json::{Map, Value};
+use std::net::IpAddr;
 use std::sync::Arc;
-
-/// A request that somebody asks about.
-#[derive(Clone, Debug)]
-pub struct Question {
-    pub method: Method,
-    /// With a host, or a path alone.
-    pub url: Uri,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The listener it comes in by; the first when `None`.
-    pub listener: Option<String>,
-    pub client_ip: IpAddr,
-}
-
-impl Question {
-    /// Reads a question as it is typed. Header fields are `Name: value`; the client is this machine unless it is named.
-    ///
-    /// # Errors
-    /// What of it can't be understood.
-    pub fn parse<'a>(
-        method: &str,
-        url: &str,
-        headers: impl IntoIterator<Item = &'a str>,
-        listener: Option<&str>,
-        client_ip: Option<&str>,
-    ) -> Result<Question, String> {
-        let header = |text: &str| {
-            let (name, value) = text.split_once(':')?;
-            Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
-        };
-        let url: Uri = url.parse().map_err(|_| format!("`{url}` is not a URL"))?;
-        if url.path_and_query().is_none() {
-            return Err(format!("`{url}` is neither a URL such as https://api.example.com/orders/7 nor a path"));
-        }
-        let headers =
-            headers.into_iter().map(|text| header(text).ok_or_else(|| format!("`{text}` is not a header field such as `X-Beta: 1`")));
-        Ok(Question {
-            method: method.to_ascii_uppercase().parse().map_err(|_| format!("`{method}` is not a method"))?,
-            headers: headers.collect::<Result<_, _>>()?,
-            listener: listener.map(str::to_string),
-            client_ip: match client_ip {
-                None => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                Some(text) => text.parse().map_err(|_| format!("`{text}` is not an address"))?,
-            },
-            url,
-        })
-    }
-}
 
 /// What becomes of it.
 #[derive(Debug, Serialize)]
@@ -81,6 +37,9 @@ pub struct Explanation {
     /// What is asked of who comes; nothing where everybody may come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Checked>,
+    /// Who is recognised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     pub outcome: Outcome,
 }
 
@@ -174,7 +133,8 @@ pub fn routes(snapshot: &Snapshot) -> Vec<Listed> {
     snapshot.table.in_order().into_iter().filter_map(route).map(listed).collect()
 }
 
-fn leads_to(route: &Route) -> String {
+/// What a route does, in a word.
+pub(super) fn leads_to(route: &Route) -> String {
     match &route.action {
         Action::Forward(forward) => {
             let services: Vec<_> = forward.weighted().map(|(entry, weight)| (&entry.service.name, weight)).collect();
@@ -222,7 +182,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         Err(_) => (Vec::new(), 0),
     };
     let taken = read.and_then(|()| steps::take(&mut exchange, explained.outcome));
-    let admitted = taken.and_then(|()| admit(&head, &mut exchange));
+    let admitted = taken.and_then(|()| admit(&head, question.claims.as_ref(), &mut exchange));
     let (limits, within) = within(&head, &exchange);
     Ok(Explanation {
         method: head.method.to_string(),
@@ -233,6 +193,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         candidates,
         others,
         auth: checked(&exchange, &admitted),
+        identity: exchange.identity.as_ref().map(|identity| identity.name.to_string()),
         limits,
         outcome: match admitted.map(drop).and(within).and_then(|()| outcome(&head, &exchange)) {
             Ok(outcome) => outcome,
@@ -260,48 +221,6 @@ fn within(head: &RequestHeader, exchange: &Exchange) -> (Vec<Limited>, Result<()
     })
 }
 
-fn head(question: &Question) -> Result<RequestHeader, String> {
-    let build = || {
-        let mut head = RequestHeader::build_no_case(question.method.clone(), target(&question.url).as_bytes(), None)?;
-        if let Some(authority) = question.url.authority() {
-            head.insert_header(HOST, authority.as_str())?;
-        }
-        for (name, value) in &question.headers {
-            head.append_header(name.clone(), value.clone())?;
-        }
-        if !head.headers.contains_key(HOST) {
-            head.insert_header(HOST, "")?;
-        }
-        pingora::Result::Ok(head)
-    };
-    build().map_err(|e: Box<pingora::Error>| e.to_string())
-}
-
-/// The head as it would come in.
-fn raw(head: &RequestHeader) -> Vec<u8> {
-    let mut raw = format!("{} {} HTTP/1.1\r\n", head.method, target(&head.uri)).into_bytes();
-    for (name, value) in &head.headers {
-        raw.extend_from_slice(name.as_str().as_bytes());
-        raw.extend_from_slice(b": ");
-        raw.extend_from_slice(value.as_bytes());
-        raw.extend_from_slice(b"\r\n");
-    }
-    raw.extend_from_slice(b"\r\n");
-    raw
-}
-
-fn listener(snapshot: &Snapshot, question: &Question) -> Result<(ListenerId, String), String> {
-    let found = match &question.listener {
-        None => snapshot.listeners.first(),
-        Some(name) => snapshot.listeners.iter().find(|listener| listener.name.as_deref() == Some(name)),
-    };
-    let shown =
-        |listener: &crate::snapshot::Listener| listener.name.as_ref().map_or_else(|| listener.bind.to_string(), ToString::to_string);
-    found
-        .map(|listener| (listener.id, shown(listener)))
-        .ok_or_else(|| format!("no listener is named `{}`", question.listener.as_deref().unwrap_or_default()))
-}
-
 fn verdict(verdict: &Verdict<'_>) -> String {
     match verdict {
         Verdict::Won => "wins".to_string(),
@@ -315,10 +234,13 @@ fn verdict(verdict: &Verdict<'_>) -> String {
 }
 
 /// Who it is, as far as nobody else has to be asked; a preflight is nobody's. The answer says whether somebody would be asked.
-fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<bool, Refusal> {
+fn admit(head: &RequestHeader, claims: Option<&Map<String, Value>>, exchange: &mut Exchange) -> Result<bool, Refusal> {
     match steps::is_preflight(head, exchange) {
         true => Ok(false),
-        false => admit::check(head, exchange).map(|ask| ask.is_some()),
+        false => match claims {
+            Some(claims) => admit::assume(claims, head, exchange).map(|ask| ask.is_some()),
+            None => admit::check(head, exchange).map(|ask| ask.is_some()),
+        },
     }
 }
 

@@ -14,6 +14,7 @@ pub mod pattern;
 pub mod rank;
 mod read;
 mod rule;
+pub mod sample;
 pub mod shadow;
 mod table;
 #[cfg(test)]

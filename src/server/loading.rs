@@ -8,6 +8,8 @@ use crate::config::raw::Config;
 use crate::config::scalar::Bind;
 use crate::config::source::Sources;
 use crate::config::{load, render};
+use crate::proxy::difference::{self, Comparison, Side};
+use crate::proxy::rehearse::{self, Difference, Rehearsed};
 use crate::snapshot::{Meta, Snapshot, State};
 use crate::types::ListenerId;
 use std::collections::HashMap;
@@ -140,8 +142,58 @@ impl fmt::Display for Report {
 /// It could not be read at all.
 pub fn check(origin: &Origin) -> Result<Report, Failure> {
     let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
-    let Found { sources, errors, warnings, .. } = find(origin, &State::dry(metrics), 1)?;
+    let Found { sources, built, mut errors, warnings } = find(origin, &State::dry(metrics), 1)?;
+    if let Some((raw, snapshot)) = built.filter(|_| errors.is_empty()) {
+        errors = failing(&raw, &Arc::new(snapshot));
+        render::sort(&mut errors, &sources);
+    }
     Ok(Report { sources, errors, warnings })
+}
+
+/// What would change from one configuration to the other.
+///
+/// # Errors
+/// The problems because of which one of them can't be looked at.
+pub fn compare(old: &Origin, new: &Origin) -> Result<Comparison, Failure> {
+    let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
+    // One state, so that listeners of the same address are the same.
+    let state = State::dry(metrics);
+    let (old, new) = (load(old, &state, 1)?, load(new, &state, 2)?);
+    let old = Side { raw: &old.raw, snapshot: &old.snapshot };
+    Ok(difference::compare(old, Side { raw: &new.raw, snapshot: &new.snapshot }))
+}
+
+/// Runs a configuration's own tests.
+///
+/// # Errors
+/// The problems because of which there is nothing to test.
+pub fn rehearse(origin: &Origin) -> Result<Vec<Rehearsed>, Failure> {
+    let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
+    let Loaded { raw, snapshot, .. } = load(origin, &State::dry(metrics), 1)?;
+    Ok(raw.tests.iter().flatten().map(|test| rehearse::rehearse(&snapshot, test)).collect())
+}
+
+/// Tests that fail, as problems.
+fn failing(raw: &Config, snapshot: &Arc<Snapshot>) -> Vec<Problem> {
+    let (root, problems) = (At::root(), Problems::default());
+    let tests_at = root.key("tests");
+    for (index, test) in raw.tests.iter().enumerate() {
+        let (at, Some(test)) = (tests_at.index(index), test) else { continue };
+        let rehearsed = rehearse::rehearse(snapshot, test);
+        let why = format!("the test `{}` fails", rehearsed.name);
+        for Difference { key, expected, found } in rehearsed.differences {
+            let shown = |text: &str| if text.is_empty() { "none".to_string() } else { format!("`{text}`") };
+            let fix = "correct the configuration, or what is expected; `frontdesk explain` says how it comes about";
+            let _: Option<()> = match key {
+                "" => problems.at(&at, found, why.clone(), "correct the request"),
+                key => {
+                    let what = format!("`{key}` is {}, expected {}", shown(&found), shown(&expected));
+                    problems.at(&at.key("expect").key(key), what, why.clone(), fix)
+                }
+            };
+        }
+    }
+    problems.into_parts().0
 }
 
 /// A configuration as a snapshot that nothing runs.

@@ -20,7 +20,7 @@ mod spare;
 mod stream;
 mod upgrade;
 
-pub use loading::{Failure, Origin, Report, check, inspect};
+pub use loading::{Failure, Origin, Report, check, compare, inspect, rehearse};
 
 use crate::admin::{Admin, Order, Process};
 use crate::limit::SWEEP_EVERY;

@@ -129,6 +129,16 @@ fn keys_of_later_versions_are_refused_rather_than_ignored() {
 }
 
 #[test]
+fn shells_can_complete_commands() {
+    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef frontdesk"), ("fish", "complete -c frontdesk")] {
+        let output = run(frontdesk().args(["completions", shell]));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(mark) && text.contains("hash-key"), "{shell}: {text}");
+    }
+    assert_eq!(run(frontdesk().args(["completions", "tcsh"])).status.code(), Some(2));
+}
+
+#[test]
 fn version_and_wrong_use() {
     let output = run(frontdesk().arg("version"));
     assert_eq!((output.status.code(), output.stdout), (Some(0), format!("frontdesk {}\n", env!("CARGO_PKG_VERSION")).into_bytes()));

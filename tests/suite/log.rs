@@ -34,6 +34,22 @@ fn assert_fields(line: &Value, expected: &Value) {
 }
 
 #[test]
+fn the_formats_of_apache() {
+    let origin = Origin::fixed("an answer");
+    for (format, end) in [("combined", " \"http://else.where/\" \"tester \\\"1\\\"\""), ("common", "")] {
+        let gateway = with(&format!("access_log: {{ path: DIR/access.log, format: {format}, redact: [token] }}"), &origin.to_string());
+        let fields = [("User-Agent", "tester \"1\""), ("Referer", "http://else.where/")];
+        gateway.connect().request("GET", "/s/x?token=a", &fields, b"");
+        let line = eventually("a line", || fs::read_to_string(gateway.file("access.log")).ok().filter(|text| text.ends_with('\n')));
+        let (begin, rest) = line.trim_end().split_once(" [").expect("a time");
+        assert_eq!(begin, "127.0.0.1 - -");
+        let (time, rest) = rest.split_once("] ").expect("the time's end");
+        assert!(time.len() == 26 && time.ends_with(" +0000"), "{line}");
+        assert_eq!(rest, format!("\"GET /s/x?token=*** HTTP/1.1\" 200 9{end}"));
+    }
+}
+
+#[test]
 fn a_request_that_was_served_by_a_service() {
     let origin = Origin::new(|_| answer(201, &[], b"an answer"));
     let gateway = with("", &origin.to_string());

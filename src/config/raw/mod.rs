@@ -4,6 +4,7 @@ pub mod auth;
 mod body;
 mod cache;
 mod compose;
+mod expect;
 mod faults;
 mod limit;
 mod route;
@@ -13,6 +14,7 @@ mod words;
 pub use body::{BodyChanges, JsonChanges};
 pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
+pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
 pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
@@ -58,12 +60,13 @@ record! {
         auth: Named<Option<auth::Method>> = Named::default(),
         /// Which request goes where.
         routes: Vec<Option<Route>> = Vec::new(),
+        /// Requests that nobody sends, and what is expected to become of them: `frontdesk test`, and `check`.
+        tests: Vec<Option<Test>> = Vec::new(),
         /// What holds for every route that does not say otherwise.
         defaults: Defaults = Defaults::default(),
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["tests"];
 }
 
 record! {
@@ -296,6 +299,11 @@ record! {
 }
 
 choice! {
-    pub enum AccessFormat { "json" => Json, }
-    later ["combined", "common"];
+    pub enum AccessFormat {
+        "json" => Json,
+        /// Apache's, with referer and user agent.
+        "combined" => Combined,
+        /// The Common Log Format.
+        "common" => Common,
+    }
 }
