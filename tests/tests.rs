@@ -23,6 +23,7 @@ mod suite {
     mod compress;
     mod corpus;
     mod deadlines;
+    mod discovery;
     mod drain;
     mod ejection;
     mod explain;
@@ -35,6 +36,7 @@ mod suite {
     mod include;
     mod limits;
     mod log;
+    mod mirror;
     mod overload;
     mod pools;
     mod proxied;

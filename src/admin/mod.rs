@@ -81,6 +81,7 @@ impl Admin {
             "/config" => Answer::new(StatusCode::OK, "application/yaml", self.snapshot.load().meta.shown.clone()),
             "/explain" => self.explain(head.uri.query().unwrap_or_default()),
             "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
+            "/endpoint" => self.endpoint(head.uri.query().unwrap_or_default()),
             "/reload" => self.reload().await,
             "/upgrade" => self.upgrade().await,
             "/drain" => self.tell(Order::Drain, "draining\n").await,
@@ -111,11 +112,7 @@ impl Admin {
 
     /// What would become of a request: `method`, `url`, `header` (any number), `listener`, `client_ip`.
     fn explain(&self, query: &str) -> Answer {
-        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .map(|(name, value)| (decode_parameter(name), decode_parameter(value)))
-            .collect();
+        let pairs = parameters(query);
         let all = |name: &'static str| pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value);
         let one = |name| all(name).next();
         let question = Question::parse(
@@ -128,6 +125,27 @@ impl Admin {
         match question.and_then(|question| explain::explain(&self.snapshot.load(), &question)) {
             Ok(explanation) => Answer::json(StatusCode::OK, &json!(explanation)),
             Err(what) => Answer::text(StatusCode::BAD_REQUEST, &format!("{what}\n")),
+        }
+    }
+
+    /// Takes an endpoint out, or back in: `service`, `address`, `state` (`drained` or `up`). Lasts as long as the endpoint is configured.
+    fn endpoint(&self, query: &str) -> Answer {
+        let pairs = parameters(query);
+        let one = |name: &str| pairs.iter().find(|(known, _)| known == name).map_or("", |(_, value)| &**value);
+        let is_drained = match one("state") {
+            "drained" => true,
+            "up" => false,
+            _ => return Answer::text(StatusCode::BAD_REQUEST, "`state` is drained or up\n"),
+        };
+        let (snapshot, service, address) = (self.snapshot.load(), one("service"), one("address"));
+        let entry = snapshot.services.iter().find(|entry| &*entry.service.name == service);
+        let found = entry.zip(address.parse().ok()).is_some_and(|(entry, address)| entry.service.pool.drain(address, is_drained));
+        match found {
+            true => {
+                log::info!("{address} of {service} is {}", one("state"));
+                Answer::json(StatusCode::OK, &json!({ "service": service, "address": address, "state": one("state") }))
+            }
+            false => Answer::text(StatusCode::NOT_FOUND, &format!("no endpoint {address} of a service {service}: /status shows them\n")),
         }
     }
 
@@ -189,10 +207,16 @@ fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// The parameters of a query, decoded.
+fn parameters(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (decode_parameter(name), decode_parameter(value))).collect()
+}
+
 /// What can be read.
 const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain"];
 /// What can be told.
-const TOLD: &[&str] = &["/reload", "/upgrade", "/drain", "/stop"];
+const TOLD: &[&str] = &["/endpoint", "/reload", "/upgrade", "/drain", "/stop"];
 
 fn allowed(path: &str) -> Option<&'static [Method]> {
     match path {

@@ -58,6 +58,8 @@ enum Command {
     Drain(Target),
     /// Ends the running gateway at once.
     Stop(Target),
+    /// Takes an endpoint of the running gateway out, or back in: what is in flight there is finished.
+    Endpoint(remote::EndpointOrder),
     /// Shows what the running gateway says of itself.
     Status(Target),
     /// Prints the JSON Schema of configurations, for editors.
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Upgrade(target) => print(remote::upgrade(&target)),
         Command::Drain(target) => print(remote::end(&target, "/drain")),
         Command::Stop(target) => print(remote::end(&target, "/stop")),
+        Command::Endpoint(order) => print(remote::endpoint(&order)),
         Command::Status(target) => print(remote::status(&target)),
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),

@@ -14,6 +14,7 @@ mod exchange;
 pub mod explain;
 mod forward;
 mod limits;
+mod mirror;
 pub mod pace;
 pub mod respond;
 mod shaping;
@@ -54,6 +55,8 @@ pub struct Gateway {
     pub tunnels: TransportConnector,
     /// Connections of the calls that are composed.
     pub calls: Connector,
+    /// Connections of copies.
+    pub copies: Arc<Connector>,
 }
 
 /// Refuses: the answer is written by `fail_to_proxy`.
@@ -140,7 +143,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Box<Exchange>) -> Result<()> {
-        depart::depart(session, head, exchange).await
+        depart::depart(session, head, exchange).await?;
+        mirror::begin(session.req_header(), head, exchange);
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -158,7 +163,9 @@ impl ProxyHttp for Gateway {
             return refuse(exchange, refusal);
         }
         exchange.await_upstream();
-        shaping::request(body, end, session.req_header(), exchange)
+        shaping::request(body, end, session.req_header(), exchange)?;
+        mirror::take(exchange, body.as_ref());
+        Ok(())
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
@@ -266,6 +273,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Box<Exchange>) {
         account::finish(session, exchange);
+        mirror::send(exchange, &self.copies);
         if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
             // The service has answered before it heard all: the client must get to read that.
             Box::pin(respond::linger(session, exchange)).await;
