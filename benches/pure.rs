@@ -1,15 +1,17 @@
 //! The pure parts that every request, or every reload, passes through: `cargo bench --bench pure [FILTER]`.
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use frontdesk::config::load;
 use frontdesk::config::place::At;
 use frontdesk::config::problem::Problems;
+use frontdesk::config::raw::JsonChanges;
 use frontdesk::config::source::Sources;
 use frontdesk::limit::{Caller, Set};
 use frontdesk::observe::{Metrics, Record};
 use frontdesk::route::host::HostPattern;
 use frontdesk::route::pattern::Pattern;
 use frontdesk::route::{PathRule, Query, Rule, Table, normalize};
+use frontdesk::shape::body::JsonEdits;
 use frontdesk::shape::forward::{Forwarded, Origin, TRACEPARENT, Trace, X_FORWARDED_FOR};
 use frontdesk::shape::template::{Names, Target, Template, Value, Values, Variable};
 use frontdesk::snapshot::{Meta, Snapshot, State};
@@ -100,6 +102,30 @@ impl Values for Request {
             Variable::Rest | Variable::Path | Variable::Capture(_) => Value::Path("restaurants/4711/menu".into()),
             Variable::Host => Value::Plain("shop.example".into()),
             _ => Value::Plain("two words".into()),
+        }
+    }
+}
+
+/// A list of orders, about so many bytes.
+fn orders(bytes: usize) -> Vec<u8> {
+    let order = r#"{"id":4711,"customer":{"name":"Ada Lovelace","city":"London"},"total":18.50,"items":[{"name":"gnocchi","price":9.25}],"debug":{"trace":"0123456789abcdef"}}"#;
+    format!("{{\"page\":1,\"items\":[{}]}}", vec![order; bytes / order.len()].join(",")).into()
+}
+
+fn bodies(c: &mut Criterion) {
+    let edits = |changes: JsonChanges| JsonEdits::build(&changes, Names::default(), &At::root(), &Problems::default()).expect("changes");
+    let list = |paths: &[&str]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let keep = |paths: &[&str]| edits(JsonChanges { keep: Some(list(paths)), ..Default::default() });
+    let mut group = c.benchmark_group("shape::body::JsonEdits::apply");
+    for bytes in [1 << 10, 1 << 20] {
+        let body = orders(bytes);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        for (kind, edits) in [
+            ("keep a member", keep(&["page"])),
+            ("keep two of each item", keep(&["items.id", "items.total"])),
+            ("remove one of each item", edits(JsonChanges { remove: list(&["items.debug"]), ..Default::default() })),
+        ] {
+            group.bench_function(BenchmarkId::new(kind, bytes), |b| b.iter(|| edits.apply(black_box(&body), &Request).expect("JSON")));
         }
     }
 }
@@ -269,5 +295,5 @@ routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_li
     }
 }
 
-criterion_group!(benches, limits, find, paths, templates, forwarding, record, picks, loading);
+criterion_group!(benches, limits, find, paths, bodies, templates, forwarding, record, picks, loading);
 criterion_main!(benches);

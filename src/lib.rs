@@ -2,6 +2,7 @@
 
 pub mod admin; // health, status, metrics, configuration
 pub mod auth; // who comes, and may they?
+pub mod cache; // can we avoid asking?
 pub mod cli; // the commands
 pub mod compose; // one answer from several services
 pub mod config; // YAML in, raw parts or problems out

@@ -2,16 +2,20 @@
 //!
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
+mod caches;
 mod limits;
 mod listeners;
 mod routes;
 mod services;
 mod warnings;
 
+pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
+pub use warnings::near_its_end;
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
+use crate::cache::{Cache, Rule};
 use crate::compose::Plan;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -25,7 +29,7 @@ use crate::shape::body::JsonEdits;
 use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
-use crate::tls::Termination;
+use crate::tls::{Termination, TicketSecret};
 use crate::types::{Carried, ListenerId};
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
@@ -43,6 +47,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     pub logs: Logs,
     pub limits: Limits,
+    /// Answers that are kept.
+    pub cache: &'static Cache,
     counts: Counts,
     load: Arc<Load>,
     /// Bodies that are held in memory.
@@ -50,6 +56,7 @@ pub struct State {
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
     failures: Arc<Failures>,
+    tickets: TicketSecret,
     endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
@@ -62,11 +69,13 @@ impl State {
             metrics,
             logs,
             limits: Limits::default(),
+            cache: Cache::new(),
             counts: Counts::default(),
             load: Arc::default(),
             buffers: Arc::default(),
             issuers: Arc::default(),
             failures: Arc::default(),
+            tickets: TicketSecret::default(),
             endpoints: States::default(),
             listeners: Mutex::default(),
         }
@@ -74,7 +83,7 @@ impl State {
 
     /// What goes along into the process that takes the place of this one.
     pub fn carried(&self) -> Vec<&dyn Carried> {
-        vec![&self.limits, &*self.metrics]
+        vec![&self.limits, &*self.metrics, &self.tickets]
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -115,6 +124,11 @@ pub struct Snapshot {
     pub shared: Option<Arc<Shared>>,
     /// Ways to recognise who comes.
     pub methods: Methods,
+    pub caches: Vec<Arc<Rule>>,
+    /// Where they keep answers.
+    pub cache: &'static Cache,
+    /// The most that these take, in bytes.
+    pub cache_memory: usize,
     /// Who was refused, and how often.
     pub failures: Arc<Failures>,
     pub access_log: Option<AccessLog>,
@@ -215,6 +229,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Bytes a second; 0 is none.
     pub body_rate_min: u64,
+    /// What its answers are kept by, if they are.
+    pub cache: Option<RouteCache>,
     /// What its requests have to pass, if anything.
     pub limits: Option<RouteLimits>,
     /// How many may be in flight at once, if there is a bound.
@@ -284,13 +300,15 @@ impl Snapshot {
     /// Builds the rooms from their raw parts. `None` means that `problems` says why.
     pub fn build(raw: &Config, meta: Meta, state: &State, problems: &Problems) -> Option<Snapshot> {
         let root = At::root();
-        let listeners = listeners::listeners(&raw.listeners, state, &root.key("listeners"), problems);
+        let listeners = listeners::listeners(raw, state, &root.key("listeners"), problems);
         let services = Services::build(raw, state, &root.key("services"), problems);
         let shared = raw.redis.as_ref().and_then(|redis| state.limits.shared(redis, &root.key("redis"), problems));
         let limits = limits::Limits::build(raw, shared.as_ref(), state, &root.key("rate_limits"), problems);
+        let caches = caches::Caches::build(raw, &root.key("caches"), problems);
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         listeners::check_client_auth(raw, &root.key("auth"), problems);
-        let build = routes::Build::new(raw, state, &listeners, &services, &limits, &methods, problems);
+        let named = routes::Named { listeners: &listeners, services: &services, limits: &limits, caches: &caches, methods: &methods };
+        let build = routes::Build::new(raw, state, named, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = match &raw.access_log {
             None => Some(None),
@@ -331,6 +349,9 @@ impl Snapshot {
             limits: limits.into_entries()?,
             shared,
             methods,
+            caches: caches.into_rules()?,
+            cache: state.cache,
+            cache_memory: usize::try_from(raw.cache_store.memory.0).unwrap_or(usize::MAX),
             failures: state.failures.clone(),
             access_log: access_log?,
             no_route: state.metrics.route(""),

@@ -155,6 +155,7 @@ refusals! {
     NoEndpoint => 503 "no_endpoint" "No copy of the service is available",
     /// Seconds until another try makes sense.
     BreakerOpen(u32) => 503 "breaker_open" "The service is resting",
+    NotCached => 504 "not_cached" "Nothing is kept, and the service was not to be asked",
     UpstreamTimeout => 504 "upstream_timeout" "The service took too long",
 }
 

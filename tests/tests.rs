@@ -17,6 +17,7 @@ mod suite {
     mod balance;
     mod bodies;
     mod breaker;
+    mod cache;
     mod cli;
     mod commands;
     mod compose;
@@ -49,6 +50,7 @@ mod suite {
     mod strict;
     mod systemd;
     mod tls;
+    mod tls_files;
     mod upgrade;
     mod vanish;
     mod websocket;

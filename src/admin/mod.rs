@@ -5,6 +5,7 @@
 mod status;
 
 use crate::proxy::explain::{self, Question};
+use crate::proxy::forget::{self, Wanted};
 use crate::shape::template::decode_parameter;
 use crate::snapshot::{Snapshot, State};
 use crate::types::ListenerId;
@@ -57,7 +58,7 @@ impl Admin {
         Admin { snapshot, state, process, orders }
     }
 
-    async fn answer(&self, session: &ServerSession) -> Answer {
+    async fn answer(&self, session: &mut ServerSession) -> Answer {
         let head = session.req_header();
         let path = head.uri.path();
         let Some(allowed) = allowed(path) else {
@@ -82,6 +83,7 @@ impl Admin {
             "/explain" => self.explain(head.uri.query().unwrap_or_default()),
             "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
             "/endpoint" => self.endpoint(head.uri.query().unwrap_or_default()),
+            "/purge" => self.purge(session).await,
             "/reload" => self.reload().await,
             "/upgrade" => self.upgrade().await,
             "/drain" => self.tell(Order::Drain, "draining\n").await,
@@ -92,6 +94,8 @@ impl Admin {
 
     fn metrics(&self) -> String {
         let keys = &self.state.limits.store;
+        let kept = self.state.cache.store.size();
+        self.state.metrics.cache_kept(kept.bytes, kept.entries, kept.evicted);
         self.state.metrics.limit_keys(keys.kept(), keys.dropped());
         if let Some(shared) = &self.snapshot.load().shared {
             let told = shared.told();
@@ -149,6 +153,28 @@ impl Admin {
         }
     }
 
+    /// Forgets answers: `url`, `prefix`, `tag` or `all`, and `soft`, as parameters or as a JSON body.
+    async fn purge(&self, session: &mut ServerSession) -> Answer {
+        let query = session.req_header().uri.query().unwrap_or_default().to_string();
+        let mut wanted = Wanted::default();
+        for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "true"))) {
+            let (name, value) = (decode_parameter(name), decode_parameter(value).into_owned());
+            if !want(&mut wanted, &name, Some(value.clone()).filter(|value| !value.is_empty()), value == "true") {
+                return Answer::json(StatusCode::BAD_REQUEST, &json!({ "error": format!("unknown parameter `{name}`") }));
+            }
+        }
+        let body = if query.is_empty() { body(session).await } else { Value::Null };
+        for (name, value) in body.as_object().into_iter().flatten() {
+            if !want(&mut wanted, name, value.as_str().map(str::to_string), value == &Value::Bool(true)) {
+                return Answer::json(StatusCode::BAD_REQUEST, &json!({ "error": format!("unknown key `{name}`") }));
+            }
+        }
+        match forget::purge(&self.snapshot.load(), &wanted) {
+            Ok(purged) => Answer::json(StatusCode::OK, &json!({ "purged": purged })),
+            Err(error) => Answer::json(StatusCode::BAD_REQUEST, &json!({ "error": error })),
+        }
+    }
+
     async fn reload(&self) -> Answer {
         let (asker, outcome) = oneshot::channel();
         let told = self.orders.send(Order::Reload(asker)).await.is_ok();
@@ -201,6 +227,34 @@ impl Admin {
     }
 }
 
+/// Notes what is to be forgotten; whether the name is known.
+fn want(wanted: &mut Wanted, name: &str, text: Option<String>, is_set: bool) -> bool {
+    match name {
+        "url" => wanted.url = text,
+        "prefix" => wanted.prefix = text,
+        "tag" => wanted.tag = text,
+        "all" => wanted.all = is_set,
+        "soft" => wanted.soft = is_set,
+        _ => return false,
+    }
+    true
+}
+
+/// What of a JSON body is read.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// A JSON body; null where there is none that could be read.
+async fn body(session: &mut ServerSession) -> Value {
+    let mut bytes = Vec::new();
+    while let Ok(Some(more)) = session.read_request_body().await {
+        bytes.extend_from_slice(&more);
+        if bytes.len() > BODY_BYTES_MAX {
+            return Value::Null;
+        }
+    }
+    serde_json::from_slice(&bytes).unwrap_or(Value::Null)
+}
+
 fn is_loopback(host: &str) -> bool {
     let name = crate::route::host::name(host);
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
@@ -216,7 +270,7 @@ fn parameters(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
 /// What can be read.
 const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain"];
 /// What can be told.
-const TOLD: &[&str] = &["/endpoint", "/reload", "/upgrade", "/drain", "/stop"];
+const TOLD: &[&str] = &["/endpoint", "/purge", "/reload", "/upgrade", "/drain", "/stop"];
 
 fn allowed(path: &str) -> Option<&'static [Method]> {
     match path {

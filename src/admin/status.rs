@@ -3,7 +3,7 @@
 use super::Process;
 use crate::auth::Told;
 use crate::limit::{Cap, StoreTold};
-use crate::snapshot::{LimitEntry, ServiceEntry, Snapshot, State};
+use crate::snapshot::{LimitEntry, Route, ServiceEntry, Snapshot, State};
 use crate::upstream::Endpoint;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
             "bind": listener.bind.to_string(),
             "address": process.address(listener.id),
             "tls": listener.tls.is_some(),
+            "certificates": listener.tls.as_ref().map(|tls| tls.now().expiries.iter().map(certificate).collect::<Vec<_>>()),
         })
     };
     json!({
@@ -35,6 +36,7 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
         "services": snapshot.services.iter().map(service).collect::<Vec<_>>(),
         "caps": snapshot.routes.iter().filter_map(|route| Some(json!({ "route": &*route.name, "cap": cap(route.cap.as_ref()?) }))).collect::<Vec<_>>(),
         "overload": snapshot.server.overload.as_ref().map(|overload| json!({ "waiting": overload.inside(), "bound": overload.bound() })),
+        "cache": cache(snapshot, state),
         "limits": snapshot.limits.iter().map(limit).collect::<Vec<_>>(),
         "store": snapshot.shared.as_ref().map(|shared| store(shared.told())),
         "limit_keys": {
@@ -42,6 +44,33 @@ pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value 
             "max": snapshot.server.limit_keys_max,
             "dropped": state.limits.store.dropped(),
         },
+    })
+}
+
+fn certificate((name, expires): &(String, i64)) -> Value {
+    let at = u64::try_from(*expires).map(|seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+    json!({ "name": name, "expires": at.map(|at| humantime::format_rfc3339_seconds(at).to_string()).ok() })
+}
+
+/// What is kept, and what it was good for by route.
+fn cache(snapshot: &Snapshot, state: &State) -> Value {
+    let size = state.cache.store.size();
+    let route = |route: &Route| {
+        let cache = route.cache.as_ref()?;
+        let counts: Vec<(&str, u64)> = cache.metrics.counts().collect();
+        let all: u64 = counts.iter().map(|(_, count)| count).sum();
+        let given: u64 = counts.iter().filter(|(status, _)| matches!(*status, "hit" | "stale")).map(|(_, count)| count).sum();
+        let ratio = (all > 0).then(|| (given as f64 / all as f64 * 1000.0).round() / 1000.0);
+        let counts: serde_json::Map<String, Value> = counts.into_iter().map(|(status, count)| (status.to_string(), count.into())).collect();
+        Some(json!({ "route": &*route.name, "cache": &*cache.rule.name, "hit_ratio": ratio, "requests": counts }))
+    };
+    json!({
+        "bytes": size.bytes,
+        "bytes_max": size.bytes_max,
+        "entries": size.entries,
+        "in_flight_bytes": size.in_flight_bytes,
+        "evicted": size.evicted,
+        "routes": snapshot.routes.iter().filter_map(route).collect::<Vec<_>>(),
     })
 }
 

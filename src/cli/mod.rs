@@ -2,6 +2,7 @@
 
 mod explain;
 mod hash;
+mod purge;
 mod remote;
 
 use crate::config::schema::schema;
@@ -62,6 +63,8 @@ enum Command {
     Endpoint(remote::EndpointOrder),
     /// Shows what the running gateway says of itself.
     Status(Target),
+    /// Makes the running gateway forget answers that it keeps.
+    Purge(purge::Purging),
     /// Prints the JSON Schema of configurations, for editors.
     Schema,
     /// Makes an API key, and prints its entry for the keys file.
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Stop(target) => print(remote::end(&target, "/stop")),
         Command::Endpoint(order) => print(remote::endpoint(&order)),
         Command::Status(target) => print(remote::status(&target)),
+        Command::Purge(asked) => print(purge::purge(&asked)),
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),
         Command::Version => {

@@ -49,13 +49,22 @@ impl Target {
 
 /// Reads something of the running gateway.
 pub fn read(target: &Target, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+    ask(target, Method::GET, path, parameters)
+}
+
+/// Tells the running gateway something.
+pub fn tell(target: &Target, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+    ask(target, Method::POST, path, parameters)
+}
+
+fn ask(target: &Target, method: Method, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
     run(async {
         let mut path_and_query = path.to_string();
         for (n, (name, value)) in parameters.iter().enumerate() {
             let mark = if n == 0 { '?' } else { '&' };
             path_and_query.push_str(&format!("{mark}{name}={}", encode_parameter(value)));
         }
-        let (status, text) = Remote::find(target)?.ask(Method::GET, &path_and_query).await?;
+        let (status, text) = Remote::find(target)?.ask(method, &path_and_query).await?;
         match serde_json::from_str(&text) {
             Ok(answer) if status.is_success() => Ok(answer),
             _ => Err(format!("{status}: {text}")),
@@ -279,6 +288,9 @@ fn summary(status: &Value) -> String {
         let kind = if listener["tls"] == true { "TLS" } else { "plaintext" };
         let name = listener["name"].as_str().unwrap_or("unnamed");
         out.push_str(&format!("listener {name}: {} ({kind})\n", listener["address"].as_str().unwrap_or("closed")));
+        for certificate in list(&listener["certificates"]) {
+            out.push_str(&format!("  certificate {}: until {}\n", text(&certificate["name"]), text(&certificate["expires"])));
+        }
     }
     for service in list(&status["services"]) {
         out.push_str(&format!("service {}\n", text(&service["name"])));

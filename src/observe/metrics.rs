@@ -53,6 +53,10 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     pub log_dropped: IntCounter,
     limit: IntCounterVec,
+    cache: IntCounterVec,
+    cache_bytes: IntGauge,
+    cache_entries: IntGauge,
+    cache_evicted: IntCounter,
     limit_alone: IntCounterVec,
     pub store_up: IntGauge,
     pub store_failures: IntCounter,
@@ -104,6 +108,10 @@ impl Metrics {
             in_flight: register(&registry, IntGauge::new("frontdesk_in_flight", "Requests that are being served.")?)?,
             log_dropped: counter("frontdesk_log_dropped_total", "Log lines that were dropped.")?,
             limit: counters("frontdesk_limit_total", "Decisions of rate limits.", &["limit", "decision", "mode"])?,
+            cache: counters("frontdesk_cache_total", "Requests of routes with a cache, by what it came to.", &["route", "status"])?,
+            cache_bytes: register(&registry, IntGauge::new("frontdesk_cache_bytes", "What the answers take that are kept.")?)?,
+            cache_entries: register(&registry, IntGauge::new("frontdesk_cache_entries", "Answers that are kept.")?)?,
+            cache_evicted: register(&registry, IntCounter::new("frontdesk_cache_evicted_total", "Answers that made room for others.")?)?,
             limit_alone: counters(
                 "frontdesk_limit_alone_total",
                 "Decisions of shared limits without their store, which was away or late.",
@@ -197,6 +205,17 @@ impl Metrics {
         self.store_up.set(i64::from(is_up));
         self.store_questions.inc_by(questions.saturating_sub(self.store_questions.get()));
         self.store_failures.inc_by(failures.saturating_sub(self.store_failures.get()));
+    }
+
+    pub fn cache(&self, route: &str) -> CacheMetrics {
+        CacheMetrics { counters: CACHED.map(|status| self.cache.with_label_values(&[route, status])) }
+    }
+
+    /// What is kept, in bytes and answers, and how many made room so far.
+    pub fn cache_kept(&self, bytes: usize, entries: usize, evicted: u64) {
+        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.cache_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.cache_evicted.inc_by(evicted.saturating_sub(self.cache_evicted.get()));
     }
 
     pub fn reloaded(&self, result: &str) {
@@ -298,6 +317,26 @@ pub struct LimitMetrics {
     pub refused: IntCounter,
     /// Those of a shared limit that were decided without its store.
     pub alone: IntCounter,
+}
+
+/// What a request of a route with a cache came to.
+pub const CACHED: [&str; 6] = ["hit", "miss", "stale", "expired", "revalidated", "bypass"];
+
+/// What is counted of one route's cache.
+#[derive(Debug)]
+pub struct CacheMetrics {
+    counters: [IntCounter; CACHED.len()],
+}
+
+impl CacheMetrics {
+    /// `status` is one of those words.
+    pub fn count(&self, status: &str) {
+        CACHED.iter().zip(&self.counters).filter(|(known, _)| **known == status).for_each(|(_, counter)| counter.inc());
+    }
+
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        CACHED.iter().zip(&self.counters).map(|(status, counter)| (*status, counter.get()))
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod metrics;
 mod record;
 
 pub use lines::{Lines, Logs};
-pub use metrics::{LimitMetrics, Metrics, RouteMetrics, ServiceMetrics};
+pub use metrics::{CacheMetrics, LimitMetrics, Metrics, RouteMetrics, ServiceMetrics};
 pub use record::{Record, mask};
 
 use crate::config::raw;

@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, authority, target};
-use super::limits;
+use super::{caching_told, limits};
 use crate::observe::{Record, mask};
 use crate::shape::forward::unmap;
 use crate::snapshot::Snapshot;
@@ -31,7 +31,7 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
 }
 
 pub fn finish(session: &mut Session, exchange: &mut Exchange) {
-    if exchange.is_flood {
+    if exchange.is_flood || exchange.is_background() {
         return;
     }
     let total = exchange.started.elapsed();
@@ -44,6 +44,10 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     let upstream = exchange.attempt.upstream.min(total);
     let gateway = total - upstream;
     exchange.metrics().answered(&head.method, status, total, gateway);
+    let cache = caching_told::outcome(session, exchange);
+    if let Some(route) = exchange.route().and_then(|route| route.cache.as_ref()) {
+        route.metrics.count(cache);
+    }
     let Some(log) = &exchange.snapshot.access_log else { return };
     let field = |name| head.headers.get(name).map_or(Cow::Borrowed(""), text);
     let target = target(&head.uri);
@@ -69,7 +73,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         identity: exchange.identity_name(),
         auth: exchange.auth.as_ref().map_or("", |method| &method.name),
         limit: limits::logged(exchange),
-        cache: "",
+        cache,
         attempts: exchange.attempt.count,
         bytes_in,
         bytes_out,

@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, InFlight};
 use super::deadline::{self, Phase};
-use super::{Exchange, Gateway, forward, limits, refuse, respond, strict};
+use super::{Exchange, Gateway, caching, forward, limits, refuse, respond, strict};
 use crate::shape::forward::{Origin, Trace, request_id};
 use crate::types::Refusal;
 use pingora::prelude::*;
@@ -13,6 +13,14 @@ impl Gateway {
     /// # Errors
     /// The request is refused.
     pub(super) fn arrive(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        if session.subrequest_ctx.is_some() {
+            let Some((head, behind)) = caching::behind(session) else {
+                return refuse(exchange, Refusal::Internal("a request of the gateway's own that nobody asked for"));
+            };
+            *session.req_header_mut() = head;
+            *exchange = behind;
+            return Ok(());
+        }
         let is_text = session.req_header().raw_path_is_utf8();
         forward::forget_case(session.req_header_mut());
         self.meet(session, exchange);

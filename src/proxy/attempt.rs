@@ -2,7 +2,7 @@
 
 use super::deadline::{self, Phase, ms};
 use super::exchange::{Attempt, Exchange};
-use super::respond;
+use super::{respond, strict};
 use crate::config::raw::HashBy;
 use crate::snapshot::{Fallback, ServiceEntry};
 use crate::types::Refusal;
@@ -141,6 +141,18 @@ impl Exchange {
         self.deadline.enter_until(Phase::Upstream, due);
     }
 
+    /// An answer that is not the last one.
+    ///
+    /// # Errors
+    /// There were too many of them.
+    pub fn interim(&mut self) -> Result<(), Box<Error>> {
+        self.attempt.interim += 1;
+        match self.attempt.interim > strict::INTERIM_MAX {
+            true => Err(Error::explain(ErrorType::InvalidHTTPHeader, "interim answers without end").into_up()),
+            false => Ok(()),
+        }
+    }
+
     /// More of the client's body is here.
     ///
     /// # Errors
@@ -184,6 +196,16 @@ impl Exchange {
         }
         self.await_upstream();
         Ok(())
+    }
+
+    /// The head of a failure is here, in whose stead something else is given.
+    pub fn stood_in(&mut self, status: u16) {
+        self.count_answer(Failure::of_status(status));
+        self.attempt.is_answered = true;
+        if let Some(waits) = self.waits.take() {
+            waits.answered();
+        }
+        self.await_upstream();
     }
 
     /// What the answer says of the endpoint.

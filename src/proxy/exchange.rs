@@ -1,5 +1,6 @@
 //! One request and its answer: what the hooks hand on to each other.
 
+use super::caching::{Behalf, Caching};
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::mirror::Copied;
@@ -70,6 +71,10 @@ pub struct Exchange {
     pub is_long_lived: bool,
     pub body: Body,
     pub attempt: Attempt,
+    /// What the cache has to do with it, where the route has one.
+    pub caching: Option<Box<Caching>>,
+    /// It serves nobody who waits; on whose behalf it began.
+    pub on_behalf_of: Option<Behalf>,
     /// Bodies that are held until they are whole, where the route changes them.
     pub body_in: Option<Box<Collected>>,
     pub body_out: Option<Box<Collected>>,
@@ -153,6 +158,8 @@ impl Exchange {
             is_long_lived: false,
             body: Body::default(),
             attempt: Attempt::default(),
+            caching: None,
+            on_behalf_of: None,
             body_in: None,
             body_out: None,
             encoder: None,

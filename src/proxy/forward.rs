@@ -98,7 +98,7 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     // Of a Connection field only the plain one can still be there, see `is_end_to_end`.
     remove(headers, |name| is_look_alike(name) || *name == CONNECTION);
     headers.reserve(FIELDS_ADDED);
-    if let Some(connection) = exchange.connection() {
+    if let Some(connection) = exchange.client() {
         let named = host_value(request);
         let forwarded = Forwarded::new(&exchange.origin, connection.peer_text(), exchange.is_tls(), named.as_deref(), &request.headers);
         if let Some(forwarded) = forwarded {

@@ -5,6 +5,8 @@ pub mod account;
 mod admit;
 mod arrive;
 mod attempt;
+mod caching;
+mod caching_told;
 mod compose;
 mod compress;
 pub mod connection;
@@ -12,6 +14,7 @@ pub mod deadline;
 mod depart;
 mod exchange;
 pub mod explain;
+pub mod forget;
 mod forward;
 mod limits;
 mod mirror;
@@ -33,8 +36,8 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Seen;
-use http::Version;
-use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
+use pingora::cache::key::HashBinary;
+use pingora::cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora::connectors::TransportConnector;
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -42,10 +45,9 @@ use pingora::modules::http::HttpModules;
 use pingora::prelude::*;
 use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
-use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use steps::{decline, is_preflight, preflight, refusal};
+use steps::{decline, fail, is_preflight, preflight};
 
 /// The gateway as Pingora sees it.
 pub struct Gateway {
@@ -83,6 +85,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
+        if exchange.is_background() {
+            return Ok(false);
+        }
         // What answers here is boxed, or every request would move the room that it needs.
         if let Err(refusal) = self.route(session, exchange) {
             return Box::pin(decline(session, exchange, refusal)).await;
@@ -100,27 +105,55 @@ impl ProxyHttp for Gateway {
         self.lead(session, exchange).await
     }
 
+    fn allow_spawning_subrequest(&self, _: &Session, exchange: &Box<Exchange>) -> bool {
+        !exchange.snapshot.caches.is_empty()
+    }
+
+    fn request_cache_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<()> {
+        caching::begin(session, exchange);
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _: &Session, exchange: &mut Box<Exchange>) -> Result<CacheKey> {
+        caching::key(exchange)
+    }
+
+    fn cache_vary_filter(&self, meta: &CacheMeta, exchange: &mut Box<Exchange>, head: &RequestHeader) -> Option<HashBinary> {
+        caching::vary(meta, exchange, head)
+    }
+
+    async fn cache_hit_filter(
+        &self,
+        session: &mut Session,
+        _: &CacheMeta,
+        found: &mut HitHandler,
+        _: bool,
+        exchange: &mut Box<Exchange>,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(caching::found(session, found, exchange))
+    }
+
     /// Behind the cache, which needs no service for what it has.
     async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
-        match exchange.ask_breaker() {
+        match self.ask(session, exchange) {
             Ok(()) => Ok(true),
-            // What is stale may be served then, which is decided behind a failed attempt.
-            Err(_) if session.cache.enabled() => Ok(true),
             Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|_| false),
         }
     }
 
+    fn response_cache_filter(&self, session: &Session, head: &ResponseHeader, exchange: &mut Box<Exchange>) -> Result<RespCacheable> {
+        Ok(caching::keep(session, head, exchange))
+    }
+
+    fn should_serve_stale(&self, _: &mut Session, exchange: &mut Box<Exchange>, error: Option<&Error>) -> bool {
+        caching::stands_in(exchange, error)
+    }
+
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<Box<HttpPeer>> {
-        let (mut peer, entry, timeouts) = match self.peer(session.req_header(), exchange).await {
-            Ok(found) => found,
+        let peer = match self.peer(session.req_header(), exchange).await {
+            Ok(peer) => peer,
             Err(refusal) => return refuse(exchange, refusal),
         };
-        // Silence is ours to bound, see `deadline`; of a connection that several exchanges share it is Pingora's.
-        peer.options.read_timeout = (entry.service.is_h2 && !exchange.is_long_lived).then_some(timeouts.read);
-        if forward::is_end_to_end(&session.req_header().headers) {
-            // What ends here is not there: Pingora would look for each of a dozen names.
-            peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-        }
         exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
         exchange.body.pace.wait();
         shaping::again(exchange);
@@ -156,9 +189,7 @@ impl ProxyHttp for Gateway {
         exchange: &mut Box<Exchange>,
     ) -> Result<()> {
         // An empty last chunk would end a chunked body twice, and spoil the connection.
-        if end && body.as_ref().is_some_and(Bytes::is_empty) {
-            *body = None;
-        }
+        body.take_if(|body| end && body.is_empty());
         if let Err(refusal) = exchange.take_in(body.as_ref().map_or(0, Bytes::len), end) {
             return refuse(exchange, refusal);
         }
@@ -171,16 +202,12 @@ impl ProxyHttp for Gateway {
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
-            exchange.attempt.interim += 1;
-            if exchange.attempt.interim > strict::INTERIM_MAX {
-                return Err(Error::explain(ErrorType::InvalidHTTPHeader, "interim answers without end").into_up());
-            }
-            return Ok(());
+            return exchange.interim();
         }
-        if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
-            exchange.is_long_lived = true;
-        }
-        exchange.answered(session, head.status.as_u16())
+        exchange.is_long_lived |= steps::is_event_stream(head);
+        exchange.answered(session, head.status.as_u16())?;
+        caching::answered(session, head, exchange);
+        Ok(())
     }
 
     fn upstream_response_body_filter(
@@ -201,6 +228,7 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             return Ok(());
         }
+        caching_told::tell(session, head, exchange)?;
         forward::to_client(head, session.req_header(), exchange)?;
         exchange.stick(head)?;
         if let Some(route) = exchange.route() {
@@ -208,11 +236,7 @@ impl ProxyHttp for Gateway {
         }
         shaping::answer(head, session.req_header(), exchange)?;
         compress::begin(head, session.req_header(), exchange)?;
-        // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
-        let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
-        if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
-            session.set_keepalive(None);
-        }
+        steps::end_connection(session, head, exchange);
         Ok(())
     }
 
@@ -223,6 +247,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
+        let end = end || caching::is_end(session, body, exchange);
         shaping::answer_body(body, end, session.req_header(), exchange)?;
         compress::go_on(body, end, exchange).map(|()| None)
     }
@@ -254,24 +279,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Box<Exchange>) -> FailToProxy {
-        let refusal = exchange.refusal.take().or_else(|| refusal(e, exchange));
-        let Some(refusal) = refusal else {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        };
-        if e.esource() != &ErrorSource::Downstream {
-            session.set_keepalive(None);
-        }
-        // A client that is gone by now is told nothing.
-        let _ = respond::refusal(session, exchange, &refusal).await;
-        if exchange.connection().is_some_and(|connection| connection.is_lingering()) {
-            session.downstream_session.shutdown().await; // which waits for the client to end
-        }
-        let error_code = refusal.status();
-        exchange.refusal = Some(refusal);
-        FailToProxy { error_code, can_reuse_downstream: e.esource() == &ErrorSource::Downstream }
+        fail(session, e, exchange).await
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Box<Exchange>) {
+        exchange.deadline.set_upstream(None);
         account::finish(session, exchange);
         mirror::send(exchange, &self.copies);
         if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {

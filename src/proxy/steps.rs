@@ -2,18 +2,19 @@
 
 use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, limits, refuse, respond, shaping, tunnel};
+use super::{Gateway, caching, forward, limits, refuse, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
-use crate::snapshot::{Action, Route, ServiceEntry};
+use crate::snapshot::{Action, Route};
 use crate::types::{ListenerId, Refusal};
-use crate::upstream::Timeouts;
 use crate::upstream::retry::Failure;
-use http::Method;
-use pingora::http::RequestHeader;
+use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{Method, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorSource, ErrorType, HttpPeer, Session};
+use pingora::proxy::FailToProxy;
+use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use std::borrow::Cow;
-use std::sync::Arc;
 
 impl Gateway {
     /// Answers here, or goes on to the route's service (`false`).
@@ -39,6 +40,8 @@ impl Gateway {
                 }
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
+                    // With a cache, who waits for the service is known only when nothing was found.
+                    false if exchange.route().is_some_and(|route| route.cache.is_some()) => Ok(false),
                     false => match limits::wait(exchange) {
                         Ok(()) => Ok(false),
                         Err(refusal) => Box::pin(decline(session, exchange, refusal)).await,
@@ -46,6 +49,19 @@ impl Gateway {
                 }
             }
             _ => Box::pin(answer(session, exchange)).await,
+        }
+    }
+
+    /// Nothing was found: whether the service may be asked.
+    pub(super) fn ask(&self, session: &Session, exchange: &mut Exchange) -> Result<(), Refusal> {
+        caching::ask(exchange)?;
+        if exchange.route().is_some_and(|route| route.cache.is_some()) && !exchange.is_background() {
+            limits::wait(exchange)?;
+        }
+        match exchange.ask_breaker() {
+            // What is stale may be served then, which is decided behind a failed attempt.
+            Err(_) if session.cache.enabled() => Ok(()),
+            asked => asked,
         }
     }
 
@@ -59,12 +75,8 @@ impl Gateway {
         }
     }
 
-    /// The peer of the next attempt, and the service that it belongs to.
-    pub(super) async fn peer(
-        &self,
-        head: &RequestHeader,
-        exchange: &mut Exchange,
-    ) -> Result<(HttpPeer, Arc<ServiceEntry>, Timeouts), Refusal> {
+    /// The peer of the next attempt.
+    pub(super) async fn peer(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<HttpPeer, Refusal> {
         exchange.pause().await;
         loop {
             exchange.ask_breaker()?;
@@ -72,7 +84,16 @@ impl Gateway {
                 return Err(Refusal::Internal("a request without a service came to its pool"));
             };
             match exchange.next_peer(&entry, &timeouts, head) {
-                Ok(peer) => return Ok((peer, entry, timeouts)),
+                Ok(mut peer) => {
+                    // Silence is ours to bound, see `deadline`. Of a connection that several exchanges share it is Pingora's, and where nobody waits.
+                    let is_pingoras = entry.service.is_h2 || exchange.is_background();
+                    peer.options.read_timeout = (is_pingoras && !exchange.is_long_lived).then_some(timeouts.read);
+                    if forward::is_end_to_end(&head.headers) {
+                        // What ends here is not there: Pingora would look for each of a dozen names.
+                        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+                    }
+                    return Ok(peer);
+                }
                 Err(refusal) if exchange.fall_back(&refusal) => {}
                 Err(refusal) => return Err(refusal),
             }
@@ -165,8 +186,44 @@ pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
     max.is_none_or(|max| respond::announced_length(session).is_none_or(|length| length <= max))
 }
 
+/// An answer that goes on for as long as there is something to tell.
+pub(super) fn is_event_stream(head: &ResponseHeader) -> bool {
+    head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// The connection ends with this answer, where it has to.
+pub(super) fn end_connection(session: &mut Session, head: &mut ResponseHeader, exchange: &Exchange) {
+    // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
+    let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
+    if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {
+        session.set_keepalive(None);
+    }
+}
+
+/// The last word to a client whose request failed.
+pub(super) async fn fail(session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+    if exchange.is_background() {
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
+    let refusal = exchange.refusal.take().or_else(|| refusal(e, exchange));
+    let Some(refusal) = refusal else {
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    };
+    if e.esource() != &ErrorSource::Downstream {
+        session.set_keepalive(None);
+    }
+    // A client that is gone by now is told nothing.
+    let _ = respond::refusal(session, exchange, &refusal).await;
+    if exchange.connection().is_some_and(|connection| connection.is_lingering()) {
+        session.downstream_session.shutdown().await; // which waits for the client to end
+    }
+    let error_code = refusal.status();
+    exchange.refusal = Some(refusal);
+    FailToProxy { error_code, can_reuse_downstream: e.esource() == &ErrorSource::Downstream }
+}
+
 /// What the client is told of an error; `None` when it is gone.
-pub(super) fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
+fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
     match exchange.connection().map_or(Fault::None, |connection| connection.fault()) {
         Fault::None => {}
         Fault::Malformed => return Some(Refusal::BadRequest("The body's chunks are malformed.")),

@@ -327,6 +327,7 @@ async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Sh
     let peer = connection.peer;
     let tls = shared.manner.load().tls.clone();
     if let Some(tls) = tls {
+        let tls = tls.now().clone();
         return match timeout(times.handshake, handshake(&tls.acceptor, stream)).await {
             Ok(Ok(stream)) => {
                 // The begin of a head may have come along with the handshake, unseen.

@@ -12,6 +12,7 @@ mod proxied;
 pub mod proxy_header;
 mod refuse;
 mod reload;
+mod renewal;
 mod requests;
 mod socket;
 mod sockets;
@@ -157,6 +158,7 @@ async fn keep_limits(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot>>) {
         ticks.tick().await;
         let snapshot = snapshot.load();
         state.limits.store.set_max(snapshot.server.limit_keys_max);
+        state.cache.store.set_max(snapshot.cache_memory);
         state.limits.store.sweep();
         if let Some(shared) = &snapshot.shared {
             shared.leases.sweep(state.limits.store.now_ns());
@@ -219,6 +221,7 @@ impl Server {
             inherited: Mutex::new(inherited),
         };
         server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);
+        server.state.cache.store.set_max(server.snapshot.load().cache_memory);
         server.apply(loaded, bound).map_err(|e| Failure::Other(format!("can't listen: {e}")))?;
         Ok((server, orders))
     }
@@ -264,6 +267,7 @@ impl Server {
         let mut becoming = Box::pin(self.first_answers());
         let mut is_ready = self.status.is_ready();
         let alive = tokio::spawn(notify::keep_alive());
+        tokio::spawn(renewal::keep_certificates(self.state.clone(), self.snapshot.clone()));
         let end = loop {
             let asked = tokio::select! {
                 biased;

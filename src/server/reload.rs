@@ -4,6 +4,7 @@ use super::accept::{Manner, Times};
 use super::loading::{self, Failure, Loaded, Sockets};
 use super::notify;
 use super::proxied::Proxies;
+use super::renewal::expiries;
 use super::socket::Address;
 use super::sockets::Bound;
 use super::stream::Limits;
@@ -168,8 +169,7 @@ impl Server {
         self.keep(&snapshot);
         let metrics = &self.state.metrics;
         metrics.snapshot(snapshot.meta.version, &snapshot.meta.hash);
-        let expiries = snapshot.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.expiries);
-        metrics.certificates(expiries.map(|(name, at)| (name.as_str(), *at)));
+        metrics.certificates(expiries(&snapshot).iter().map(|(name, at)| (name.as_str(), *at)));
         Ok(())
     }
 

@@ -73,7 +73,11 @@ impl Meeting {
     fn open(configured: Option<&Path>) -> io::Result<Meeting> {
         let (path, folder) = match (configured, std::env::var_os("RUNTIME_DIRECTORY")) {
             (Some(path), _) => (path.to_path_buf(), None),
-            (None, Some(folder)) => (Path::new(&folder).join("upgrade.sock"), None),
+            // Of several, which are parted by colons, the first.
+            (None, Some(folders)) => {
+                let folder = folders.to_string_lossy().split(':').next().unwrap_or_default().to_string();
+                (Path::new(&folder).join("upgrade.sock"), None)
+            }
             (None, None) => {
                 let folder = std::env::temp_dir().join(format!("frontdesk-{}-{:016x}", std::process::id(), fastrand::u64(..)));
                 DirBuilder::new().mode(0o700).create(&folder)?;

@@ -10,6 +10,9 @@ use crate::config::problem::Problems;
 use crate::config::raw;
 use std::borrow::Cow;
 
+/// What may be put into a body: through a list a value goes to each item, and a client chooses how many there are.
+const ADDED_BYTES_MAX: usize = 4 << 20;
+
 /// Compiled changes.
 #[derive(Debug, Default)]
 pub struct JsonEdits {
@@ -69,23 +72,28 @@ impl JsonEdits {
     /// The body with all changes.
     ///
     /// # Errors
-    /// It is not JSON, or is nested beyond all reason where it is changed.
+    /// It is not JSON, is nested beyond all reason where it is changed, or would grow without measure.
     pub fn apply(&self, body: &[u8], values: &dyn Values) -> Result<Vec<u8>, serde_json::Error> {
         let mut node = match &self.keep {
             Some(keep) => Node::read(body, keep, true)?.kept(keep).unwrap_or(Node::Text(Cow::Borrowed(NULL))),
             None => Node::read(body, &self.wanted, false)?,
         };
+        let mut room = Some(ADDED_BYTES_MAX);
         for edit in &self.edits {
             match edit {
                 Edit::Remove(path) => drop(take(&mut node, path.steps())),
                 Edit::Rename(path, to) => rename(&mut node, path.steps(), to),
-                Edit::Move(from, to) => relocate(&mut node, from.steps(), to.steps()),
+                Edit::Move(from, to) => relocate(&mut node, from.steps(), to.steps(), &mut room),
                 Edit::Set(path, tree) => {
                     let mut text = Vec::new();
                     tree.write(values, &mut text);
-                    put(&mut node, path.steps(), &Node::Text(String::from_utf8(text).unwrap_or_else(|_| NULL.into()).into()));
+                    let value = Node::Text(String::from_utf8(text).unwrap_or_else(|_| NULL.into()).into());
+                    put(&mut node, path.steps(), &value, value.size(), &mut room);
                 }
             }
+        }
+        if room.is_none() {
+            return Err(serde::de::Error::custom("more would be put in than there is room for"));
         }
         let mut out = Vec::with_capacity(body.len());
         node.write(&mut out);
@@ -145,39 +153,47 @@ fn rename(node: &mut Node<'_>, steps: &[Box<str>], to: &str) {
 }
 
 /// Within one item of a list where both paths lead through it.
-fn relocate(node: &mut Node<'_>, from: &[Box<str>], to: &[Box<str>]) {
+fn relocate(node: &mut Node<'_>, from: &[Box<str>], to: &[Box<str>], room: &mut Option<usize>) {
     node.open();
     match node {
-        Node::List(items) => items.iter_mut().for_each(|item| relocate(item, from, to)),
+        Node::List(items) => items.iter_mut().for_each(|item| relocate(item, from, to, room)),
         Node::Object(members) if from.len() > 1 && to.len() > 1 && from[0] == to[0] => {
-            members.iter_mut().filter(|(name, _)| **name == *from[0]).for_each(|(_, node)| relocate(node, &from[1..], &to[1..]));
+            members.iter_mut().filter(|(name, _)| **name == *from[0]).for_each(|(_, node)| relocate(node, &from[1..], &to[1..], room));
         }
         _ => {
             if let Some(found) = take(node, from) {
-                put(node, to, &found);
+                put(node, to, &found, found.size(), room);
             }
         }
     }
 }
 
-/// Puts a value in place, with the maps that lead to it; what is no map gives way to one.
-fn put<'a>(node: &mut Node<'a>, steps: &[Box<str>], value: &Node<'a>) {
+/// Puts a value of so many bytes in place, with the maps that lead to it; what is no map gives way to one. `room` is for what may
+/// be put in, and nothing once that was too little.
+fn put<'a>(node: &mut Node<'a>, steps: &[Box<str>], value: &Node<'a>, size: usize, room: &mut Option<usize>) {
     let Some((first, rest)) = steps.split_first() else {
-        *node = value.clone();
+        *room = room.and_then(|room| room.checked_sub(size));
+        if room.is_some() {
+            *node = value.clone();
+        }
         return;
     };
+    if room.is_none() {
+        return;
+    }
     node.open();
     if let Node::List(items) = node {
-        return items.iter_mut().for_each(|item| put(item, steps, value));
+        return items.iter_mut().for_each(|item| put(item, steps, value, size, room));
     }
     if matches!(node, Node::Text(_)) {
         *node = Node::Object(Vec::new());
     }
     if let Node::Object(members) = node {
         if !members.iter().any(|(name, _)| **name == **first) {
+            *room = room.and_then(|room| room.checked_sub(first.len()));
             members.push((Cow::Owned(first.to_string()), Node::Text(Cow::Borrowed(NULL))));
         }
-        members.iter_mut().filter(|(name, _)| **name == **first).for_each(|(_, node)| put(node, rest, value));
+        members.iter_mut().filter(|(name, _)| **name == **first).for_each(|(_, node)| put(node, rest, value, size, room));
     }
 }
 
@@ -263,6 +279,19 @@ mod tests {
         assert!(all.apply(b"{\"a\":{\"b\":\"\xff\"}}", &Ada).is_err());
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         assert!(all.apply(deep.as_bytes(), &Ada).is_err(), "refused, and the stack is whole");
+    }
+
+    #[test]
+    fn a_client_can_not_make_a_body_grow_without_measure() {
+        let items = vec!["1"; 100_000].join(",");
+        let large = "x".repeat(1_000);
+        let body = format!("{{\"a\":[{items}],\"b\":\"{large}\"}}");
+        for changes in
+            ["{ move: { b: a.c } }".to_string(), format!("{{ set: {{ a.c: {large} }} }}"), format!("{{ set: {{ a.{large}: 1 }} }}")]
+        {
+            assert!(edits(&changes).apply(body.as_bytes(), &Ada).is_err(), "{changes}");
+        }
+        assert!(edits("{ set: { a.c: 1 } }").apply(body.as_bytes(), &Ada).is_ok());
     }
 
     #[test]

@@ -127,6 +127,15 @@ impl<'a> Node<'a> {
         matches!(self, Node::Text(text) if text.trim() == NULL)
     }
 
+    /// About how many bytes it is, written down.
+    pub fn size(&self) -> usize {
+        match self {
+            Node::Text(text) => text.len(),
+            Node::Object(members) => members.iter().map(|(name, node)| name.len() + node.size() + 4).sum::<usize>() + 2,
+            Node::List(items) => items.iter().map(|item| item.size() + 1).sum::<usize>() + 2,
+        }
+    }
+
     /// Writes it down.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {

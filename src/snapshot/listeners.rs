@@ -35,12 +35,9 @@ pub(super) fn check_admin(admin: &raw::Admin, at: &At<'_>, problems: &Problems) 
     }
 }
 
-pub(super) fn listeners<'a>(
-    raw: &'a [Option<raw::Listener>],
-    state: &State,
-    listeners_at: &At<'_>,
-    problems: &Problems,
-) -> Vec<Option<Listener>> {
+pub(super) fn listeners<'a>(config: &'a Config, state: &State, listeners_at: &At<'_>, problems: &Problems) -> Vec<Option<Listener>> {
+    let raw = &config.listeners;
+    let roots = state.tickets.roots(config.server.secret.as_ref());
     if raw.is_empty() {
         let _: Option<()> =
             problems.at(listeners_at, "no listener", "no request could come in", "add one, such as `listeners: [{ bind: 0.0.0.0:8080 }]`");
@@ -67,7 +64,7 @@ pub(super) fn listeners<'a>(
             let first = listeners_at.index(first);
             return problems.clash(&at.key("name"), &first.key("name"), what, "routes could mean either", fix);
         }
-        let tls = raw.tls.as_ref().map(|tls| Termination::build(tls, &at.key("tls"), problems));
+        let tls = raw.tls.as_ref().map(|tls| Termination::build(tls, roots.clone(), &at.key("tls"), problems));
         Some(Listener {
             id: state.listener_id(&raw.bind, nth),
             name: raw.name.as_ref().map(|name| name.0.as_str().into()),

@@ -1,5 +1,6 @@
 //! Routes with their references resolved, and the table that matches them.
 
+use super::caches::Caches;
 use super::limits::Limits;
 use super::services::{Services, entry};
 use super::{Action, BodyRule, Composition, Forward, Listener, Mirror, Route, ServiceEntry, State};
@@ -25,6 +26,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+/// What routes refer to by name.
+pub(super) struct Named<'a> {
+    pub listeners: &'a [Option<Listener>],
+    pub services: &'a Services,
+    pub limits: &'a Limits,
+    pub caches: &'a Caches,
+    pub methods: &'a Methods,
+}
 /// Of a body that is changed.
 const SHAPED_BYTES_MAX: Size = Size(4 << 20);
 
@@ -35,6 +44,7 @@ pub(super) struct Build<'a> {
     pub listeners: &'a [Option<Listener>],
     pub services: &'a Services,
     pub limits: &'a Limits,
+    pub caches: &'a Caches,
     pub methods: &'a Methods,
     pub problems: &'a Problems,
     /// None of them has a name that could not be read.
@@ -42,20 +52,13 @@ pub(super) struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    pub fn new(
-        raw: &'a Config,
-        state: &'a State,
-        listeners: &'a [Option<Listener>],
-        services: &'a Services,
-        limits: &'a Limits,
-        methods: &'a Methods,
-        problems: &'a Problems,
-    ) -> Build<'a> {
+    pub fn new(raw: &'a Config, state: &'a State, named: Named<'a>, problems: &'a Problems) -> Build<'a> {
+        let Named { listeners, services, limits, caches, methods } = named;
         let root = At::root();
         let at = root.key("listeners");
         let is_known = |(index, raw): (usize, &Option<_>)| raw.is_some() && problems.is_read(&at.index(index).key("name"));
         let are_listeners_known = problems.is_read(&at) && raw.listeners.iter().enumerate().all(is_known);
-        Build { raw, state, listeners, services, limits, methods, problems, are_listeners_known }
+        Build { raw, state, listeners, services, limits, caches, methods, problems, are_listeners_known }
     }
 
     /// The table, the routes, and the services that routes name by URL.
@@ -180,9 +183,11 @@ impl<'a> Build<'a> {
         };
         let access = Access::build(raw, &self.raw.defaults, self.methods, at, self.problems);
         let cors = raw.cors.as_ref().map(|cors| Cors::build(cors, raw.methods.as_ref(), &at.key("cors"), self.problems));
+        let cache = self.caches.of_route(raw, &name, self.state, at, self.problems);
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
         Some(Route {
             limits: limits?,
+            cache: cache?,
             priority: raw.priority.0,
             cap: raw.max_in_flight.map(|max| self.state.counts.cap(Of::Route(name.to_string()), max.usize(), None)),
             metrics: self.state.metrics.route(&name),

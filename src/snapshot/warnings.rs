@@ -65,13 +65,20 @@ fn expiries(listener: &Listener, at: &At<'_>, problems: &Problems) {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let at = at.key("tls");
     let at = at.key("certificates");
-    for (index, (name, expires)) in listener.tls.iter().flat_map(|tls| &tls.expiries).enumerate() {
-        let left = u64::try_from(*expires).map_or(Duration::ZERO, Duration::from_secs).saturating_sub(now);
-        let what = match left.as_secs() / 86_400 {
-            _ if left > EXPIRY_NEAR => continue,
-            _ if left.is_zero() => format!("the certificate of `{name}` has expired"),
-            days => format!("the certificate of `{name}` expires in {days} days"),
-        };
-        problems.warn(&at.index(index).key("cert"), what, "clients would turn away", "renew it, then reload");
+    let expiries = listener.tls.iter().flat_map(|tls| tls.now().expiries.clone());
+    for (index, (name, expires)) in expiries.enumerate() {
+        if let Some(what) = near_its_end(&name, expires, now) {
+            problems.warn(&at.index(index).key("cert"), what, "clients would turn away", "renew it: new files are read by themselves");
+        }
+    }
+}
+
+/// What is to be said of a certificate that ends soon. Both times are Unix times.
+pub fn near_its_end(name: &str, expires: i64, now: Duration) -> Option<String> {
+    let left = u64::try_from(expires).map_or(Duration::ZERO, Duration::from_secs).saturating_sub(now);
+    match left.as_secs() / 86_400 {
+        _ if left > EXPIRY_NEAR => None,
+        _ if left.is_zero() => Some(format!("the certificate of `{name}` has expired")),
+        days => Some(format!("the certificate of `{name}` expires in {days} days")),
     }
 }

@@ -3,6 +3,7 @@
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::CertificatePair;
+use ring::digest::{Context, SHA256};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -16,8 +17,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 #[derive(Debug)]
 pub struct Certificates {
     /// Names in small letters; a wildcard under what is behind its star, with the dot.
-    by_name: HashMap<String, Arc<CertifiedKey>>,
-    default: Arc<CertifiedKey>,
+    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// For who asks for no name, or one that stands in none.
+    default: Vec<Arc<CertifiedKey>>,
+    /// SHA-256 of all leaves, in their order.
+    hash: [u8; 32],
     expiries: Vec<(String, i64)>,
 }
 
@@ -35,31 +39,43 @@ impl Certificates {
         let Some(first) = all.first() else {
             return problems.at(at, "TLS without a certificate", "no handshake could succeed", "name at least one `cert` with its `key`");
         };
-        let default = first.key.clone();
-        let (mut by_name, mut expiries) = (HashMap::new(), Vec::new());
+        let default = all.iter().filter(|other| other.names == first.names).map(|read| read.key.clone()).collect();
+        let mut hash = Context::new(&SHA256);
+        all.iter().flat_map(|read| read.key.cert.first()).for_each(|leaf| hash.update(leaf));
+        let (mut by_name, mut expiries) = (HashMap::<String, Vec<Arc<CertifiedKey>>>::new(), Vec::new());
         for (index, read) in all.into_iter().enumerate() {
             expiries.push((read.names.first().cloned().unwrap_or_else(|| raw[index].cert.0.clone()), read.expires));
             for name in read.names {
-                // The first certificate with a name is the one that is shown for it.
-                by_name.entry(name.strip_prefix('*').unwrap_or(&name).to_string()).or_insert_with(|| read.key.clone());
+                // Of several with one name, the first is shown that the client can verify.
+                by_name.entry(name.strip_prefix('*').unwrap_or(&name).to_string()).or_default().push(read.key.clone());
             }
         }
-        Some(Certificates { by_name, default, expiries })
+        let hash = first_bytes(hash.finish().as_ref());
+        Some(Certificates { by_name, default, hash, expiries })
     }
 
     pub fn expiries(&self) -> impl Iterator<Item = (String, i64)> + '_ {
         self.expiries.iter().cloned()
     }
 
-    fn find(&self, name: &str) -> &Arc<CertifiedKey> {
+    /// A hash of these certificates and of what is trusted beside them.
+    pub fn trust(&self, clients: Option<[u8; 32]>) -> [u8; 32] {
+        let mut hash = Context::new(&SHA256);
+        hash.update(&self.hash);
+        hash.update(&[u8::from(clients.is_some())]);
+        hash.update(&clients.unwrap_or_default());
+        first_bytes(hash.finish().as_ref())
+    }
+
+    fn find(&self, name: &str) -> &[Arc<CertifiedKey>] {
         self.named(name).unwrap_or(&self.default)
     }
 
-    fn named(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    fn named(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
         let name = name.to_ascii_lowercase();
         // A wildcard covers one label (RFC 6125, 6.4.3).
         let wildcard = name.find('.').and_then(|dot| self.by_name.get(&name[dot..]));
-        self.by_name.get(&name).or(wildcard)
+        self.by_name.get(&name).or(wildcard).map(Vec::as_slice)
     }
 
     /// There is but one, so nothing can be asked for under the wrong one.
@@ -70,13 +86,16 @@ impl Certificates {
     /// Whether `host` is asked for on a connection that was opened for `sni`, though there is another certificate for it
     /// (RFC 9110, 15.5.20). A host that stands in none is for the routes to judge.
     pub fn is_misdirected(&self, sni: &str, host: &str) -> bool {
-        !host.eq_ignore_ascii_case(sni) && self.named(host).is_some_and(|own| !Arc::ptr_eq(own, self.find(sni)))
+        !host.eq_ignore_ascii_case(sni)
+            && self.named(host).is_some_and(|own| !self.find(sni).iter().any(|shown| own.iter().any(|own| Arc::ptr_eq(own, shown))))
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(hello.server_name().map_or(&self.default, |name| self.find(name)).clone())
+        let fitting = hello.server_name().map_or(&*self.default, |name| self.find(name));
+        let is_usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        fitting.iter().find(is_usable).or(fitting.first()).cloned()
     }
 }
 
@@ -100,7 +119,7 @@ fn read(pair: &CertificatePair, at: &At<'_>, problems: &Problems) -> Option<Read
     let Some((names, expires)) = describe(&chain[0]) else {
         return problem(&cert_at, format!("`{}` can't be parsed", pair.cert.0), "make the certificate anew", problems);
     };
-    let key = match any_supported_type(&key) {
+    let mut key = match any_supported_type(&key) {
         Ok(key) => CertifiedKey::new(chain, key),
         Err(e) => return problem(&key_at, format!("`{}` can't be used: {e}", pair.key.0), "use an RSA, ECDSA or Ed25519 key", problems),
     };
@@ -108,7 +127,25 @@ fn read(pair: &CertificatePair, at: &At<'_>, problems: &Problems) -> Option<Read
         let what = format!("`{}` is not the key of `{}`: {e}", pair.key.0, pair.cert.0);
         return problem(&key_at, what, "name the key that the certificate was made for", problems);
     }
+    if let Some(path) = &pair.ocsp {
+        key.ocsp = Some(read_ocsp(&path.0, &at.key("ocsp"), problems)?);
+    }
     Some(Read { key: Arc::new(key), names, expires })
+}
+
+/// The authority's word that a certificate is good (RFC 6960), which is shown along with it.
+fn read_ocsp(path: &str, at: &At<'_>, problems: &Problems) -> Option<Vec<u8>> {
+    let fix = "write it by `openssl ocsp … -respout FILE`, or remove `ocsp`";
+    let read = std::fs::read(path).map_err(|e| format!("can't read `{path}`: {e}")).and_then(|bytes| {
+        // An OCSPResponse is a SEQUENCE whose status 0 is "successful".
+        let is_good = bytes.first() == Some(&0x30) && bytes.windows(3).take(4).any(|part| part == [0x0a, 1, 0]);
+        is_good.then_some(bytes).ok_or_else(|| format!("`{path}` is no OCSP response in DER, or not a successful one"))
+    });
+    problems.ok(read, at, "clients could not be shown that the certificate is good", fix)
+}
+
+fn first_bytes(digest: &[u8]) -> [u8; 32] {
+    digest.first_chunk().copied().unwrap_or_default()
 }
 
 fn problem<T>(at: &At<'_>, what: String, fix: &str, problems: &Problems) -> Option<T> {
@@ -137,7 +174,7 @@ mod tests {
         let (cert, key) = (folder.join(format!("{file}.pem")), folder.join(format!("{file}.key")));
         std::fs::write(&cert, made.cert.pem()).expect("a file");
         std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-        CertificatePair { cert: FilePath(cert.display().to_string()), key: FilePath(key.display().to_string()) }
+        CertificatePair { cert: FilePath(cert.display().to_string()), key: FilePath(key.display().to_string()), ocsp: None }
     }
 
     #[test]
@@ -145,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let raw = [pair(folder.path(), "a", &["a.example"]), pair(folder.path(), "b", &["*.b.example", "b.example"])];
         let certificates = Certificates::load(&raw, &At::root(), &Problems::default()).expect("certificates");
-        let is_b = |name: &str| !Arc::ptr_eq(certificates.find(name), &certificates.default);
+        let is_b = |name: &str| !Arc::ptr_eq(&certificates.find(name)[0], &certificates.default[0]);
         let found: Vec<bool> = ["a.example", "B.example", "x.b.example", "x.y.b.example", "other"].into_iter().map(is_b).collect();
         assert_eq!(found, [false, true, true, false, false]);
         assert!(certificates.expiries().all(|(_, at)| at > 1_700_000_000));
@@ -156,8 +193,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (a, b) = (pair(folder.path(), "a", &["a"]), pair(folder.path(), "b", &["b"]));
         let problems = Problems::default();
-        let mixed = CertificatePair { cert: a.cert, key: b.key };
-        let absent = CertificatePair { cert: FilePath("/no/cert".into()), key: FilePath("/no/key".into()) };
+        let mixed = CertificatePair { cert: a.cert, key: b.key, ocsp: None };
+        let absent = CertificatePair { cert: FilePath("/no/cert".into()), key: FilePath("/no/key".into()), ocsp: None };
         assert!(Certificates::load(&[mixed, absent], &At::root(), &problems).is_none());
         assert_eq!(problems.count(), 3);
     }

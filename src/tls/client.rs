@@ -4,11 +4,11 @@ use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{ClientAuth, ClientAuthMode};
 use crate::types::Certificate;
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256, digest};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use std::net::IpAddr;
@@ -18,28 +18,58 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 const WHY: &str = "no client could be recognised by its certificate";
 
-/// What certificates are verified with. `None` means that a problem was reported.
-pub fn verifier(raw: &ClientAuth, provider: &Arc<CryptoProvider>, at: &At<'_>, problems: &Problems) -> Option<Arc<dyn ClientCertVerifier>> {
-    let (path, at) = (&raw.ca.0, at.key("ca"));
-    let fix = "name a PEM file with the authority that signs your clients' certificates";
-    let read = || -> Result<RootCertStore, String> {
-        let mut roots = RootCertStore::empty();
-        for found in CertificateDer::pem_file_iter(path).map_err(|e| format!("can't read certificates from `{path}`: {e}"))? {
-            let certificate = found.map_err(|e| format!("can't read certificates from `{path}`: {e}"))?;
-            roots.add(certificate).map_err(|e| format!("`{path}` has a certificate that can't be used: {e}"))?;
+/// Who is believed to be who they say.
+pub struct Clients {
+    pub verifier: Arc<dyn ClientCertVerifier>,
+    /// A hash of the policy and of its files: of what a session that was agreed upon under it rests on.
+    pub trust: [u8; 32],
+}
+
+impl Clients {
+    /// `None` means that a problem was reported.
+    pub fn read(raw: &ClientAuth, provider: &Arc<CryptoProvider>, at: &At<'_>, problems: &Problems) -> Option<Clients> {
+        let (path, ca_at) = (&raw.ca.0, at.key("ca"));
+        let fix = "name a PEM file with the authority that signs your clients' certificates";
+        let mut hash = Context::new(&SHA256);
+        hash.update(&[u8::from(raw.mode == ClientAuthMode::Required)]);
+        let roots = problems.ok(read_roots(path, &mut hash), &ca_at, WHY, fix)?;
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        if let Some(crl) = &raw.crl {
+            let fix = "name a PEM file with a list of each authority, as `openssl ca -gencrl` writes it";
+            let lists = problems.ok(read_lists(&crl.0, &mut hash), &at.key("crl"), "who was locked out could come in", fix)?;
+            // Of authorities between the root and the client, lists are hard to come by.
+            builder = builder.with_crls(lists).only_check_end_entity_revocation();
         }
-        match roots.is_empty() {
-            true => Err(format!("`{path}` has no certificate")),
-            false => Ok(roots),
-        }
-    };
-    let roots = problems.ok(read(), &at, WHY, fix)?;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let builder = match raw.mode {
-        ClientAuthMode::Optional => builder.allow_unauthenticated(),
-        ClientAuthMode::Required => builder,
-    };
-    problems.ok(builder.build().map_err(|e| format!("`{path}` can't be used: {e}")), &at, WHY, fix)
+        let builder = match raw.mode {
+            ClientAuthMode::Optional => builder.allow_unauthenticated(),
+            ClientAuthMode::Required => builder,
+        };
+        let verifier = problems.ok(builder.build().map_err(|e| format!("`{path}` can't be used: {e}")), &ca_at, WHY, fix)?;
+        Some(Clients { verifier, trust: hash.finish().as_ref().first_chunk().copied().unwrap_or_default() })
+    }
+}
+
+fn read_roots(path: &str, hash: &mut Context) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for found in CertificateDer::pem_file_iter(path).map_err(|e| format!("can't read certificates from `{path}`: {e}"))? {
+        let certificate = found.map_err(|e| format!("can't read certificates from `{path}`: {e}"))?;
+        hash.update(&certificate);
+        roots.add(certificate).map_err(|e| format!("`{path}` has a certificate that can't be used: {e}"))?;
+    }
+    match roots.is_empty() {
+        true => Err(format!("`{path}` has no certificate")),
+        false => Ok(roots),
+    }
+}
+
+fn read_lists(path: &str, hash: &mut Context) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let found = CertificateRevocationListDer::pem_file_iter(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
+    let lists = found.map_err(|e| format!("can't read lists from `{path}`: {e}"))?;
+    lists.iter().for_each(|list| hash.update(list));
+    match lists.is_empty() {
+        true => Err(format!("`{path}` has no list")),
+        false => Ok(lists),
+    }
 }
 
 /// What is read of a certificate that was verified.

@@ -32,7 +32,7 @@ pub use large::{LARGE, drink, pour};
 pub use origin::{Origin, Request, Stream, answer, read_head, read_request};
 pub use pace::{Gate, busy, rest, steadily, until_gone};
 pub use redis::Redis;
-pub use secure::{Secure, secure, secure_and_send, secure_to, shown};
+pub use secure::{Secure, Visitor, secure, secure_and_send, secure_to, shown};
 pub use tls_origin::TlsOrigin;
 pub use tokens::{SECRET, Signer, base64url, hs256, in_seconds, token};
 pub use websocket::{ACCEPTED, HANDSHAKE, echoes, websocket};

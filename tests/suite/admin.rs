@@ -32,6 +32,8 @@ fn health_and_readiness() {
 fn metrics_are_in_the_text_format_of_prometheus() {
     let gateway = Gateway::start(FIXED);
     gateway.get("/");
+    // A request is counted once its answer is out.
+    eventually("the count", || gateway.ask("/metrics").text().contains("frontdesk_requests_total").then_some(()));
     let answer = gateway.ask("/metrics");
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -59,7 +61,10 @@ routes: [{{ name: all, path: /*, to: s }}, {{ path: /x, respond: {{}} }}]
     assert_eq!((&status["snapshot"]["version"], &status["snapshot"]["last_error"]), (&1.into(), &json!(null)));
     assert!(humantime::parse_rfc3339(status["snapshot"]["loaded_at"].as_str().expect("a text")).is_ok());
     let address = gateway.address().to_string();
-    assert_eq!(status["listeners"], json!([{ "name": "public", "bind": "127.0.0.1:0", "address": address, "tls": false }]));
+    assert_eq!(
+        status["listeners"],
+        json!([{ "name": "public", "bind": "127.0.0.1:0", "address": address, "tls": false, "certificates": null }])
+    );
     assert_eq!(status["routes"], json!(["all", "/x"]));
     let endpoint = json!({ "address": origin.to_string(), "weight": 3, "in_flight": 0, "state": "up", "ejections": 0 });
     assert_eq!(status["services"], json!([{ "name": "s", "cap": null, "breaker": null, "endpoints": [endpoint] }]));

@@ -1,9 +1,10 @@
 //! What a service manager is told, and what it hands over.
 
-use crate::kit::{Client, Gateway, PATIENCE, eventually, frontdesk, kill};
+use crate::kit::{Client, Gateway, PATIENCE, eventually, frontdesk, kill, run};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
 
 const FIXED: &str = "listeners: [{ bind: 127.0.0.1:0 }]\nroutes: [{ path: /*, respond: { body: fixed } }]\n";
@@ -117,4 +118,23 @@ fn a_name_that_nothing_was_handed_over_by_is_a_problem() {
     let gateway = Gateway::start(FIXED);
     assert!(!gateway.reload("listeners: [{ bind: \"systemd:web\" }]\nroutes: [{ path: /*, respond: {} }]\n"));
     eventually("the reason", || gateway.log().iter().any(|line| line.contains("no socket named `web`")).then_some(()));
+}
+
+#[test]
+fn the_shipped_units_and_scripts_are_well_formed() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    for script in ["postinst", "prerm"] {
+        assert!(run(Command::new("sh").arg("-n").arg(shipped.join("debian").join(script))).status.success(), "{script}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let unit = std::fs::read_to_string(shipped.join("frontdesk.service")).expect("the unit");
+    let unit = unit.replace("/usr/bin/frontdesk", env!("CARGO_BIN_EXE_frontdesk"));
+    std::fs::write(folder.path().join("frontdesk.service"), unit).expect("a file");
+    std::fs::copy(shipped.join("frontdesk.socket"), folder.path().join("frontdesk.socket")).expect("a copy");
+    let mut verify = Command::new("systemd-analyze");
+    verify.arg("verify").args(["frontdesk.service", "frontdesk.socket"].map(|name| folder.path().join(name)));
+    match verify.output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(e) => eprintln!("systemd-analyze can't be run, the units are NOT verified: {e}"),
+    }
 }

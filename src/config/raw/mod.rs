@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod body;
+mod cache;
 mod compose;
 mod faults;
 mod limit;
@@ -10,6 +11,7 @@ mod service;
 mod words;
 
 pub use body::{BodyChanges, JsonChanges};
+pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
@@ -46,6 +48,10 @@ record! {
         services: Named<Option<Service>> = Named::default(),
         /// How often somebody may ask, by name.
         rate_limits: Named<Option<RateLimit>> = Named::default(),
+        /// What may be answered from memory, by name.
+        caches: Named<Option<Cache>> = Named::default(),
+        /// Where answers are kept.
+        cache_store: CacheStore = CacheStore::default(),
         /// What several gateways share, for limits that are `shared`.
         redis: Option<Redis> = None,
         /// Ways to recognise who comes, by name.
@@ -57,7 +63,7 @@ record! {
         /// More files with services and routes: a path or a pattern, or a list of them, relative to this file.
         include: Option<OneOrMany<FilePath>> = None,
     }
-    later ["caches", "cache_store", "tests"];
+    later ["tests"];
 }
 
 record! {
@@ -103,6 +109,8 @@ record! {
         ca: FilePath,
         /// Whether a client may come without one.
         mode: ClientAuthMode = ClientAuthMode::Optional,
+        /// A PEM file with the authorities' lists of certificates that hold no more.
+        crl: Option<FilePath> = None,
     }
 }
 
@@ -116,6 +124,8 @@ record! {
         cert: FilePath,
         /// A PEM file with the private key.
         key: FilePath,
+        /// An OCSP response in DER, which is stapled to it.
+        ocsp: Option<FilePath> = None,
     }
 }
 
@@ -177,8 +187,8 @@ impl Default for Server {
             http2: Http2::default(),
             flood: None,
             overload: None,
-            limit_keys_max: Number(1_000_000),
             secret: None,
+            limit_keys_max: Number(1_000_000),
             buffers: Size(256 << 20),
         }
     }

@@ -42,6 +42,8 @@ record! {
         compress: Option<OneOrMany<Coding>> = None,
         /// Which pages of other origins may ask.
         cors: Option<Cors> = None,
+        /// The name of one of `caches`: answers may come from memory.
+        cache: Option<Name> = None,
         /// Replaces the server's limit; 0 is none.
         body_bytes: Option<Size> = None,
         /// Replaces the server's; 0 is none.
@@ -57,7 +59,6 @@ record! {
         respond: Option<Respond> = None,
         compose: Option<Box<Compose>> = None,
     }
-    later ["cache"];
 }
 
 choice! {

@@ -1,0 +1,297 @@
+//! A part of the store: entries by their key, and the order in which they make room for others.
+//!
+//! The order is S3-FIFO (Yang et al., SOSP 2023): what is new waits in a small queue, and only what is asked for again there goes to
+//! the main one, so that a scan drives out nothing but itself. What was driven out of the small queue is remembered for a while, and
+//! goes to the main one at once when it comes back.
+
+use super::entry::{Body, Entry};
+use super::key::Key;
+use http::HeaderName;
+use smallvec::SmallVec;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+
+/// Variants of one answer; the oldest makes room.
+const VARIANTS_MAX: usize = 64;
+/// The small queue's share is one in so many.
+const SMALL_SHARE: usize = 10;
+
+/// Keys are hashes already.
+#[derive(Debug, Default)]
+pub struct Pass(u64);
+
+impl Hasher for Pass {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
+    }
+    fn write_u128(&mut self, n: u128) {
+        self.0 = n as u64;
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
+}
+
+type Hashed<K, V> = HashMap<K, V, BuildHasherDefault<Pass>>;
+
+/// The variants of one answer, the newest first.
+#[derive(Debug, Default)]
+struct Family {
+    variants: SmallVec<[Arc<Entry>; 1]>,
+}
+
+/// The families of one page: one mostly, many where who asks tells them apart.
+#[derive(Debug)]
+enum Members {
+    Few(SmallVec<[u128; 1]>),
+    Many(HashSet<u128, BuildHasherDefault<Pass>>),
+}
+
+const FEW: usize = 8;
+
+impl Members {
+    fn add(&mut self, family: u128) {
+        match self {
+            Members::Few(few) if few.contains(&family) => {}
+            Members::Few(few) if few.len() < FEW => few.push(family),
+            Members::Few(few) => *self = Members::Many(few.drain(..).chain([family]).collect()),
+            Members::Many(many) => drop(many.insert(family)),
+        }
+    }
+
+    /// Whether none is left.
+    fn remove(&mut self, family: u128) -> bool {
+        match self {
+            Members::Few(few) => {
+                few.retain(|known| *known != family);
+                few.is_empty()
+            }
+            Members::Many(many) => {
+                many.remove(&family);
+                many.is_empty()
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<u128> {
+        match self {
+            Members::Few(few) => few.to_vec(),
+            Members::Many(many) => many.iter().copied().collect(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Shard {
+    families: Hashed<u128, Family>,
+    pages: Hashed<u128, Members>,
+    small: Queue,
+    main: Queue,
+    ghosts: Ghosts,
+    /// The pages that were purged last, with the number of the purge.
+    purged: VecDeque<(u64, u128)>,
+}
+
+/// Purged pages that are remembered.
+const PURGED_MAX: usize = 512;
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Those that have gone meanwhile stay in line until it is their turn.
+    line: VecDeque<Weak<Entry>>,
+    listed: usize,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, entry: &Arc<Entry>) {
+        // A line of those that have gone would grow for ever where answers are replaced and none is driven out.
+        if self.line.len() > 2 * self.listed + 64 {
+            self.line.retain(|entry| entry.upgrade().is_some_and(|entry| entry.is_listed.load(Relaxed)));
+        }
+        self.line.push_back(Arc::downgrade(entry));
+        self.listed += 1;
+        self.bytes += entry.weight;
+    }
+
+    fn forget(&mut self, entry: &Entry) {
+        self.listed = self.listed.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(entry.weight);
+    }
+
+    /// The next in line that can be found still.
+    fn pop(&mut self) -> Option<Arc<Entry>> {
+        loop {
+            let entry = self.line.pop_front()?.upgrade();
+            if let Some(entry) = entry.filter(|entry| entry.is_listed.load(Relaxed)) {
+                self.forget(&entry);
+                return Some(entry);
+            }
+        }
+    }
+}
+
+/// Who was driven out of the small queue.
+#[derive(Debug, Default)]
+struct Ghosts {
+    line: VecDeque<u64>,
+    known: HashSet<u64, BuildHasherDefault<Pass>>,
+}
+
+impl Ghosts {
+    fn add(&mut self, family: u128, max: usize) {
+        if self.known.insert(family as u64) {
+            self.line.push_back(family as u64);
+        }
+        while self.line.len() > max.max(16) {
+            if let Some(oldest) = self.line.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    fn take(&mut self, family: u128) -> bool {
+        // Its place in line is left to run out.
+        self.known.remove(&(family as u64))
+    }
+}
+
+impl Shard {
+    /// The newest variant, or the one that is meant.
+    pub fn find(&self, key: Key, variance: Option<[u8; 16]>) -> Option<Arc<Entry>> {
+        let can_serve = |entry: &&Arc<Entry>| match &entry.body {
+            Body::Whole(..) => true,
+            Body::Coming(fill) => fill.is_open(),
+        };
+        let mut variants = self.families.get(&key.family)?.variants.iter().filter(can_serve);
+        match variance {
+            None => variants.next().cloned(),
+            wanted => variants.find(|entry| entry.variance == wanted).cloned(),
+        }
+    }
+
+    /// The variance of the variant that a request matches, by what each goes by.
+    pub fn matching(&self, key: Key, of: impl Fn(&[HeaderName]) -> [u8; 16]) -> Option<[u8; 16]> {
+        let variants = &self.families.get(&key.family)?.variants;
+        variants
+            .iter()
+            .filter(|entry| !entry.told.vary.is_empty())
+            .map(|entry| (entry.variance, of(&entry.told.vary)))
+            .find_map(|(known, wanted)| known.filter(|known| *known == wanted))
+    }
+
+    /// Puts an answer where it can be found. One that is whole takes the place of its older self; answers how many bytes it took.
+    pub fn insert(&mut self, entry: &Arc<Entry>) -> isize {
+        let mut change = 0;
+        if entry.is_whole() {
+            let is_older_self = |other: &Entry| other.is_whole() && (other.variance == entry.variance || entry.variance.is_none());
+            change -= self.remove(entry.key.family, is_older_self) as isize;
+        }
+        entry.is_listed.store(true, Relaxed);
+        self.pages.entry(entry.key.page).or_insert_with(|| Members::Few(SmallVec::new())).add(entry.key.family);
+        let family = self.families.entry(entry.key.family).or_default();
+        family.variants.insert(0, entry.clone());
+        if family.variants.len() > VARIANTS_MAX
+            && let Some(oldest) = family.variants.pop()
+        {
+            change -= self.unlist(&oldest) as isize;
+        }
+        if entry.is_whole() {
+            let is_main = self.ghosts.take(entry.key.family);
+            entry.is_main.store(is_main, Relaxed);
+            if is_main { &mut self.main } else { &mut self.small }.push(entry);
+            change += entry.weight as isize;
+        }
+        change
+    }
+
+    /// Takes out what is meant of a family; answers how many bytes it took.
+    pub fn remove(&mut self, family: u128, is_meant: impl Fn(&Entry) -> bool) -> usize {
+        let Some(variants) = self.families.get_mut(&family).map(|family| &mut family.variants) else { return 0 };
+        let mut gone: SmallVec<[Arc<Entry>; 1]> = SmallVec::new();
+        variants.retain(|entry| {
+            let goes = is_meant(entry);
+            if goes {
+                gone.push(entry.clone());
+            }
+            !goes
+        });
+        let is_empty = variants.is_empty();
+        if is_empty {
+            self.families.remove(&family);
+            if let Some(first) = gone.first()
+                && self.pages.get_mut(&first.key.page).is_some_and(|members| members.remove(family))
+            {
+                self.pages.remove(&first.key.page);
+            }
+        }
+        gone.iter().map(|entry| self.unlist(entry)).sum()
+    }
+
+    fn unlist(&mut self, entry: &Entry) -> usize {
+        if !entry.is_listed.swap(false, Relaxed) || !entry.is_whole() {
+            return 0;
+        }
+        if entry.is_main.load(Relaxed) { &mut self.main } else { &mut self.small }.forget(entry);
+        entry.weight
+    }
+
+    /// Drives one out. Answers how many bytes it took; `None` when nothing is left.
+    pub fn evict(&mut self) -> Option<usize> {
+        loop {
+            let is_small = self.main.listed == 0 || self.small.bytes * SMALL_SHARE > self.small.bytes + self.main.bytes;
+            let popped = if is_small { self.small.pop() } else { self.main.pop() };
+            let Some(entry) = popped else {
+                if self.small.listed == 0 && self.main.listed == 0 {
+                    return None;
+                }
+                continue;
+            };
+            // It is in no queue now.
+            if entry.spend() {
+                entry.is_main.store(true, Relaxed);
+                self.main.push(&entry);
+                continue;
+            }
+            entry.is_listed.store(false, Relaxed);
+            self.remove(entry.key.family, |other| std::ptr::eq(other, &*entry));
+            if is_small {
+                self.ghosts.add(entry.key.family, self.small.listed + self.main.listed);
+            }
+            return Some(entry.weight);
+        }
+    }
+
+    /// What of a page is kept or coming.
+    pub fn of_page(&self, page: u128) -> Vec<Arc<Entry>> {
+        let families = self.pages.get(&page).map(Members::all).unwrap_or_default();
+        families.iter().filter_map(|family| self.families.get(family)).flat_map(|family| family.variants.iter().cloned()).collect()
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.families.values().flat_map(|family| &family.variants)
+    }
+
+    /// Remembers that a page was purged, for answers that were asked for before.
+    pub fn note_purged(&mut self, purge: u64, page: u128) {
+        if self.purged.len() >= PURGED_MAX {
+            self.purged.pop_front();
+        }
+        self.purged.push_back((purge, page));
+    }
+
+    /// Whether a page was purged after `since`, or may have been.
+    pub fn was_purged(&self, page: u128, since: u64) -> bool {
+        let is_forgotten = self.purged.len() >= PURGED_MAX && self.purged.front().is_some_and(|(oldest, _)| *oldest > since);
+        is_forgotten || self.purged.iter().rev().take_while(|(purge, _)| *purge > since).any(|(_, known)| *known == page)
+    }
+
+    pub fn len(&self) -> usize {
+        self.small.listed + self.main.listed
+    }
+}

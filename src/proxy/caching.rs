@@ -1,0 +1,360 @@
+//! A request meets the cache: what Pingora's cache asks of us, in the order in which it asks.
+
+use super::connection::Connection;
+use super::exchange::{Exchange, authority};
+use super::{caching_told as told, deadline, forget};
+use crate::cache::asked::{Asked, Use};
+use crate::cache::entry::{Entry, Told, renewed};
+use crate::cache::fresh::{Answer, Terms, decide};
+use crate::cache::key::{Key, Url, Who, variance as variance_of};
+use crate::cache::purge::tags;
+use crate::cache::storage::meta;
+use crate::cache::{Rule, THIS_TIME, entry_of};
+use crate::types::Refusal;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, VARY};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use pingora::cache::key::HashBinary;
+use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::*;
+use pingora::proxy::subrequest::Ctx as Subrequest;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What one exchange has to do with the cache.
+pub struct Caching {
+    pub key: Key,
+    pub rule: Arc<Rule>,
+    pub asked: Asked,
+    /// What was found.
+    pub entry: Option<Arc<Entry>>,
+    /// It is given though it is stale.
+    pub is_stale: bool,
+    /// The client wants the service to be asked.
+    pub is_forced: bool,
+    /// What the service said anew of what is kept.
+    pub renewal: Option<HeaderMap>,
+    /// The terms of the answer that came.
+    pub terms: Option<Terms>,
+    /// The last purge before the service was asked.
+    since: u64,
+}
+
+/// A request of our own making, on behalf of one that has its answer already.
+pub struct Behalf {
+    client: Option<Arc<Connection>>,
+    renewed: Arc<Entry>,
+}
+
+impl Drop for Behalf {
+    fn drop(&mut self) {
+        self.renewed.end_renewal();
+    }
+}
+
+/// Looks for the answer in the cache, where the route has one and the request is of a kind that it serves.
+pub fn begin(session: &mut Session, exchange: &mut Exchange) {
+    let Some(rule) = exchange.route().and_then(|route| route.cache.as_ref()).map(|cache| cache.rule.clone()) else { return };
+    let is_plain = matches!(session.req_header().method, Method::GET | Method::HEAD) && !exchange.is_long_lived;
+    if !is_plain || !session.as_mut().is_body_empty() {
+        return;
+    }
+    let head = session.req_header();
+    let asked = if exchange.is_background() { Asked::default() } else { Asked::of(&head.headers) };
+    if asked.no_store() {
+        return;
+    }
+    let cache = exchange.snapshot.cache;
+    let caching = Caching {
+        key: key_of(exchange, head, &rule),
+        asked,
+        entry: None,
+        is_stale: false,
+        is_forced: false,
+        renewal: None,
+        terms: None,
+        since: cache.store.purges(),
+        rule,
+    };
+    let mut options = CacheOptionOverrides::default();
+    options.wait_timeout = Some(caching.rule.collapse_timeout);
+    session.cache.enable(&cache.store, None, Some(&cache.predictor), Some(&cache.lock), Some(options));
+    // What is made anew for each client has other bytes than what is kept.
+    let is_shaped = exchange.route().is_some_and(|route| route.response_body.is_some() || route.compress.is_some());
+    session.ignore_downstream_range |= is_shaped;
+    exchange.caching = Some(Box::new(caching));
+}
+
+/// The body of an answer ends here: what comes from the store while the service answers is ended by an empty piece, and not as Pingora
+/// ends others.
+pub fn is_end(session: &Session, body: &mut Option<Bytes>, exchange: &Exchange) -> bool {
+    use CachePhase::{Expired, Miss, Revalidated, RevalidatedNoCache};
+    let is_marked = exchange.caching.is_some() && body.take_if(|body| body.is_empty()).is_some();
+    is_marked && matches!(session.cache.phase(), Miss | Expired | Revalidated | RevalidatedNoCache(_))
+}
+
+/// The URL of a request.
+pub fn url<'a>(exchange: &Exchange, head: &'a RequestHeader) -> Url<'a> {
+    Url { is_tls: exchange.is_tls(), authority: authority(head), path: head.uri.path(), query: head.uri.query() }
+}
+
+fn who(exchange: &Exchange) -> Option<Who<'_>> {
+    exchange.identity.as_ref().map(|identity| Who { method: &identity.method, name: &identity.name })
+}
+
+/// What the answer to a request is found under.
+pub fn key_of(exchange: &Exchange, head: &RequestHeader, rule: &Rule) -> Key {
+    let seed = &exchange.snapshot.cache.store.seed;
+    let page = rule.key.page(&url(exchange, head), seed);
+    let route = exchange.route().map_or("", |route| &*route.name);
+    Key { page, family: rule.key.family(page, route, who(exchange), &rule.vary, &head.headers, seed) }
+}
+
+/// The same for Pingora.
+///
+/// # Errors
+/// None in practice: it is asked for only when there is one.
+pub fn key(exchange: &Exchange) -> Result<CacheKey> {
+    let caching = exchange.caching.as_ref().or_err(ErrorType::InternalError, "a cache without a key")?;
+    Ok(caching.key.to_pingora())
+}
+
+/// Something was found: may it serve?
+pub fn found(session: &mut Session, handler: &HitHandler, exchange: &mut Exchange) -> Option<ForcedFreshness> {
+    let entry = entry_of(handler)?;
+    let (now, fresh_until) = (SystemTime::now(), entry.fresh_until());
+    let is_background = exchange.is_background();
+    let caching = exchange.caching.as_mut()?;
+    let terms = &entry.told.terms;
+    if terms.is_never_fresh() {
+        // Each has to ask for itself: to wait for one another would only put them in a line.
+        session.cache.set_cache_lock(None, None);
+    }
+    let wanted = caching.asked.admits(terms, fresh_until, now);
+    caching.entry = Some(entry.clone());
+    caching.is_forced = wanted == Use::Ask;
+    let is_renewable = fresh_until < now && now <= fresh_until + terms.stale_while_revalidate;
+    match wanted {
+        Use::Ask => Some(ForcedFreshness::ForceExpired),
+        Use::Take => {
+            caching.is_stale = true;
+            Some(ForcedFreshness::ForceFresh)
+        }
+        Use::AsIs if is_renewable && !is_background => {
+            caching.is_stale = true;
+            renew(session, &entry, exchange);
+            Some(ForcedFreshness::ForceFresh)
+        }
+        Use::AsIs => None,
+    }
+}
+
+/// Fetches a stale answer anew behind the one who gets it, unless somebody does already.
+fn renew(session: &Session, entry: &Arc<Entry>, exchange: &Exchange) {
+    let Some(spawner) = session.subrequest_spawner.as_ref().filter(|_| entry.begin_renewal()) else { return };
+    let behind: Behind = Some((session.req_header().clone(), exchange.behind(entry.clone())));
+    let context = Subrequest::builder().user_ctx(Box::new(behind)).build();
+    let (request, answer) = spawner.create_subrequest(session.as_ref(), context);
+    answer.drain_tasks();
+    tokio::spawn(request.run());
+}
+
+/// A request of ours with its head, until it begins.
+type Behind = Option<(RequestHeader, Exchange)>;
+
+/// What a request of ours is about.
+pub fn behind(session: &mut Session) -> Behind {
+    session.subrequest_ctx.as_mut()?.user_ctx_mut()?.downcast_mut::<Behind>()?.take()
+}
+
+/// What tells variants apart, for one that goes by these fields.
+fn variance(names: &[HeaderName], exchange: &Exchange, head: &RequestHeader) -> HashBinary {
+    // Fields that the gateway sets by who asks are not in the client's head.
+    let is_by_who = names.iter().any(|name| exchange.snapshot.methods.is_own(name));
+    variance_of(names, &head.headers, who(exchange).filter(|_| is_by_who), &exchange.snapshot.cache.store.seed)
+}
+
+/// What tells the variant apart that a request wants; `None` where there is but one.
+pub fn vary(meta: &CacheMeta, exchange: &Exchange, head: &RequestHeader) -> Option<HashBinary> {
+    let told = meta.extensions().get::<Arc<Told>>().filter(|told| !told.vary.is_empty())?;
+    let own = variance(&told.vary, exchange, head);
+    let caching = exchange.caching.as_ref()?;
+    if meta.variance().is_none_or(|known| known == own) {
+        return Some(own);
+    }
+    // Others may go by other fields.
+    let store = &exchange.snapshot.cache.store;
+    store.matching(caching.key, |names| variance(names, exchange, head)).or(Some(own))
+}
+
+/// The service is about to be asked.
+///
+/// # Errors
+/// The client did not want that.
+pub fn ask(exchange: &mut Exchange) -> Result<(), Refusal> {
+    let purges = exchange.snapshot.cache.store.purges();
+    let Some(caching) = exchange.caching.as_mut() else { return Ok(()) };
+    caching.since = purges;
+    match caching.asked.only_if_cached() {
+        true => Err(Refusal::NotCached),
+        false => Ok(()),
+    }
+}
+
+/// The service has answered.
+pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) {
+    forget::changed(session, head, exchange);
+    if is_renewal(session, head, exchange) {
+        exchange.upstream_done();
+    }
+}
+
+/// The service says that what is kept is still good.
+fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
+    let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();
+    let max = exchange.caching.as_ref().map_or(0, |caching| caching.rule.body_bytes_max);
+    if !is_renewal && session.cache.enabled() && length(&head.headers).is_some_and(|length| length <= max) {
+        // Others may read it too: they don't wait for a client that takes its time. What is held for that is bounded.
+        session.as_mut().set_proxy_tasks_enabled(true);
+    }
+    if let Some(caching) = exchange.caching.as_mut().filter(|_| is_renewal) {
+        caching.renewal = Some(head.headers.clone());
+    }
+    is_renewal
+}
+
+/// Whether an answer is kept, and for how long.
+pub fn keep(session: &Session, head: &ResponseHeader, exchange: &mut Exchange) -> RespCacheable {
+    let renewal = exchange.caching.as_mut().and_then(|caching| caching.renewal.take());
+    let head = match (renewal, session.cache.maybe_cache_meta()) {
+        (Some(anew), Some(stored)) => renewed(stored.response_header(), &anew, SystemTime::now()),
+        _ => head.clone(),
+    };
+    match terms(session, &head, exchange) {
+        Ok(told) => {
+            let told = Arc::new(told);
+            if let Some(caching) = &mut exchange.caching {
+                caching.terms = Some(told.terms.clone());
+            }
+            let mut meta = meta(&told, head, told.terms.fresh_until());
+            meta.extensions_mut().insert(told);
+            RespCacheable::Cacheable(meta)
+        }
+        Err(reason) => RespCacheable::Uncacheable(reason),
+    }
+}
+
+fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Result<Told, NoCacheReason> {
+    let request = session.req_header();
+    let caching = exchange.caching.as_ref().ok_or(NoCacheReason::InternalError)?;
+    let (rule, store) = (&caching.rule, &exchange.snapshot.cache.store);
+    if length(&head.headers).is_some_and(|length| length > rule.body_bytes_max) {
+        return Err(NoCacheReason::ResponseTooLarge);
+    }
+    let vary = vary_names(&head.headers).ok_or(NoCacheReason::OriginNotCache)?;
+    let is_own = rule.key.identity && exchange.identity.is_some();
+    let is_personal = exchange.auth.is_some() || exchange.identity.is_some() || request.headers.contains_key(AUTHORIZATION);
+    let answer = Answer {
+        status: head.status,
+        headers: &head.headers,
+        received: SystemTime::now(),
+        delay: exchange.attempt.elapsed(),
+        is_personal: is_personal && !is_own,
+        share: 1.0 - fastrand::f64() * rule.jitter,
+    };
+    let terms = decide(&answer, &rule.policy).map_err(|why| match head.status.is_server_error() {
+        // That it fails now says nothing of what it answers next.
+        true => NoCacheReason::Custom(THIS_TIME),
+        false => told::reason(why),
+    })?;
+    // Another service's answer in this one's stead is not this one's.
+    if exchange.detour.is_some() || !store.has_room() {
+        return Err(NoCacheReason::Custom(THIS_TIME));
+    }
+    let values = rule.tags.iter().flat_map(|name| head.headers.get_all(name)).filter_map(|value| value.to_str().ok());
+    Ok(Told {
+        terms,
+        url: url(exchange, request).to_string().into(),
+        vary: vary.into(),
+        tags: values.flat_map(tags).collect(),
+        body_bytes_max: rule.body_bytes_max,
+        since: caching.since,
+    })
+}
+
+fn length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What a Vary names, each once; `None` when no request tells what the answer goes by: what is named is set by the gateway for each
+/// client anew.
+fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+    let mut names: Vec<HeaderName> = Vec::new();
+    for word in headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii) {
+        if word.is_empty() {
+            continue;
+        }
+        let name = HeaderName::from_bytes(word).ok()?;
+        if matches!(name.as_str(), "x-forwarded-for" | "forwarded" | "x-request-id" | "traceparent" | "via") {
+            return None;
+        }
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    Some(names)
+}
+
+/// Whether what is stale serves where the service fails.
+pub fn stands_in(exchange: &mut Exchange, error: Option<&Error>) -> bool {
+    // Behind the client's back it is `found` that sees to it.
+    let Some(error) = error else { return false };
+    let is_refused = exchange.refusal.as_ref().is_some_and(|refusal| (502..=504).contains(&refusal.status()));
+    let stands_in = error.esource() == &ErrorSource::Upstream || is_refused;
+    if stands_in {
+        exchange.refusal = None;
+        match error.etype() {
+            ErrorType::HTTPStatus(status) if !is_refused => exchange.stood_in(*status),
+            _ => exchange.deadline.enter(deadline::Phase::Busy, None),
+        }
+        exchange.caching.iter_mut().for_each(|caching| caching.is_stale = true);
+    }
+    stands_in
+}
+
+impl Exchange {
+    /// It serves nobody who waits.
+    pub fn is_background(&self) -> bool {
+        self.on_behalf_of.is_some()
+    }
+
+    /// An exchange with the same route and the same rights, for a request of our own making.
+    fn behind(&self, renewed: Arc<Entry>) -> Exchange {
+        Exchange {
+            on_behalf_of: Some(Behalf { client: self.connection().cloned(), renewed }),
+            origin: self.origin,
+            id: self.id.clone(),
+            trace: self.trace,
+            tls: self.tls,
+            is_h2: self.is_h2,
+            route: self.route,
+            identity: self.identity.clone(),
+            auth: self.auth.clone(),
+            choice: self.choice,
+            captures: self.captures.clone(),
+            ..Exchange::new(self.snapshot.clone())
+        }
+    }
+
+    /// Whose connection it is, or was.
+    pub fn client(&self) -> Option<&Arc<Connection>> {
+        self.connection().or_else(|| self.on_behalf_of.as_ref()?.client.as_ref())
+    }
+}
+
+/// A value of digits and words.
+pub(super) fn value(text: String) -> Result<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).or_err(ErrorType::InternalError, "a field of the cache")
+}

@@ -1,0 +1,90 @@
+//! What is told of the cache: to clients, to log and metrics.
+
+use super::caching::{self, Caching};
+use super::exchange::Exchange;
+use crate::cache::fresh::Why;
+use http::Method;
+use http::header::{AGE, HeaderName};
+use pingora::cache::{CachePhase, NoCacheReason};
+use pingora::http::ResponseHeader;
+use pingora::prelude::*;
+use std::time::{Duration, SystemTime};
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What Pingora is told of an answer that is not kept, and remembers of its key.
+pub fn reason(why: Why) -> NoCacheReason {
+    match why {
+        Why::Forbidden | Why::Cookies | Why::Personal | Why::Useless => NoCacheReason::OriginNotCache,
+        Why::Status => NoCacheReason::Custom(crate::cache::THIS_TIME),
+    }
+}
+
+/// What a request came to, in the words of log and metrics; empty where there is no cache.
+pub fn outcome(session: &Session, exchange: &Exchange) -> &'static str {
+    if exchange.route().is_none_or(|route| route.cache.is_none()) || exchange.refusal.is_some() {
+        return "";
+    }
+    match (session.cache.phase(), &exchange.caching) {
+        (_, None) | (CachePhase::Bypass, _) => "bypass",
+        // That nothing is kept of it was known.
+        (CachePhase::Disabled(_), _) if session.cache.predicted_uncacheable_reason().is_some() => "bypass",
+        (CachePhase::Hit, Some(caching)) if caching.is_stale => "stale",
+        (CachePhase::Hit, _) => "hit",
+        (CachePhase::Stale | CachePhase::StaleUpdating, _) => "stale",
+        (CachePhase::Expired, _) => "expired",
+        (CachePhase::Revalidated | CachePhase::RevalidatedNoCache(_), _) => "revalidated",
+        _ => "miss",
+    }
+}
+
+/// Age (RFC 9111, 5.1) and Cache-Status (RFC 9211).
+pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -> Result<()> {
+    if exchange.route().is_none_or(|route| route.cache.is_none()) {
+        return Ok(());
+    }
+    let now = SystemTime::now();
+    let status = match &exchange.caching {
+        None if !matches!(session.req_header().method, Method::GET | Method::HEAD) => "frontdesk; fwd=method".to_string(),
+        None => "frontdesk; fwd=bypass".to_string(),
+        Some(caching) => match session.cache.phase() {
+            CachePhase::Hit | CachePhase::Stale | CachePhase::StaleUpdating => {
+                let (age, left) = standing(caching, now);
+                head.insert_header(AGE, age.as_secs())?;
+                format!("frontdesk; hit; ttl={left}")
+            }
+            CachePhase::Revalidated | CachePhase::RevalidatedNoCache(_) => {
+                head.insert_header(AGE, caching.terms.as_ref().map_or(0, |terms| terms.age(now).as_secs()))?;
+                format!("frontdesk; {}; fwd-status=304; stored", forwarded(session, caching))
+            }
+            CachePhase::Miss | CachePhase::Expired => format!("frontdesk; {}; stored", forwarded(session, caching)),
+            CachePhase::Bypass => "frontdesk; fwd=bypass".to_string(),
+            CachePhase::Disabled(_) if session.cache.predicted_uncacheable_reason().is_some() => "frontdesk; fwd=bypass".to_string(),
+            _ => format!("frontdesk; {}", forwarded(session, caching)),
+        },
+    };
+    // Caches before us may have said something already: ours comes last.
+    head.append_header(CACHE_STATUS, caching::value(status)?).map(drop)
+}
+
+/// The age of what was found, and for how many seconds it is fresh yet: below 0 for how many it is no more.
+fn standing(caching: &Caching, now: SystemTime) -> (Duration, i64) {
+    let Some(entry) = &caching.entry else { return (Duration::ZERO, 0) };
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let fresh_until = entry.fresh_until();
+    let left = match fresh_until.duration_since(now) {
+        Ok(left) => seconds(left),
+        Err(past) => -seconds(past.duration()) - 1,
+    };
+    (entry.told.terms.age(now), left)
+}
+
+/// Why the service was asked.
+fn forwarded(session: &Session, caching: &Caching) -> &'static str {
+    match &caching.entry {
+        Some(_) if caching.is_forced => "fwd=request",
+        Some(_) => "fwd=stale",
+        None if session.cache.maybe_cache_key().is_some_and(|key| key.get_variance_key().is_some()) => "fwd=vary-miss",
+        None => "fwd=uri-miss",
+    }
+}

@@ -1,0 +1,664 @@
+//! Answers from memory: what is kept, for whom and for how long, and what clients, log and metrics are told.
+
+use crate::kit::{self, Answer, Gateway, H2Client, Origin, Request, SECRET, eventually, run_async, token};
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+const LISTENERS: &str = "listeners: [{ bind: 127.0.0.1:0 }]\n";
+
+/// A gateway before this service, whose answers are kept by `rule`.
+fn gateway(rule: &str, service: &Origin) -> Gateway {
+    Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {rule} }}\nroutes: [{{ name: r, path: /*, cache: all, to: 'http://{service}' }}]\n"
+    ))
+}
+
+/// A service that says how often it was asked, with these fields.
+fn counting(fields: &'static [(&'static str, &'static str)]) -> Origin {
+    let asked = AtomicUsize::new(0);
+    Origin::new(move |_| kit::answer(200, fields, (asked.fetch_add(1, Relaxed) + 1).to_string().as_bytes()))
+}
+
+#[track_caller]
+fn status(answer: &Answer) -> &str {
+    answer.header("cache-status").unwrap_or_default()
+}
+
+#[test]
+fn the_second_is_answered_from_memory() {
+    let service = counting(&[]);
+    let gateway = gateway("{ ttl: 60s }", &service);
+    let mut client = gateway.connect();
+    let first = client.get("/menus/1?x=1");
+    assert_eq!((first.status, first.text().as_str(), status(&first)), (200, "1", "frontdesk; fwd=uri-miss; stored"));
+    let second = client.get("/menus/1?x=1");
+    assert_eq!((second.status, second.text().as_str(), second.header("age")), (200, "1", Some("0")));
+    assert!(status(&second).starts_with("frontdesk; hit; ttl="), "{second:?}");
+    assert_ne!(first.header("x-request-id"), second.header("x-request-id"));
+    assert_eq!(second.header("content-length"), Some("1"));
+    assert_eq!(client.get("/menus/1?x=2").text(), "2");
+    assert_eq!(client.request("GET", "/menus/1?x=1", &[("Host", "other")], b"").text(), "3");
+    assert_eq!(client.request("HEAD", "/menus/1?x=1", &[], b"").header("content-length"), Some("1"));
+    let lines = gateway.access_log(5);
+    let mut told: Vec<_> = lines.iter().map(|line| line["cache"].as_str().expect("a text")).collect();
+    told.sort_unstable();
+    assert_eq!(told, ["hit", "hit", "miss", "miss", "miss"]);
+    assert_eq!(gateway.metric("frontdesk_cache_total{route=\"r\",status=\"hit\"}"), 2.0);
+    assert_eq!(gateway.metric("frontdesk_cache_total{route=\"r\",status=\"miss\"}"), 3.0);
+    assert!(gateway.metric("frontdesk_cache_bytes") > 3.0);
+    assert_eq!(service.seen().len(), 3);
+}
+
+#[test]
+fn what_the_service_says_comes_before_the_ttl() {
+    for (said, is_kept) in [
+        ("max-age=60", true),
+        ("s-maxage=60, max-age=0", true),
+        ("no-store", false),
+        ("private, max-age=60", false),
+        ("max-age=0", false),
+        ("no-cache", false),
+        ("max-age=60, no-cache", false),
+    ] {
+        let service = Origin::new(move |_| kit::answer(200, &[("Cache-Control", said)], b"x"));
+        let gateway = gateway("{ ttl: 60s }", &service);
+        let mut client = gateway.connect();
+        client.get("/");
+        let second = client.get("/");
+        assert_eq!(status(&second).contains("; hit"), is_kept, "{said}: {second:?}");
+        assert_eq!(service.seen().len(), if is_kept { 1 } else { 2 }, "{said}");
+    }
+}
+
+#[test]
+fn without_a_ttl_only_what_the_service_says_counts() {
+    let silent = counting(&[]);
+    let gateway = gateway("{}", &silent);
+    let mut client = gateway.connect();
+    assert_eq!((client.get("/").text(), client.get("/").text()), ("1".to_string(), "2".to_string()));
+    let lines = gateway.access_log(2);
+    assert!(lines.iter().any(|line| line["cache"] == "bypass"), "it is known by now that nothing is kept: {lines:?}");
+}
+
+#[test]
+fn a_thousand_on_a_cold_key_are_one_request() {
+    const CLIENTS: usize = 200;
+    let gate = Arc::new(Mutex::new(()));
+    let theirs = gate.clone();
+    let service = Origin::new(move |_| {
+        drop(theirs.lock());
+        kit::answer(200, &[], b"once")
+    });
+    let gateway = gateway("{ ttl: 60s }", &service);
+    let held = gate.lock().expect("the gate");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| gateway.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send("GET /cold HTTP/1.1\r\nHost: test\r\n\r\n"));
+    eventually("all to wait", || (gateway.ask("/status").json()["in_flight"] == CLIENTS).then_some(()));
+    drop(held);
+    assert!(clients.iter_mut().all(|client| client.answer().text() == "once"));
+    assert_eq!(service.seen().len(), 1);
+}
+
+#[test]
+fn waiting_ends_and_then_each_asks_for_itself() {
+    let gate = Arc::new(Mutex::new(()));
+    let (theirs, asked) = (gate.clone(), AtomicUsize::new(0));
+    let service = Origin::new(move |_| {
+        if asked.fetch_add(1, Relaxed) == 0 {
+            drop(theirs.lock());
+        }
+        kit::answer(200, &[], b"x")
+    });
+    let gateway = gateway("{ ttl: 60s, collapse_timeout: 200ms }", &service);
+    let held = gate.lock().expect("the gate");
+    let mut first = gateway.connect();
+    first.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("the first", || (service.seen().len() == 1).then_some(()));
+    assert_eq!(gateway.get("/").text(), "x");
+    drop(held);
+    assert_eq!(first.answer().text(), "x");
+}
+
+/// A service that sends the first half of a body, and the rest when it is told to.
+fn halves(first: usize, rest: usize, length: bool) -> (Origin, Arc<Mutex<()>>) {
+    let gate = Arc::new(Mutex::new(()));
+    let theirs = gate.clone();
+    let service = Origin::scripted(move |_, stream| {
+        let stream = stream.get_mut();
+        match length {
+            true => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", first + rest)?,
+            false => write!(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{first:x}\r\n")?,
+        }
+        stream.write_all(&vec![b'a'; first])?;
+        drop(theirs.lock());
+        if length {
+            stream.write_all(&vec![b'b'; rest])?;
+        } else {
+            write!(stream, "\r\n{rest:x}\r\n")?;
+            stream.write_all(&vec![b'b'; rest])?;
+            write!(stream, "\r\n0\r\n\r\n")?;
+        }
+        Ok(true)
+    });
+    (service, gate)
+}
+
+#[test]
+fn what_is_coming_is_read_by_all_who_want_it() {
+    let (service, gate) = halves(50_000, 50_000, true);
+    let gateway = gateway("{ ttl: 60s }", &service);
+    let held = gate.lock().expect("the gate");
+    let mut clients: Vec<_> = (0..8).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        client.send("GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    for client in &mut clients {
+        // The head and half the body, long before the rest.
+        let mut seen = Vec::new();
+        while seen.iter().filter(|byte| **byte == b'a').count() < 40_000 {
+            seen.extend(client.read(1_000));
+        }
+    }
+    // Somebody who looked just before the head came may ask again.
+    assert!(service.seen().len() <= 2);
+    drop(held);
+    let whole = eventually("the whole", || {
+        let answer = gateway.get("/large");
+        status(&answer).contains("hit").then_some(answer)
+    });
+    assert_eq!((whole.body.len(), whole.body.iter().filter(|byte| **byte == b'b').count()), (100_000, 50_000));
+    assert!(service.seen().len() <= 2);
+}
+
+#[test]
+fn what_breaks_off_is_never_taken_for_whole() {
+    for fields in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
+        let asked = AtomicUsize::new(0);
+        let service = Origin::scripted(move |_, stream| {
+            let body = if fields.starts_with('C') { "12345" } else { "5\r\n12345\r\n" };
+            let good = if fields.starts_with('C') { "1234567890" } else { "5\r\n12345\r\n0\r\n\r\n" };
+            let is_first = asked.fetch_add(1, Relaxed) == 0;
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{}", if is_first { body } else { good })?;
+            Ok(!is_first)
+        });
+        let gateway = gateway("{ ttl: 60s }", &service);
+        let mut broken = gateway.connect();
+        broken.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert!(broken.try_answer("GET").is_err(), "{fields}");
+        // Who comes while it breaks off may share its fate, but is never told that it was whole.
+        let second = eventually("a whole answer", || {
+            let mut client = gateway.connect();
+            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+            client.try_answer("GET").ok()
+        });
+        assert!(second.status == 200 && status(&second).contains("uri-miss"), "{fields}: {second:?}");
+        assert!(status(&gateway.get("/")).contains("; hit"), "{fields}");
+    }
+}
+
+#[test]
+fn what_is_too_large_passes_and_is_not_kept() {
+    for length in [true, false] {
+        let (service, _) = halves(300_000, 1_500_000, length);
+        let gateway = gateway("{ ttl: 60s, body_bytes_max: 100KiB }", &service);
+        for _ in 0..2 {
+            let answer = gateway.get("/");
+            assert_eq!((answer.status, answer.body.len()), (200, 1_800_000), "{length}");
+            assert!(!status(&answer).contains("hit"), "{length}: {}", status(&answer));
+        }
+        assert_eq!(gateway.metric("frontdesk_cache_entries"), 0.0);
+        assert_eq!(service.seen().len(), 2);
+    }
+}
+
+#[test]
+fn answers_outlive_a_reload() {
+    let service = counting(&[]);
+    let yaml = |ttl: &str| {
+        format!("{LISTENERS}caches: {{ all: {{ ttl: {ttl} }} }}\nroutes: [{{ name: r, path: /*, cache: all, to: 'http://{service}' }}]\n")
+    };
+    let gateway = Gateway::start(&yaml("60s"));
+    assert_eq!(gateway.get("/").text(), "1");
+    assert!(gateway.reload(&yaml("70s")));
+    assert_eq!(gateway.get("/").text(), "1");
+}
+
+#[test]
+fn memory_is_bounded() {
+    let service = Origin::new(|_| kit::answer(200, &[], &[b'x'; 10_000]));
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {{ ttl: 60s, body_bytes_max: 100KiB }} }}\ncache_store: {{ memory: 1MiB }}
+routes: [{{ name: r, path: /*, cache: all, to: 'http://{service}' }}]\n"
+    ));
+    let mut client = gateway.connect();
+    for n in 0..300 {
+        client.get(&format!("/{n}"));
+    }
+    let (bytes, entries) = (gateway.metric("frontdesk_cache_bytes"), gateway.metric("frontdesk_cache_entries"));
+    assert!(bytes <= f64::from(1 << 20) && entries > 60.0 && entries < 105.0, "{bytes} in {entries}");
+    assert_eq!(gateway.metric("frontdesk_cache_evicted_total") + entries, 300.0);
+}
+
+#[test]
+fn limits_and_headers_are_of_each_answer() {
+    let service = counting(&[]);
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}rate_limits: {{ few: {{ rate: 2/1h, by: client_ip }} }}
+caches: {{ all: {{ ttl: 60s }} }}
+routes: [{{ path: /*, cache: all, rate_limits: [few], response: {{ headers: {{ set: {{ X-Id: '${{request_id}}' }} }} }}, to: 'http://{service}' }}]\n"
+    ));
+    let mut client = gateway.connect();
+    let answers: Vec<Answer> = (0..3).map(|_| client.get("/")).collect();
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [200, 200, 429]);
+    assert_eq!(answers[1].header("ratelimit"), Some("\"few\";r=0;t=3600"));
+    assert_eq!(answers[1].header("x-id"), answers[1].header("x-request-id"));
+    assert_eq!(service.seen().len(), 1);
+}
+
+#[test]
+fn answers_behind_auth_are_for_whoever_asked_unless_they_say_otherwise() {
+    let echo = |request: &Request| request.header("x-who").unwrap_or("nobody").to_string();
+    let service = Origin::new(move |request| {
+        let said = if request.target.starts_with("/public") { "public, max-age=60" } else { "max-age=60" };
+        kit::answer(200, &[("Cache-Control", said)], echo(request).as_bytes())
+    });
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}auth: {{ customers: {{ jwt: {{ secret: '{SECRET}', algorithms: [HS256], claims_to_headers: {{ sub: X-Who }} }} }} }}
+caches: {{ shared: {{}}, own: {{ key: [scheme, host, path, query, identity] }} }}
+routes:
+  - {{ path: /shared/*, auth: [customers], cache: shared, to: 'http://{service}' }}
+  - {{ path: /public/*, auth: [customers], cache: shared, to: 'http://{service}' }}
+  - {{ path: /own/*, auth: [customers], cache: own, to: 'http://{service}' }}
+  - {{ path: /open/*, cache: shared, to: 'http://{service}' }}\n"
+    ));
+    let get = |target: &str, who: &str| {
+        gateway.connect().request(
+            "GET",
+            target,
+            &[("Authorization", &format!("Bearer {}", token(serde_json::json!({ "sub": who, "exp": kit::in_seconds(600) }))))],
+            b"",
+        )
+    };
+    let told = |target: &str, who: &str| {
+        let answer = get(target, who);
+        (answer.text(), status(&answer).contains("; hit"))
+    };
+    assert_eq!([told("/shared/a", "ann"), told("/shared/a", "bob")], [("ann".into(), false), ("bob".into(), false)]);
+    assert_eq!([told("/public/a", "ann"), told("/public/a", "bob")], [("ann".into(), false), ("ann".into(), true)]);
+    assert_eq!(gateway.get("/public/a").status, 401, "who may not come gets nothing from memory either");
+    assert_eq!([told("/own/a", "ann"), told("/own/a", "bob")], [("ann".into(), false), ("bob".into(), false)]);
+    assert_eq!([told("/own/a", "ann"), told("/own/a", "bob")], [("ann".into(), true), ("bob".into(), true)]);
+    assert_eq!([told("/open/a", "ann"), told("/open/a", "ann")], [("nobody".into(), false), ("nobody".into(), false)], "RFC 9111, 3.5");
+}
+
+#[test]
+fn variants_are_told_apart() {
+    let service = Origin::new(|request| {
+        let language = request.header("accept-language").unwrap_or("none").to_string();
+        kit::answer(200, &[("Vary", "Accept-Language"), ("Cache-Control", "max-age=60")], language.as_bytes())
+    });
+    let gateway = gateway("{}", &service);
+    let mut client = gateway.connect();
+    let mut get = |language: &str| client.request("GET", "/", &[("Accept-Language", language)], b"");
+    for (language, told) in [
+        ("de", "frontdesk; fwd=uri-miss; stored"),
+        ("en", "frontdesk; fwd=vary-miss; stored"),
+        ("fr", "frontdesk; fwd=vary-miss; stored"),
+        ("de", "frontdesk; hit"),
+        ("en", "frontdesk; hit"),
+        ("FR", "frontdesk; hit"),
+        ("de", "frontdesk; hit"),
+    ] {
+        let answer = get(language);
+        assert_eq!(answer.text(), language.to_lowercase());
+        assert!(status(&answer).starts_with(told), "{language}: {answer:?}");
+    }
+    assert_eq!(service.seen().len(), 3);
+}
+
+#[test]
+fn stale_answers_are_asked_about_and_renewed() {
+    let service = Origin::new(|request| match request.header("if-none-match") {
+        Some("\"v1\"") => kit::answer(304, &[("ETag", "\"v1\""), ("X-New", "2"), ("Cache-Control", "max-age=1")], b""),
+        _ => kit::answer(200, &[("ETag", "\"v1\""), ("X-New", "1"), ("Cache-Control", "max-age=1")], b"body"),
+    });
+    let gateway = gateway("{}", &service);
+    assert_eq!(gateway.get("/").header("x-new"), Some("1"));
+    let renewed = eventually("it to be stale", || {
+        let answer = gateway.get("/");
+        (!status(&answer).contains("; hit")).then_some(answer)
+    });
+    assert_eq!((renewed.status, renewed.text().as_str(), renewed.header("x-new")), (200, "body", Some("2")));
+    assert_eq!(status(&renewed), "frontdesk; fwd=stale; fwd-status=304; stored");
+    let hit = gateway.get("/");
+    assert!(status(&hit).contains("; hit") && hit.header("x-new") == Some("2"), "{hit:?}");
+    assert_eq!(service.seen().len(), 2);
+    eventually("the log", || gateway.access_log(3).iter().any(|line| line["cache"] == "revalidated").then_some(()));
+}
+
+#[test]
+fn stale_while_revalidate_answers_at_once_and_asks_once() {
+    let gate = Arc::new(Mutex::new(()));
+    let (theirs, asked) = (gate.clone(), AtomicUsize::new(0));
+    let service = Origin::new(move |_| {
+        let n = asked.fetch_add(1, Relaxed) + 1;
+        if n > 1 {
+            drop(theirs.lock());
+        }
+        kit::answer(200, &[("Cache-Control", "max-age=1")], n.to_string().as_bytes())
+    });
+    let gateway = gateway("{ stale_while_revalidate: 60s }", &service);
+    assert_eq!(gateway.get("/").text(), "1");
+    let held = gate.lock().expect("the gate");
+    eventually("it to be stale", || (gateway.access_log(1).last()?["cache"] == "stale" || gateway.get("/").text() != "1").then_some(()));
+    for _ in 0..5 {
+        let stale = gateway.get("/");
+        assert!(stale.text() == "1" && status(&stale).starts_with("frontdesk; hit; ttl=-"), "{stale:?}");
+    }
+    eventually("the question", || (service.seen().len() == 2).then_some(()));
+    let question = &service.seen()[1];
+    assert_eq!(question.header("x-forwarded-proto"), Some("http"), "it is asked as the client's request was: {question:?}");
+    drop(held);
+    eventually("the new answer", || (gateway.get("/").text() != "1").then_some(()));
+    // What happens behind is no request.
+    let requests = || gateway.metric("frontdesk_requests_total{method=\"GET\",route=\"r\",status=\"200\"}") as usize;
+    eventually("the log", || (gateway.access_log(1).len() == requests()).then_some(()));
+    let lines = gateway.access_log(1);
+    assert_eq!(lines.iter().filter(|line| line["attempts"] == 1).count(), 1, "only the first asked the service itself");
+}
+
+#[test]
+fn stale_if_error_stands_in() {
+    let is_down = Arc::new(Mutex::new(None::<u16>));
+    let theirs = is_down.clone();
+    let service = Origin::scripted(move |_, stream| {
+        match *theirs.lock().expect("the state") {
+            None => stream.get_mut().write_all(&kit::answer(200, &[("Cache-Control", "max-age=1")], b"good"))?,
+            Some(0) => return Ok(false),
+            Some(status) => stream.get_mut().write_all(&kit::answer(status, &[], b"bad"))?,
+        }
+        Ok(true)
+    });
+    let gateway = gateway("{ stale_if_error: 1h }", &service);
+    for down in [503, 500, 0] {
+        *is_down.lock().expect("the state") = None;
+        let target = format!("/{down}");
+        assert_eq!(gateway.get(&target).text(), "good");
+        *is_down.lock().expect("the state") = Some(down);
+        let stale = eventually("it to be stale", || {
+            let answer = gateway.get(&target);
+            assert_eq!((answer.status, answer.text().as_str()), (200, "good"), "{down}: {answer:?}");
+            status(&answer).contains("ttl=-").then_some(answer)
+        });
+        assert!(stale.header("age").is_some(), "{stale:?}");
+    }
+    assert!(gateway.access_log(1).iter().all(|line| line["code"] == ""));
+}
+
+#[test]
+fn ranges_and_conditions_are_answered_from_memory() {
+    let modified = "Wed, 01 Jan 2025 00:00:00 GMT";
+    let service = Origin::new(move |_| {
+        kit::answer(200, &[("Cache-Control", "max-age=60"), ("ETag", "\"e\""), ("Last-Modified", modified)], b"0123456789")
+    });
+    let gateway = gateway("{}", &service);
+    let mut client = gateway.connect();
+    for (fields, status, body) in [
+        (&[("Range", "bytes=2-4")][..], 206, "234"),
+        (&[], 200, "0123456789"),
+        (&[("Range", "bytes=0-1")], 206, "01"),
+        (&[("Range", "bytes=-3")], 206, "789"),
+        (&[("Range", "bytes=20-")], 416, ""),
+        (&[("If-None-Match", "\"e\"")], 304, ""),
+        (&[("If-None-Match", "\"x\", W/\"e\"")], 304, ""),
+        (&[("If-None-Match", "\"x\"")], 200, "0123456789"),
+        (&[("If-Modified-Since", modified)], 304, ""),
+        (&[("If-Range", "\"x\""), ("Range", "bytes=0-1")], 200, "0123456789"),
+        (&[("If-Range", "\"e\""), ("Range", "bytes=0-1")], 206, "01"),
+    ] {
+        let answer = client.request("GET", "/", fields, b"");
+        assert_eq!((answer.status, answer.text().as_str()), (status, body), "{fields:?}: {answer:?}");
+    }
+    assert_eq!(service.seen().len(), 1);
+    assert_eq!(service.seen()[0].header("range"), None, "the whole is asked for");
+}
+
+#[test]
+fn what_clients_ask_is_heeded() {
+    let service = counting(&[("Cache-Control", "max-age=60")]);
+    let gateway = gateway("{}", &service);
+    let mut client = gateway.connect();
+    let cold = client.request("GET", "/", &[("Cache-Control", "only-if-cached")], b"");
+    assert_eq!((cold.status, cold.code().as_str()), (504, "not_cached"));
+    for (said, text) in [
+        ("", "1"),
+        ("only-if-cached", "1"),
+        ("no-cache", "2"),
+        ("max-age=0", "3"),
+        ("max-age=60", "3"),
+        ("min-fresh=120", "4"),
+        ("no-store", "5"),
+        ("", "4"),
+    ] {
+        assert_eq!(client.request("GET", "/", &[("Cache-Control", said)], b"").text(), text, "{said}");
+    }
+    assert_eq!(client.request("GET", "/", &[("Pragma", "no-cache")], b"").text(), "6");
+}
+
+#[test]
+fn unsafe_requests_forget_what_they_change() {
+    let asked = AtomicUsize::new(0);
+    let service = Origin::new(move |request| {
+        let n = asked.fetch_add(1, Relaxed).to_string();
+        let status = if request.target == "/fails" && request.method == "POST" { 500 } else { 200 };
+        kit::answer(status, &[("Cache-Control", "max-age=60"), ("Location", "/other")], n.as_bytes())
+    });
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {{}} }}
+routes:
+  - {{ path: /*, methods: GET, cache: all, to: 'http://{service}' }}
+  - {{ path: /*, to: 'http://{service}' }}\n"
+    ));
+    let mut client = gateway.connect();
+    for target in ["/a", "/other", "/fails", "/else"] {
+        client.get(target);
+        assert!(status(&client.get(target)).contains("; hit"), "{target}");
+    }
+    for (method, target) in [("POST", "/fails"), ("OPTIONS", "/else"), ("DELETE", "/a")] {
+        client.request(method, target, &[], b"");
+    }
+    for (target, is_kept) in [("/a", false), ("/other", false), ("/fails", true), ("/else", true)] {
+        assert_eq!(status(&client.get(target)).contains("; hit"), is_kept, "{target}");
+    }
+}
+
+#[test]
+fn a_ttl_by_status_and_cookies_never() {
+    let service = Origin::new(|request| match request.target.as_str() {
+        "/missing" => kit::answer(404, &[], b"none"),
+        "/broken" => kit::answer(500, &[], b"bad"),
+        _ => kit::answer(200, &[("Set-Cookie", "a=b")], b"yours"),
+    });
+    let gateway = gateway("{ ttl: 60s, status_ttl: { 404: 5s } }", &service);
+    let mut client = gateway.connect();
+    for (target, is_kept) in [("/missing", true), ("/broken", false), ("/cookie", false)] {
+        client.get(target);
+        assert_eq!(status(&client.get(target)).contains("; hit"), is_kept, "{target}");
+    }
+}
+
+#[test]
+fn http2_is_served_from_memory_too() {
+    let service = counting(&[]);
+    let gateway = gateway("{ ttl: 60s }", &service);
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        for told in ["frontdesk; fwd=uri-miss; stored", "frontdesk; hit; ttl=59"] {
+            let answer = client.get("/x").await;
+            assert_eq!((answer.header("cache-status"), &answer.body[..]), (Some(told), &b"1"[..]));
+        }
+    });
+    assert_eq!(gateway.get("/x").status, 200);
+}
+
+#[test]
+fn a_client_that_takes_its_time_holds_up_nobody() {
+    const LENGTH: usize = 24 << 20;
+    let service = Origin::new(|_| kit::answer(200, &[], &vec![b'x'; LENGTH]));
+    let gateway = gateway("{ ttl: 60s, body_bytes_max: 32MiB }", &service);
+    let mut slow = gateway.connect();
+    slow.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("the question", || (service.seen().len() == 1).then_some(()));
+    // Far more than what sockets hold, of which the first client takes nothing.
+    let other = gateway.get("/");
+    assert_eq!((other.body.len(), service.seen().len()), (LENGTH, 1));
+    assert_eq!(slow.answer().body.len(), LENGTH);
+}
+
+/// A gateway whose service names tags, with some answers kept.
+fn kept(service: &Origin) -> Gateway {
+    let gateway = gateway("{ ttl: 60s, tags: Cache-Tag }", service);
+    for target in ["/menus/1", "/menus/1?x=1", "/menus/2", "/other"] {
+        gateway.get(target);
+        assert!(status(&gateway.get(target)).contains("; hit"), "{target}");
+    }
+    gateway
+}
+
+fn tagging() -> Origin {
+    Origin::new(|request| {
+        let tags = format!("all {}", request.target.trim_start_matches('/').replace('/', "-").split('?').next().unwrap_or_default());
+        kit::answer(200, &[("Cache-Tag", &tags), ("ETag", "\"e\"")], b"x")
+    })
+}
+
+#[track_caller]
+fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
+    let admin = format!("http://{}", gateway.admin());
+    let output = kit::run(kit::frontdesk().arg("purge").args(arguments).args(["--admin", &admin]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn answers_are_purged_by_url_prefix_tag_and_all() {
+    let service = tagging();
+    for (arguments, said, gone) in [
+        (&["http://test/menus/1"][..], "purged 1 answer\n", &["/menus/1"][..]),
+        (&["https://TEST/menus/x/../1?x=1"], "purged 1 answer\n", &["/menus/1?x=1"]),
+        (&["--prefix", "http://test/menus/"], "purged 3 answers\n", &["/menus/1", "/menus/1?x=1", "/menus/2"]),
+        (&["--prefix", "/menus/1"], "purged 2 answers\n", &["/menus/1", "/menus/1?x=1"]),
+        (&["--tag", "menus-2"], "purged 1 answer\n", &["/menus/2"]),
+        (&["--tag", "menus"], "purged 0 answers\n", &[]),
+        (&["--all"], "purged 4 answers\n", &["/menus/1", "/menus/1?x=1", "/menus/2", "/other"]),
+    ] {
+        let gateway = kept(&service);
+        assert_eq!(purge(&gateway, arguments), said, "{arguments:?}");
+        for target in ["/menus/1", "/menus/1?x=1", "/menus/2", "/other"] {
+            assert_eq!(status(&gateway.get(target)).contains("; hit"), !gone.contains(&target), "{arguments:?} {target}");
+        }
+    }
+}
+
+#[test]
+fn a_soft_purge_leaves_answers_to_be_asked_about() {
+    let service = Origin::new(|request| match request.header("if-none-match") {
+        Some(_) => kit::answer(304, &[], b""),
+        None => kit::answer(200, &[("ETag", "\"e\"")], b"x"),
+    });
+    let gateway = gateway("{ ttl: 60s }", &service);
+    gateway.get("/");
+    assert_eq!(purge(&gateway, &["http://test/", "--soft"]), "purged 1 answer\n");
+    let asked = gateway.get("/");
+    assert_eq!((asked.text().as_str(), status(&asked)), ("x", "frontdesk; fwd=stale; fwd-status=304; stored"));
+    assert!(status(&gateway.get("/")).contains("; hit"));
+}
+
+#[test]
+fn a_purge_reaches_what_is_coming() {
+    for arguments in [&["http://test/large"][..], &["--tag", "t"], &["--all"]] {
+        let gate = kit::Gate::default();
+        let theirs = gate.clone();
+        let asked = AtomicUsize::new(0);
+        let service = Origin::scripted(move |_, stream| {
+            let n = asked.fetch_add(1, Relaxed);
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nCache-Tag: t\r\n\r\n{n}")?;
+            if n == 0 {
+                theirs.wait();
+            }
+            stream.get_mut().write_all(b".")?;
+            Ok(true)
+        });
+        let gateway = gateway("{ ttl: 60s, tags: Cache-Tag }", &service);
+        let mut first = gateway.connect();
+        first.send("GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+        // Its head is here, so it is coming.
+        eventually("the head", || {
+            let mut peeked = [0; 16];
+            first.stream().peek(&mut peeked).is_ok_and(|n| n == 16).then_some(())
+        });
+        purge(&gateway, arguments);
+        gate.open();
+        assert_eq!(first.answer().text(), "0.");
+        assert_eq!(gateway.get("/large").text(), "1.", "{arguments:?}: what was asked for before is not kept");
+        assert_eq!(gateway.get("/large").text(), "1.");
+    }
+}
+
+#[test]
+fn a_purge_that_says_nothing_is_refused() {
+    let service = tagging();
+    let gateway = kept(&service);
+    let admin = gateway.admin();
+    let tell = |target: &str, body: &[u8]| kit::Client::connect(admin).request("POST", target, &[("Host", "localhost")], body);
+    for (target, body) in [
+        ("/purge", &b""[..]),
+        ("/purge?url=/menus/1", b""),
+        ("/purge?prefix=menus", b""),
+        ("/purge?uri=x", b""),
+        ("/purge", b"{\"urll\":1}"),
+    ] {
+        assert_eq!(tell(target, body).status, 400, "{target}");
+    }
+    assert_eq!(tell("/purge", b"{\"url\":\"http://test/menus/1\"}").json()["purged"], 1);
+    assert_eq!(tell("/purge?tag=other&soft=true", b"").json()["purged"], 1);
+    let told = gateway.ask("/status").json();
+    assert_eq!((told["cache"]["entries"].as_u64(), told["cache"]["routes"][0]["requests"]["hit"].as_u64()), (Some(3), Some(4)));
+    assert_eq!(told["cache"]["routes"][0]["hit_ratio"], 0.5);
+}
+
+#[test]
+fn bodies_that_are_changed_or_coded_are_kept_as_they_came() {
+    let service = Origin::new(|request| match request.header("if-none-match") {
+        Some(_) => kit::answer(304, &[], b""),
+        None => {
+            let padding = "x".repeat(2_000);
+            let body = format!("{{\"id\":1,\"secret\":2,\"text\":\"{padding}\"}}");
+            kit::answer(200, &[("Content-Type", "application/json"), ("ETag", "\"e\"")], body.as_bytes())
+        }
+    });
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {{ ttl: 60s }} }}
+routes:
+  - {{ path: /shaped, cache: all, response: {{ body: {{ json: {{ keep: [id] }} }} }}, to: 'http://{service}' }}
+  - {{ path: /coded, cache: all, compress: [gzip], to: 'http://{service}' }}\n"
+    ));
+    // Missed, found, and asked about.
+    for told in ["uri-miss", "hit", "fwd=stale"] {
+        let shaped = gateway.get("/shaped");
+        assert_eq!((shaped.status, shaped.json()), (200, serde_json::json!({ "id": 1 })), "{told}");
+        assert!(status(&shaped).contains(told), "{told}: {shaped:?}");
+        let coded = gateway.connect().request("GET", "/coded", &[("Accept-Encoding", "gzip")], b"");
+        assert_eq!((coded.status, coded.header("content-encoding")), (200, Some("gzip")), "{told}");
+        assert!(coded.body.len() > 20 && coded.body.len() < 500 && coded.body.starts_with(&[0x1f, 0x8b]), "{told}: {}", coded.body.len());
+        // The end of a gzip is the length of what is in it.
+        let length = coded.body.last_chunk::<4>().map(|last| u32::from_le_bytes(*last));
+        assert_eq!(length, Some(2_029), "{told}");
+        let plain = gateway.get("/coded");
+        assert_eq!((plain.body.len(), plain.header("content-encoding")), (2_029, None), "{told}");
+        if told == "hit" {
+            purge(&gateway, &["--all", "--soft"]);
+        }
+    }
+}
