@@ -55,9 +55,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Connections of tunnels, which are never reused.
     pub tunnels: TransportConnector,
-    /// Connections of the calls that are composed.
+    /// Connections of the calls that are composed, and of copies.
     pub calls: Connector,
-    /// Connections of copies.
     pub copies: Arc<Connector>,
 }
 
@@ -176,9 +175,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Box<Exchange>) -> Result<()> {
-        depart::depart(session, head, exchange).await?;
-        mirror::begin(session.req_header(), head, exchange);
-        Ok(())
+        depart::depart(session, head, exchange).await.map(|()| mirror::begin(session.req_header(), head, exchange))
     }
 
     async fn request_body_filter(
@@ -194,9 +191,7 @@ impl ProxyHttp for Gateway {
             return refuse(exchange, refusal);
         }
         exchange.await_upstream();
-        shaping::request(body, end, session.req_header(), exchange)?;
-        mirror::take(exchange, body.as_ref());
-        Ok(())
+        shaping::request(body, end, session.req_header(), exchange).map(|()| mirror::take(exchange, body.as_ref()))
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
