@@ -33,11 +33,13 @@ use crate::tls::{Termination, TicketSecret};
 use crate::types::{Carried, ListenerId};
 use crate::upstream::{Service, Split, States, Timeouts};
 use ipnet::IpNet;
+use prometheus::IntCounter;
 use services::Services;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
+use tokio::sync::Semaphore;
 
 /// What lives longer than a snapshot.
 #[derive(Debug)]
@@ -184,6 +186,20 @@ pub struct ServiceEntry {
     pub metrics: ServiceMetrics,
 }
 
+/// A service that gets copies of requests.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    pub entry: Arc<ServiceEntry>,
+    /// Of the requests.
+    pub percent: u64,
+    pub timeouts: Timeouts,
+    /// So many copies at once.
+    pub places: Arc<Semaphore>,
+    pub sent: IntCounter,
+    pub failed: IntCounter,
+    pub dropped: IntCounter,
+}
+
 /// What takes the place of a service.
 #[derive(Debug)]
 pub enum Fallback {
@@ -206,6 +222,8 @@ pub struct Route {
     pub compress: Option<Compress>,
     /// Another target for the service.
     pub rewrite: Option<Rewrite>,
+    /// Who gets copies of its requests.
+    pub mirror: Option<Mirror>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     /// What becomes of JSON bodies, if anything.
@@ -507,7 +525,7 @@ routes:
                 "f.yaml:13:54: `redirect` has no `to`",
                 "f.yaml:14:35: `status` is 99",
                 "f.yaml:14:7: unknown key `pth`",
-                "f.yaml:15:27: `mirror` is not supported by this version yet",
+                "f.yaml:15:35: `mirror` has no `to`",
                 "f.yaml:16:26: `compose` has no `calls`",
                 "f.yaml:6:9: `protocol: h2` needs TLS",
                 "f.yaml:12:13: the path `x` does not begin with a slash",

@@ -25,6 +25,7 @@ mod suite {
     mod corpus;
     mod deadlines;
     mod diff;
+    mod discovery;
     mod drain;
     mod ejection;
     mod explain;
@@ -37,6 +38,7 @@ mod suite {
     mod include;
     mod limits;
     mod log;
+    mod mirror;
     mod overload;
     mod own_tests;
     mod pools;

@@ -87,6 +87,7 @@ impl Admin {
             "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
             "/refusals" => self.refusals(head.uri.query().unwrap_or_default()),
             "/" => Answer::new(StatusCode::OK, "text/html; charset=utf-8", include_str!("dashboard.html").to_string()),
+            "/endpoint" => self.endpoint(head.uri.query().unwrap_or_default()),
             "/purge" => self.purge(session).await,
             "/reload" => self.reload().await,
             "/upgrade" => self.upgrade().await,
@@ -120,11 +121,7 @@ impl Admin {
 
     /// What would become of a request: `method`, `url`, `header` (any number), `listener`, `client_ip`.
     fn explain(&self, query: &str) -> Answer {
-        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .map(|(name, value)| (decode_parameter(name), decode_parameter(value)))
-            .collect();
+        let pairs = parameters(query);
         let all = |name: &'static str| pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value);
         let one = |name| all(name).next();
         let question = Question::parse(
@@ -152,6 +149,27 @@ impl Admin {
         let (kept, missed) = self.state.refusals.bounds();
         let refusals = self.state.refusals.newest(one("id").as_deref(), limit);
         Answer::json(StatusCode::OK, &json!({ "kept": kept, "missed": missed, "refusals": refusals }))
+    }
+
+    /// Takes an endpoint out, or back in: `service`, `address`, `state` (`drained` or `up`). Lasts as long as the endpoint is configured.
+    fn endpoint(&self, query: &str) -> Answer {
+        let pairs = parameters(query);
+        let one = |name: &str| pairs.iter().find(|(known, _)| known == name).map_or("", |(_, value)| &**value);
+        let is_drained = match one("state") {
+            "drained" => true,
+            "up" => false,
+            _ => return Answer::text(StatusCode::BAD_REQUEST, "`state` is drained or up\n"),
+        };
+        let (snapshot, service, address) = (self.snapshot.load(), one("service"), one("address"));
+        let entry = snapshot.services.iter().find(|entry| &*entry.service.name == service);
+        let found = entry.zip(address.parse().ok()).is_some_and(|(entry, address)| entry.service.pool.drain(address, is_drained));
+        match found {
+            true => {
+                log::info!("{address} of {service} is {}", one("state"));
+                Answer::json(StatusCode::OK, &json!({ "service": service, "address": address, "state": one("state") }))
+            }
+            false => Answer::text(StatusCode::NOT_FOUND, &format!("no endpoint {address} of a service {service}: /status shows them\n")),
+        }
     }
 
     /// Forgets answers: `url`, `prefix`, `tag` or `all`, and `soft`, as parameters or as a JSON body.
@@ -265,10 +283,16 @@ fn is_loopback(host: &str) -> bool {
 /// The dashboard is one page that fetches nothing from elsewhere; nothing else here is a page.
 const POLICY: &str =
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
+
+/// The parameters of a query, decoded.
+fn parameters(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (decode_parameter(name), decode_parameter(value))).collect()
+}
 /// What can be read.
 const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain", "/refusals", "/"];
 /// What can be told.
-const TOLD: &[&str] = &["/purge", "/reload", "/upgrade", "/drain", "/stop"];
+const TOLD: &[&str] = &["/endpoint", "/purge", "/reload", "/upgrade", "/drain", "/stop"];
 
 fn allowed(path: &str) -> Option<&'static [Method]> {
     match path {

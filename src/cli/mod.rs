@@ -69,6 +69,8 @@ enum Command {
     Drain(Target),
     /// Ends the running gateway at once.
     Stop(Target),
+    /// Takes an endpoint of the running gateway out, or back in: what is in flight there is finished.
+    Endpoint(remote::EndpointOrder),
     /// Shows what the running gateway says of itself.
     Status(Target),
     /// Says why the running gateway refused a request, by its X-Request-Id.
@@ -116,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Drain(target) => print(remote::end(&target, "/drain")),
         Command::Stop(target) => print(remote::end(&target, "/stop")),
         Command::Why { id, target } => print(why::why(&id, &target)),
+        Command::Endpoint(order) => print(remote::endpoint(&order)),
         Command::Status(target) => print(remote::status(&target)),
         Command::Purge(asked) => print(purge::purge(&asked)),
         Command::HashKey(asked) => print(hash::key(&asked)),

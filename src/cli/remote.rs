@@ -135,6 +135,35 @@ pub fn end(target: &Target, path: &str) -> Result<String, String> {
     })
 }
 
+/// What becomes of an endpoint.
+#[derive(Args)]
+pub struct EndpointOrder {
+    /// `drain` takes it out, `resume` back in.
+    #[arg(value_parser = ["drain", "resume"])]
+    order: String,
+    /// The service's name.
+    service: String,
+    /// The endpoint's address, as `status` shows it.
+    address: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Takes an endpoint out, or back in; the outcome, ready to be printed.
+pub fn endpoint(order: &EndpointOrder) -> Result<String, String> {
+    run(async {
+        let state = if order.order == "drain" { "drained" } else { "up" };
+        let (service, address) = (encode_parameter(&order.service), encode_parameter(&order.address));
+        let path = format!("/endpoint?service={service}&address={address}&state={state}");
+        let (status, text) = Remote::find(&order.target)?.ask(Method::POST, &path).await?;
+        match status.is_success() {
+            true if order.target.json => Ok(text),
+            true => Ok(format!("{} of {} is {state}\n", order.address, order.service)),
+            false => Err(text),
+        }
+    })
+}
+
 /// What the gateway says of itself.
 pub fn status(target: &Target) -> Result<String, String> {
     run(async {

@@ -42,6 +42,7 @@ pub struct Metrics {
     endpoint_up: IntGaugeVec,
     ejections: IntCounterVec,
     breaker_open: IntGaugeVec,
+    mirror: IntCounterVec,
     refusals: IntCounterVec,
     reloads: IntCounterVec,
     snapshot_info: IntGaugeVec,
@@ -95,6 +96,7 @@ impl Metrics {
             retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
             endpoint_up: gauges("frontdesk_endpoint_up", "Whether requests are sent to an endpoint.", &["service", "endpoint"])?,
             ejections: counters("frontdesk_ejections_total", "Endpoints left alone for a while.", &["service", "endpoint"])?,
+            mirror: counters("frontdesk_mirror_total", "Copies of requests.", &["route", "outcome"])?,
             breaker_open: gauges("frontdesk_breaker_open", "Whether a service is left alone.", &["service"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
             reloads: counters("frontdesk_reloads_total", "Reloads.", &["result"])?,
@@ -172,6 +174,11 @@ impl Metrics {
             let counter = self.ejections.with_label_values(&labels);
             counter.inc_by(ejections.saturating_sub(counter.get()));
         }
+    }
+
+    /// The counter of a route's copies: `sent`, `failed` or `dropped`.
+    pub fn mirror(&self, route: &str, outcome: &str) -> IntCounter {
+        self.mirror.with_label_values(&[route, outcome])
     }
 
     /// Services with a breaker, and whether it is open; replaces what was said before.

@@ -3,6 +3,7 @@
 use super::caching::{Behalf, Caching};
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
+use super::mirror::Copied;
 use super::pace::Pace;
 use super::shaping::Collected;
 use super::tunnel::Carried;
@@ -51,6 +52,8 @@ pub struct Exchange {
     pub relayed: Option<Box<Answered>>,
     /// Which of the route's services gets the request.
     pub choice: usize,
+    /// For the route's mirror, if it has one.
+    pub copied: Option<Box<Copied>>,
     /// The service that takes the place of the route's own.
     pub detour: Option<Box<(Arc<ServiceEntry>, Timeouts)>>,
     /// Byte ranges of the normalised path.
@@ -144,6 +147,7 @@ impl Exchange {
             auth: None,
             relayed: None,
             choice: 0,
+            copied: None,
             detour: None,
             captures: Captures::new(),
             verdict: None,

@@ -18,6 +18,7 @@ pub mod explain;
 pub mod forget;
 mod forward;
 mod limits;
+mod mirror;
 pub mod pace;
 pub mod question;
 pub mod rehearse;
@@ -57,8 +58,9 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Connections of tunnels, which are never reused.
     pub tunnels: TransportConnector,
-    /// Connections of the calls that are composed.
+    /// Connections of the calls that are composed, and of copies.
     pub calls: Connector,
+    pub copies: Arc<Connector>,
 }
 
 /// Refuses: the answer is written by `fail_to_proxy`.
@@ -176,7 +178,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, exchange: &mut Box<Exchange>) -> Result<()> {
-        depart::depart(session, head, exchange).await
+        depart::depart(session, head, exchange).await.map(|()| mirror::begin(session.req_header(), head, exchange))
     }
 
     async fn request_body_filter(
@@ -192,7 +194,7 @@ impl ProxyHttp for Gateway {
             return refuse(exchange, refusal);
         }
         exchange.await_upstream();
-        shaping::request(body, end, session.req_header(), exchange)
+        shaping::request(body, end, session.req_header(), exchange).map(|()| mirror::take(exchange, body.as_ref()))
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
@@ -281,6 +283,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Box<Exchange>) {
         exchange.deadline.set_upstream(None);
         account::finish(session, exchange);
+        mirror::send(exchange, &self.copies);
         if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
             // The service has answered before it heard all: the client must get to read that.
             Box::pin(respond::linger(session, exchange)).await;

@@ -175,7 +175,7 @@ impl Server {
         inherited.handed.clear();
         let (raw, snapshot) = (&loaded.raw, Arc::new(ArcSwap::new(loaded.snapshot.clone())));
         let services = raw.services.0.iter().filter_map(|(_, service)| service.as_ref());
-        let kept = services.map(|service| service.keepalive.connections.usize() * service.endpoints.len());
+        let kept = services.map(|service| service.keepalive.connections.usize() * service.endpoints.len().max(1));
         let conf = Arc::new(ServerConf {
             threads,
             upstream_keepalive_pool_size: kept.sum::<usize>().max(128),
@@ -184,11 +184,13 @@ impl Server {
             ..Default::default()
         });
         let options = ConnectorOptions::from_server_conf(&conf);
+        let asking = Arc::new(Connector::new(Some(options.clone())));
         let gateway = Gateway {
             snapshot: snapshot.clone(),
             metrics: state.metrics.clone(),
             tunnels: TransportConnector::new(Some(options.clone())),
             calls: Connector::new(Some(options.clone())),
+            copies: asking.clone(),
         };
         let mut proxy = HttpProxy::new(gateway, conf);
         proxy.handle_init_modules();
@@ -213,7 +215,7 @@ impl Server {
             connections,
             connections_fit: sockets::connections_that_fit(),
             status,
-            asking: Arc::new(Connector::new(Some(options))),
+            asking,
             keepers: Mutex::default(),
             program,
             inherited: Mutex::new(inherited),

@@ -3,7 +3,7 @@
 use super::caches::Caches;
 use super::limits::Limits;
 use super::services::{Services, entry};
-use super::{Action, BodyRule, Composition, Forward, Listener, Route, ServiceEntry, State};
+use super::{Action, BodyRule, Composition, Forward, Listener, Mirror, Route, ServiceEntry, State};
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Methods};
 use crate::compose::Plan;
@@ -24,6 +24,7 @@ use crate::types::{ListenerId, RouteId};
 use crate::upstream::{Service, Split};
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What routes refer to by name.
 pub(super) struct Named<'a> {
@@ -164,6 +165,7 @@ impl<'a> Build<'a> {
     fn route(&self, raw: &raw::Route, name: Arc<str>, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Route> {
         let action = self.action(raw, names, by_url, at);
         let rewrite = self.rewrite(raw, names, &at.key("request"));
+        let mirror = self.mirror(raw, &name, by_url, &at.key("mirror"));
         let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
         let calls = raw.compose.as_ref().map_or_else(Vec::new, |compose| Plan::names(compose));
         let response_names = Names { calls: &calls, ..names };
@@ -196,6 +198,7 @@ impl<'a> Build<'a> {
             cors: cors.map_or(Some(None), |cors| cors.map(Some))?,
             compress: raw.compress.as_ref().map(|codings| Compress::new(codings.0.clone())),
             rewrite: rewrite?,
+            mirror: mirror?,
             request_headers: request_headers?,
             response_headers: response_headers?,
             request_body: request_body?,
@@ -270,6 +273,30 @@ impl<'a> Build<'a> {
         Some(rewrite)
     }
 
+    /// Who gets copies. The outer `None` means that a problem was reported.
+    fn mirror(&self, raw: &raw::Route, name: &str, by_url: &mut Urls, at: &At<'_>) -> Option<Option<Mirror>> {
+        let Some(mirror) = &raw.mirror else { return Some(None) };
+        if raw.to.is_none() {
+            return self.problems.at(
+                at,
+                "a mirror of requests that are sent to no service",
+                "there is nothing to copy",
+                "remove it, or add `to:`",
+            );
+        }
+        let entry = self.target(&mirror.to, by_url, &at.key("to"))?;
+        let counter = |outcome| self.state.metrics.mirror(name, outcome);
+        Some(Some(Mirror {
+            timeouts: entry.service.timeouts,
+            entry,
+            percent: mirror.percent.0,
+            places: Arc::new(Semaphore::new(MIRRORED_MAX)),
+            sent: counter("sent"),
+            failed: counter("failed"),
+            dropped: counter("dropped"),
+        }))
+    }
+
     fn forward(&self, raw: &raw::Route, to: &raw::To, by_url: &mut Urls, at: &At<'_>) -> Option<Forward> {
         let targets = to.0.iter().enumerate().map(|(index, portion)| match to.0.len() {
             1 => self.target(&portion.service, by_url, at),
@@ -310,6 +337,9 @@ impl<'a> Build<'a> {
         }
     }
 }
+
+/// Copies of one route's requests at once.
+const MIRRORED_MAX: usize = 100;
 
 /// The services that routes name by URL: whether by https, and the authority.
 type Urls = HashMap<(bool, String), Arc<ServiceEntry>>;

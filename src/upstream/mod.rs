@@ -7,6 +7,7 @@ mod ask;
 mod balance;
 mod breaker;
 pub mod clock;
+mod discover;
 mod endpoint;
 mod health;
 mod peer;
@@ -24,6 +25,7 @@ pub use split::{Split, of_address, of_name};
 pub use sticky::Keys;
 pub use trust::system_authorities;
 
+pub use ask::{Answer, Request};
 pub use breaker::Admitted;
 pub use endpoint::{Endpoint, EndpointState, Standing};
 pub use pool::{Picked, Pool, Set, Wanted};
@@ -136,6 +138,7 @@ impl Service {
             retries: raw::Retries::default(),
             ejection: raw::Ejection::default(),
             slow_start: None,
+            dns: None,
             sticky: None,
             health_check: None,
             breaker: None,
@@ -164,12 +167,23 @@ impl Service {
 
     /// Looks after the endpoints for as long as it is polled.
     pub async fn keep(self: Arc<Self>, connector: Arc<Connector>) {
-        health::watch(self, connector).await;
+        tokio::join!(health::watch(self.clone(), connector), discover::watch(self));
     }
 
     /// Whether the service may be sent one more attempt now, which is counted.
     pub fn spend_retry(&self) -> bool {
         self.retries.percent > 0 && self.pool.state.budget.spend()
+    }
+
+    /// Asks one of the endpoints something of our own, once.
+    ///
+    /// # Errors
+    /// No endpoint, or none that answers.
+    pub async fn ask(&self, connector: &Connector, timeouts: &Timeouts, request: Request, body_max: usize) -> pingora::Result<Answer> {
+        let picked = self.pool.pick(&[]).ok_or_else(|| pingora::Error::new(pingora::ErrorType::ConnectNoRoute))?;
+        let mut peer = self.peer(&picked, timeouts);
+        peer.options.read_timeout = Some(timeouts.read);
+        ask::ask(connector, &peer, request, body_max).await
     }
 
     /// The peer of one attempt.

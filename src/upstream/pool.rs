@@ -2,6 +2,7 @@
 
 use super::balance::{Balancer, Fits};
 use super::clock::ms;
+use super::discover;
 use super::endpoint::{Endpoint, EndpointState};
 use super::retry::Failure;
 use super::states::ServiceState;
@@ -13,13 +14,19 @@ use crate::config::scalar::HostPort;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use std::collections::HashSet;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Pool {
     set: ArcSwap<Set>,
+    /// Those that are configured one by one.
+    fixed: Vec<Arc<Endpoint>>,
+    /// Whose addresses are endpoints too.
+    name: Option<HostPort>,
+    kind: raw::Balance,
+    slow_start: u64,
     sticky: Option<Sticky>,
     ejection: Ejection,
     pub(super) state: Arc<ServiceState>,
@@ -56,7 +63,7 @@ impl Pool {
     /// Resolves and sets up the endpoints. `None` means that a problem was reported.
     pub fn build(raw: &raw::Service, sticky: Option<Sticky>, at: &At<'_>, state: Arc<ServiceState>, problems: &Problems) -> Option<Pool> {
         let at = at.key("endpoints");
-        if raw.endpoints.is_empty() {
+        if raw.endpoints.is_empty() && raw.dns.is_none() && problems.is_sound(&at) {
             return problems.at(
                 &at,
                 "a service without endpoints",
@@ -64,7 +71,7 @@ impl Pool {
                 "name at least one, such as `10.0.0.11:8000`",
             );
         }
-        let was_settled = state.is_settled();
+        let (was_settled, slow_start) = (state.is_settled(), raw.slow_start.map_or(0, ms));
         let (mut endpoints, mut known): (Vec<Arc<Endpoint>>, HashSet<SocketAddr>) = Default::default();
         let mut all_resolved = true;
         for (index, endpoint) in raw.endpoints.iter().enumerate() {
@@ -84,20 +91,8 @@ impl Pool {
                         "remove one, or give it a `weight`",
                     );
                 }
-                let (state, is_new) = state.endpoint(address);
-                let endpoint = Endpoint {
-                    address,
-                    host: endpoint.address.host.as_str().into(),
-                    label: address.to_string().into(),
-                    weight: endpoint.weight,
-                    slow_start: raw.slow_start.map_or(0, ms),
-                    state,
-                    answered: OnceLock::new(),
-                };
-                if is_new && was_settled {
-                    endpoint.warm_up();
-                }
-                endpoints.push(Arc::new(endpoint));
+                let host = endpoint.address.host.as_str().into();
+                endpoints.push(Arc::new(endpoint_of(address, host, endpoint.weight, slow_start, &state, was_settled)));
             }
         }
         let ejection = Ejection {
@@ -105,9 +100,46 @@ impl Pool {
             base: raw.ejection.base,
             percent_max: raw.ejection.max_percent.usize(),
         };
-        let ids = sticky.as_ref().map(|sticky| sticky.ids(&endpoints));
-        let set = Set { balancer: Balancer::new(&raw.balance, &endpoints), endpoints, ids };
-        all_resolved.then(|| Pool { set: ArcSwap::from_pointee(set), sticky, ejection, state })
+        let (set, kind, name) = (ArcSwap::from_pointee(Set::new(Vec::new(), &raw.balance, None)), raw.balance.clone(), raw.dns.clone());
+        let pool = Pool { set, fixed: endpoints, name, kind, slow_start, sticky, ejection, state };
+        // While DNS says nothing, the last that it said holds.
+        let found = pool.name.as_ref().map(|name| discover::resolve_soon(name).unwrap_or_else(|| pool.state.last_found().clone()));
+        pool.replace(&found.unwrap_or_default(), was_settled);
+        all_resolved.then_some(pool)
+    }
+
+    /// The name whose addresses are endpoints.
+    pub(super) fn name(&self) -> Option<&HostPort> {
+        self.name.as_ref()
+    }
+
+    /// What the name's addresses are now. Answers whether that is new.
+    pub(super) fn found(&self, addresses: &[SocketAddr]) -> bool {
+        let is_fixed = |address: &SocketAddr| self.fixed.iter().any(|endpoint| endpoint.address == *address);
+        let known: HashSet<SocketAddr> = self.set.load().endpoints.iter().map(|endpoint| endpoint.address).collect();
+        let is_new = addresses.iter().any(|address| !known.contains(address));
+        let is_less = known.iter().any(|address| !is_fixed(address) && !addresses.contains(address));
+        if is_new || is_less {
+            self.replace(addresses, !known.is_empty());
+        }
+        is_new || is_less
+    }
+
+    /// Puts other endpoints beside those that are fixed. Those that stay keep what is known of them.
+    fn replace(&self, addresses: &[SocketAddr], is_beside_others: bool) {
+        let old = self.set.load();
+        let mut endpoints = self.fixed.clone();
+        let host: Arc<str> = self.name.as_ref().map_or("", |name| name.host.as_str()).into();
+        for address in addresses {
+            if endpoints.iter().any(|endpoint| endpoint.address == *address) {
+                continue;
+            }
+            let kept = old.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned();
+            let new = || Arc::new(endpoint_of(*address, host.clone(), 1, self.slow_start, &self.state, is_beside_others));
+            endpoints.push(kept.unwrap_or_else(new));
+        }
+        self.set.store(Arc::new(Set::new(endpoints, &self.kind, self.sticky.as_ref())));
+        *self.state.last_found() = addresses.to_vec();
     }
 
     /// The endpoints as they are now.
@@ -193,18 +225,33 @@ impl Pool {
     }
 }
 
-/// A name's addresses: those of IPv4 if it has any, since services that listen on one family mostly listen on that.
+impl Set {
+    fn new(endpoints: Vec<Arc<Endpoint>>, kind: &raw::Balance, sticky: Option<&Sticky>) -> Set {
+        let ids = sticky.map(|sticky| sticky.ids(&endpoints));
+        Set { balancer: Balancer::new(kind, &endpoints), endpoints, ids }
+    }
+}
+
+fn endpoint_of(
+    address: SocketAddr,
+    host: Arc<str>,
+    weight: u32,
+    slow_start: u64,
+    state: &ServiceState,
+    is_beside_others: bool,
+) -> Endpoint {
+    let (state, is_new) = state.endpoint(address);
+    let endpoint = Endpoint { address, host, label: address.to_string().into(), weight, slow_start, state, answered: OnceLock::new() };
+    if is_new && is_beside_others {
+        endpoint.warm_up();
+    }
+    endpoint
+}
+
+/// A name's addresses.
 fn resolve(address: &HostPort, at: &At<'_>, problems: &Problems) -> Option<Vec<SocketAddr>> {
-    match (address.host.as_str(), address.port).to_socket_addrs() {
-        Ok(found) => {
-            let mut all: Vec<SocketAddr> = found.collect();
-            if all.iter().any(SocketAddr::is_ipv4) {
-                all.retain(SocketAddr::is_ipv4);
-            }
-            all.sort_unstable();
-            all.dedup();
-            Some(all)
-        }
+    match discover::resolve(address) {
+        Ok(found) => Some(found),
         Err(e) => problems.at(
             at,
             format!("`{}` can't be resolved: {e}", address.host),
@@ -344,6 +391,21 @@ mod tests {
         assert_eq!(address(&pool, &[]), None);
         pool.drain(a, false);
         assert_eq!(address(&pool, &[]), Some(a));
+    }
+
+    #[test]
+    fn a_names_addresses_come_and_go_and_those_that_stay_are_known() {
+        let pool = pool("{ endpoints: ['10.0.0.1:1'], dns: 'localhost:1', slow_start: 1h }");
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let all = || pool.set().endpoints.iter().map(|endpoint| endpoint.label.to_string()).collect::<Vec<_>>();
+        assert!(pool.found(&[at("10.0.0.2:1"), at("10.0.0.3:1")]) && !pool.found(&[at("10.0.0.3:1"), at("10.0.0.2:1")]));
+        assert_eq!(all(), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
+        nth(&pool, 1).state.set_ill(true);
+        assert!(pool.found(&[at("10.0.0.2:1"), at("10.0.0.1:1"), at("10.0.0.4:1")]));
+        assert_eq!(all(), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.4:1"]);
+        assert_eq!([0, 1, 2].map(|n| nth(&pool, n).standing().name()), ["up", "ill", "warming"]);
+        assert!(pool.found(&[]));
+        assert_eq!(all(), ["10.0.0.1:1"]);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Ring {
 
     /// The endpoint of a key: the first on the ring that fits and is not overloaded, or else that fits.
     pub fn pick(&self, endpoints: &[Arc<Endpoint>], fits: &Fits<'_>, key: u64) -> Option<usize> {
-        let begin = self.begins[(key >> self.shift) as usize] as usize;
+        let begin = *self.begins.get((key >> self.shift) as usize)? as usize;
         let begin = begin + self.points[begin..].iter().take_while(|(at, _)| *at < key).count();
         let n = self.points.len();
         let walk = || (0..n.min(STEPS_MAX)).map(|step| self.points[(begin + step) % n].1 as usize);

@@ -48,6 +48,8 @@ impl States {
 #[derive(Debug, Default)]
 pub struct ServiceState {
     endpoints: Mutex<HashMap<SocketAddr, Weak<EndpointState>>>,
+    /// What the service's name last stood for.
+    found: Mutex<Vec<SocketAddr>>,
     /// One decides at a time who may be ejected.
     deciding: Mutex<()>,
     pub(super) budget: Budget,
@@ -71,6 +73,10 @@ impl ServiceState {
     pub(super) fn is_settled(&self) -> bool {
         let known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         known.values().any(|state| state.strong_count() > 0)
+    }
+
+    pub(super) fn last_found(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn deciding(&self) -> MutexGuard<'_, ()> {

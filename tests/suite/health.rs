@@ -1,6 +1,6 @@
 //! Endpoints are asked whether they are well.
 
-use crate::kit::{Gateway, H2Origin, Origin, answer, dead_address, eventually, h2_head, until_gone};
+use crate::kit::{Gateway, H2Origin, Origin, answer, dead_address, eventually, frontdesk, h2_head, run, until_gone};
 use bytes::Bytes;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -154,4 +154,26 @@ fn grpc_has_a_protocol_of_its_own_for_it() {
     wait_until(&gateway, address, false);
     is_serving.store(true, Ordering::Release);
     wait_until(&gateway, address, true);
+}
+
+#[test]
+fn the_operator_takes_one_out_and_back_in() {
+    let ((a, _), (b, _)) = (patient("a"), patient("b"));
+    let gateway = Gateway::start(&yaml(&[&a, &b], ""));
+    let admin = format!("http://{}", gateway.admin());
+    let order = |order: &str, address: &str| {
+        let output = run(frontdesk().args(["endpoint", order, "s", address, "--admin", &admin]));
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let address = a.address().to_string();
+    assert_eq!(order("drain", &address), (Some(0), format!("{address} of s is drained\n")));
+    assert!(!up(&gateway, a.address()) && (0..10).all(|_| gateway.get("/").text() == "b"));
+    assert!(gateway.reload(&yaml(&[&a, &b], "slow_start: 1s")));
+    assert!(!up(&gateway, a.address()));
+    let (code, said) = order("drain", "127.0.0.1:1");
+    assert!(code == Some(1) && said.contains("no endpoint 127.0.0.1:1"), "{said}");
+    assert_eq!(order("drain", &b.address().to_string()).0, Some(0));
+    assert_eq!(gateway.get("/").code(), "no_endpoint");
+    assert_eq!(order("resume", &address).0, Some(0));
+    assert_eq!(gateway.get("/").text(), "a");
 }

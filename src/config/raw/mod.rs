@@ -18,8 +18,8 @@ pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
 pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};
 pub use route::{
-    Coding, HeaderChanges, Match, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route, Target,
-    To,
+    Coding, HeaderChanges, Match, Mirror, Portion, QueryChanges, Redirect, RedirectStatus, RequestChanges, Respond, ResponseChanges, Route,
+    Target, To,
 };
 pub use service::{Balance, Endpoint, HashBy, Keepalive, Protocol, Queue, Service, ServiceTls, Sticky, Timeouts};
 pub use words::{FilePath, Method, Name, Network, Secret, is_free};

@@ -53,11 +53,12 @@ record! {
         request: RequestChanges = RequestChanges::default(),
         response: ResponseChanges = ResponseChanges::default(),
         to: Option<To> = None,
+        /// A service that gets copies of requests, whose answers nobody reads.
+        mirror: Option<Mirror> = None,
         redirect: Option<Redirect> = None,
         respond: Option<Respond> = None,
         compose: Option<Box<Compose>> = None,
     }
-    later ["mirror"];
 }
 
 choice! {
@@ -225,6 +226,14 @@ impl Shape for Target {
 
     fn schema(_: &mut Parts) -> Json {
         schema::text("^([a-z0-9_-]{1,64}|https?://[^/?#@ ]+/?)$", "orders")
+    }
+}
+
+record! {
+    pub struct Mirror {
+        to: Target,
+        /// Of the requests.
+        percent: Number<0, 100> = Number(100),
     }
 }
 

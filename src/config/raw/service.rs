@@ -10,7 +10,9 @@ use std::time::Duration;
 
 record! {
     pub struct Service {
-        endpoints: Vec<Option<Endpoint>>,
+        endpoints: Vec<Option<Endpoint>> = Vec::new(),
+        /// Instead of or beside them: a name and a port, resolved again and again.
+        dns: Option<HostPort> = None,
         protocol: Protocol = Protocol::Http1,
         /// What Host becomes; the client's Host is kept when absent.
         host: Option<String> = None,
@@ -36,7 +38,7 @@ record! {
         /// What clients get while it is left alone, or has no endpoint: a service, or `{ respond: … }`; 503 when absent.
         fallback: Option<Fallback> = None,
     }
-    later ["dns", "srv", "endpoints_file", "zone"];
+    later ["srv", "endpoints_file", "zone"];
 }
 
 record! {
