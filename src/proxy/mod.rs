@@ -33,7 +33,6 @@ pub use exchange::Exchange;
 
 use crate::observe::Metrics;
 use crate::snapshot::Snapshot;
-use crate::types::Refusal;
 use crate::upstream::retry;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -50,7 +49,7 @@ use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use steps::{decline, fail, is_preflight, preflight};
+use steps::{decline, fail, is_preflight, preflight, refuse};
 
 /// The gateway as Pingora sees it.
 pub struct Gateway {
@@ -61,13 +60,6 @@ pub struct Gateway {
     /// Connections of the calls that are composed, and of copies.
     pub calls: Connector,
     pub copies: Arc<Connector>,
-}
-
-/// Refuses: the answer is written by `fail_to_proxy`.
-fn refuse<T>(exchange: &mut Exchange, refusal: Refusal) -> Result<T> {
-    let status = refusal.status();
-    exchange.refusal = Some(refusal);
-    Err(Error::explain(ErrorType::HTTPStatus(status), "refused").into_down())
 }
 
 #[async_trait]

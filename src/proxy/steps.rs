@@ -2,7 +2,7 @@
 
 use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
-use super::{Gateway, caching, forward, limits, refuse, respond, shaping, tunnel};
+use super::{Gateway, caching, forward, limits, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
@@ -150,6 +150,13 @@ pub(super) fn take(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Refu
         Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
         Outcome::Nothing => Err(Refusal::NoRoute),
     }
+}
+
+/// Refuses: the answer is written by `fail_to_proxy`.
+pub(super) fn refuse<T>(exchange: &mut Exchange, refusal: Refusal) -> pingora::Result<T> {
+    let status = refusal.status();
+    exchange.refusal = Some(refusal);
+    Err(Error::explain(ErrorType::HTTPStatus(status), "refused").into_down())
 }
 
 /// Refuses here and now: the connection goes on.

@@ -170,6 +170,6 @@ routes:
     assert_eq!([gateway.get("/open").status, gateway.get("/open").status, gateway.get("/open").status], [200, 200, 429]);
     assert_eq!([ask("/own", &shop).status, ask("/own", &shop).status, ask("/own", &cook).status], [200, 429, 200]);
     assert_eq!([0; 4].map(|_| ask("/free", &shop).status), [200; 4]);
-    let line = gateway.access_log(3).into_iter().find(|line| line["status"] == 429 && line["path"] == "/x").expect("a line");
+    let line = gateway.access_log(15).into_iter().find(|line| line["status"] == 429 && line["path"] == "/x").expect("a line");
     assert_eq!((&line["identity"], &line["limit"], &line["auth"]), (&json!("shop"), &json!("each"), &json!("partners")));
 }

@@ -46,6 +46,7 @@ fn only_a_share_of_them() {
     let all = || metric(&gateway, "sent") + metric(&gateway, "dropped");
     // 80 with a standard deviation of 8.
     eventually("its share", || (all() > 32.0).then_some(()));
+    drop(client);
     gateway.wait_until_idle();
     assert!(copy.seen().len() < 128, "{}", copy.seen().len());
 }
