@@ -218,7 +218,7 @@ fn pool(endpoints: usize, balance: &str) -> Pool {
     let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
     let (_, service) = &raw.services.0[0];
     let service =
-        Service::build("s", service.as_ref().expect("a service"), &Keys::new(&[], b""), &At::root(), &States::default(), &problems);
+        Service::build("s", service.as_ref().expect("a service"), &Keys::new(&[], b""), None, &At::root(), &States::default(), &problems);
     service.expect("a service").pool
 }
 

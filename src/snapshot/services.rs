@@ -22,6 +22,7 @@ impl Services {
     pub(super) fn build(all: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
         let mut services = Services::default();
         let secrets = all.server.secret.as_ref().map(|secrets| &secrets.0[..]).unwrap_or_default();
+        let zone = all.server.zone.as_deref();
         let keys = Keys::new(secrets, state.endpoints.secret());
         for (name, raw) in &all.services.0 {
             let at = at.key(name);
@@ -30,7 +31,7 @@ impl Services {
                 let what = format!("`{name}` is not a service's name");
                 problems.add(Problem::new(Place::Key(at.path()), what, "`to` tells names from URLs", "use small letters, digits and `-`"));
             }
-            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &keys, &at, &state.endpoints, problems));
+            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &keys, zone, &at, &state.endpoints, problems));
             services.by_name.insert(name.clone(), services.all.len());
             let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
             let fallback = raw.as_ref().and_then(|raw| fallback(name, raw, all, &at.key("fallback"), problems));

@@ -16,6 +16,8 @@ pub struct Endpoint {
     /// The address as a text, for log and metrics.
     pub label: Arc<str>,
     pub weight: u32,
+    /// It stands in another zone than the gateway.
+    pub is_far: bool,
     /// How long it takes to come up to its full share once it is back, in milliseconds; 0 is at once.
     pub slow_start: u64,
     pub state: Arc<EndpointState>,

@@ -88,7 +88,15 @@ impl Timeouts {
 
 impl Service {
     /// Builds a service that is named in the configuration. `None` means that a problem was reported.
-    pub fn build(name: &str, raw: &raw::Service, keys: &Keys, at: &At<'_>, states: &States, problems: &Problems) -> Option<Service> {
+    pub fn build(
+        name: &str,
+        raw: &raw::Service,
+        keys: &Keys,
+        zone: Option<&str>,
+        at: &At<'_>,
+        states: &States,
+        problems: &Problems,
+    ) -> Option<Service> {
         let host = match raw.host.as_deref().map(HeaderValue::from_str) {
             None => Some(None),
             Some(Ok(value)) => Some(Some(value)),
@@ -100,7 +108,7 @@ impl Service {
             Some(sticky) => Sticky::build(sticky, name, keys, &at.key("sticky"), problems).map(Some),
         };
         let is_sticky_sound = sticky.is_some();
-        let pool = Pool::build(raw, sticky.flatten(), at, states.service(name), problems);
+        let pool = Pool::build(raw, sticky.flatten(), zone, at, states.service(name), problems);
         let checks =
             raw.health_check.as_ref().map(|raw_check| health::Checks::build(raw_check, raw.protocol, &at.key("health_check"), problems));
         Some(Service {
@@ -126,7 +134,7 @@ impl Service {
         let scheme = if url.tls { "https" } else { "http" };
         let tls = raw::ServiceTls { ca: None, sni: None, cert: None, key: None, verify: true };
         let raw = raw::Service {
-            endpoints: vec![Some(raw::Endpoint { address: url.address.clone(), weight: 1 })],
+            endpoints: vec![Some(raw::Endpoint { address: url.address.clone(), weight: 1, zone: None })],
             protocol: raw::Protocol::Http1,
             host: url.tls.then(|| url.authority.clone()),
             tls: url.tls.then_some(tls),
@@ -144,7 +152,7 @@ impl Service {
             breaker: None,
             fallback: None,
         };
-        Service::build(&format!("{scheme}://{}", url.authority), &raw, &Keys::new(&[], b""), at, states, problems)
+        Service::build(&format!("{scheme}://{}", url.authority), &raw, &Keys::new(&[], b""), None, at, states, problems)
     }
 
     /// A request comes: it is counted for what may be tried again.

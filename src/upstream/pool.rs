@@ -38,6 +38,8 @@ pub struct Set {
     pub endpoints: Vec<Arc<Endpoint>>,
     balancer: Balancer,
     ids: Option<Ids>,
+    /// Some stand in another zone than the gateway.
+    has_far: bool,
 }
 
 /// What of a request decides where it goes.
@@ -61,7 +63,14 @@ struct Ejection {
 
 impl Pool {
     /// Resolves and sets up the endpoints. `None` means that a problem was reported.
-    pub fn build(raw: &raw::Service, sticky: Option<Sticky>, at: &At<'_>, state: Arc<ServiceState>, problems: &Problems) -> Option<Pool> {
+    pub fn build(
+        raw: &raw::Service,
+        sticky: Option<Sticky>,
+        zone: Option<&str>,
+        at: &At<'_>,
+        state: Arc<ServiceState>,
+        problems: &Problems,
+    ) -> Option<Pool> {
         let at = at.key("endpoints");
         if raw.endpoints.is_empty() && raw.dns.is_none() && problems.is_sound(&at) {
             return problems.at(
@@ -92,7 +101,9 @@ impl Pool {
                     );
                 }
                 let host = endpoint.address.host.as_str().into();
-                endpoints.push(Arc::new(endpoint_of(address, host, endpoint.weight, slow_start, &state, was_settled)));
+                let is_far = zone.zip(endpoint.zone.as_deref()).is_some_and(|(own, other)| own != other);
+                let endpoint = endpoint_of(address, host, endpoint.weight, slow_start, &state, was_settled);
+                endpoints.push(Arc::new(Endpoint { is_far, ..endpoint }));
             }
         }
         let ejection = Ejection {
@@ -159,8 +170,9 @@ impl Pool {
         let is_new = |endpoint: &Endpoint| tried.is_empty() || !tried.contains(&endpoint.address);
         let pick = |fits: &Fits<'_>| set.balancer.pick(&set.endpoints, fits, wanted.key);
         let known = self.known(&set, wanted).filter(|index| set.endpoints[*index].is_usable() && is_new(&set.endpoints[*index]));
+        let is_near_enough = set.is_near_enough();
         let index = known
-            .or_else(|| pick(&|endpoint| endpoint.takes_its_turn() && is_new(endpoint)))
+            .or_else(|| pick(&|endpoint| (!is_near_enough || !endpoint.is_far) && endpoint.takes_its_turn() && is_new(endpoint)))
             .or_else(|| pick(&|endpoint| endpoint.is_usable() && is_new(endpoint)))
             .or_else(|| pick(&Endpoint::is_usable))
             .or_else(|| pick(&|endpoint| !endpoint.is_drained() && is_new(endpoint)))
@@ -228,7 +240,15 @@ impl Pool {
 impl Set {
     fn new(endpoints: Vec<Arc<Endpoint>>, kind: &raw::Balance, sticky: Option<&Sticky>) -> Set {
         let ids = sticky.map(|sticky| sticky.ids(&endpoints));
-        Set { balancer: Balancer::new(kind, &endpoints), endpoints, ids }
+        let has_far = endpoints.iter().any(|endpoint| endpoint.is_far);
+        Set { balancer: Balancer::new(kind, &endpoints), endpoints, ids, has_far }
+    }
+
+    /// Whether the gateway's own zone does for its requests: at least half of what is there is well.
+    fn is_near_enough(&self) -> bool {
+        let near = || self.endpoints.iter().filter(|endpoint| !endpoint.is_far);
+        let well = near().filter(|endpoint| endpoint.is_usable()).count();
+        self.has_far && well > 0 && 2 * well >= near().count()
     }
 }
 
@@ -241,7 +261,8 @@ fn endpoint_of(
     is_beside_others: bool,
 ) -> Endpoint {
     let (state, is_new) = state.endpoint(address);
-    let endpoint = Endpoint { address, host, label: address.to_string().into(), weight, slow_start, state, answered: OnceLock::new() };
+    let endpoint =
+        Endpoint { address, host, label: address.to_string().into(), weight, is_far: false, slow_start, state, answered: OnceLock::new() };
     if is_new && is_beside_others {
         endpoint.warm_up();
     }
@@ -379,6 +400,21 @@ mod tests {
         other.state.set_ill(true);
         let picked: HashSet<_> = (0..200).filter_map(|_| address(&pool, &[])).collect();
         assert_eq!(picked.len(), 2);
+    }
+
+    #[test]
+    fn those_of_the_own_zone_go_first_while_half_of_them_are_well() {
+        let near = "{ address: '10.0.0.1:1', zone: here }, { address: '10.0.0.2:1', zone: here }";
+        let pool = pool(&format!("{{ endpoints: [{near}, {{ address: '10.0.1.1:1', zone: there }}] }}"));
+        let picked = || (0..200).filter_map(|_| address(&pool, &[])).collect::<HashSet<_>>().len();
+        assert_eq!(picked(), 2);
+        nth(&pool, 0).state.set_ill(true);
+        assert_eq!(picked(), 1);
+        // Where it has been already, another zone is better than none.
+        assert_eq!(address(&pool, &[nth(&pool, 1).address]), Some(nth(&pool, 2).address));
+        nth(&pool, 1).state.set_ill(true);
+        assert_eq!(picked(), 1);
+        assert_eq!(address(&pool, &[]), Some(nth(&pool, 2).address));
     }
 
     #[test]

@@ -16,5 +16,5 @@ pub fn pool_of(states: &States, yaml: &str) -> Option<Pool> {
     let (value, problems) = (serde_yaml::from_str(yaml).expect("YAML"), Problems::default());
     let raw = raw::Service::read(&Node { value: &value, at: &At::root(), problems: &problems }).expect("a service");
     assert!(problems.is_empty(), "{problems:?}");
-    Pool::build(&raw, None, &At::root(), states.service("s"), &problems)
+    Pool::build(&raw, None, Some("here"), &At::root(), states.service("s"), &problems)
 }

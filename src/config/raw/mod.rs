@@ -148,6 +148,8 @@ record! {
     pub struct Server {
         /// Worker threads; one a core when absent.
         threads: Option<Number<1, 1024>> = None,
+        /// Where this gateway stands: endpoints of the same zone go first, while at least half of them are well.
+        zone: Option<String> = None,
         /// Peers whose X-Forwarded-*, Forwarded and X-Request-Id are believed.
         trusted_proxies: Vec<Network> = Vec::new(),
         /// Readiness fails this long before accepting stops.
@@ -178,6 +180,7 @@ record! {
 impl Default for Server {
     fn default() -> Self {
         Server {
+            zone: None,
             threads: None,
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,

@@ -38,7 +38,7 @@ record! {
         /// What clients get while it is left alone, or has no endpoint: a service, or `{ respond: … }`; 503 when absent.
         fallback: Option<Fallback> = None,
     }
-    later ["srv", "endpoints_file", "zone"];
+    later ["srv", "endpoints_file"];
 }
 
 record! {
@@ -58,18 +58,20 @@ choice! {
 pub struct Endpoint {
     pub address: HostPort,
     pub weight: u32,
+    pub zone: Option<String>,
 }
 
 impl Shape for Endpoint {
     fn read(node: &Node<'_>) -> Option<Self> {
         if !matches!(node.value, Value::Mapping(_)) {
-            return HostPort::read(node).map(|address| Endpoint { address, weight: 1 });
+            return HostPort::read(node).map(|address| Endpoint { address, weight: 1, zone: None });
         }
         let map = node.map()?;
         let address = map.required("address");
         let weight: Number<1, 1_000> = map.optional("weight", || Number(1));
-        map.finish(&["zone"]);
-        Some(Endpoint { address: address?, weight: u32::try_from(weight.0).ok()? })
+        let zone: Option<String> = map.optional("zone", || None);
+        map.finish(&[]);
+        Some(Endpoint { address: address?, weight: u32::try_from(weight.0).ok()?, zone })
     }
 
     fn schema(parts: &mut Parts) -> Json {
@@ -77,6 +79,12 @@ impl Shape for Endpoint {
         let map = schema::record(parts, "Endpoint", &["A copy of the service."], |parts, fields| {
             fields.add::<HostPort>(parts, "address", &["Its host and port."], None);
             fields.add(parts, "weight", &["Its share of the requests, relative to the others'."], Some(Number::<1, 1_000>(1)));
+            fields.add::<Option<String>>(
+                parts,
+                "zone",
+                &["Where it stands: those of the gateway's own `server.zone` go first."],
+                Some(None),
+            );
         });
         json!({ "anyOf": [address, map] })
     }
