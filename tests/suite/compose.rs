@@ -331,9 +331,12 @@ fn what_is_too_large_is_a_failure() {
         max["errors"].as_array().map(|errors| errors.iter().map(|e| e["code"].as_str()).collect()),
         Some(vec![Some("too_large"); 2])
     );
+    // What a request holds is given back when it is over, which its client may know before.
+    gateway.wait_until_idle();
     let all = gateway.get("/all").json();
     let failed: Vec<_> = all["errors"].as_array().expect("errors").iter().map(|e| (e["status"].as_u64(), e["code"].as_str())).collect();
     assert_eq!(failed, [(Some(503), Some("overloaded"))], "only three of them fit");
+    gateway.wait_until_idle();
     assert_eq!(gateway.get("/max").json()["fits"], "1234567", "what was held is given back");
 }
 
