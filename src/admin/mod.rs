@@ -139,15 +139,15 @@ impl Admin {
 
     /// The last that were refused, newest first; `id` and `limit` choose among them.
     fn refusals(&self, query: &str) -> Answer {
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let one = |wanted: &str| pairs.clone().find(|(name, _)| *name == wanted).map(|(_, value)| decode_parameter(value));
+        let pairs = parameters(query);
+        let one = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| &**value);
         let limit = match one("limit").map(|limit| limit.parse()) {
             None => usize::MAX,
             Some(Ok(limit)) => limit,
             Some(Err(_)) => return Answer::text(StatusCode::BAD_REQUEST, "`limit` is not a number\n"),
         };
         let (kept, missed) = self.state.refusals.bounds();
-        let refusals = self.state.refusals.newest(one("id").as_deref(), limit);
+        let refusals = self.state.refusals.newest(one("id"), limit);
         Answer::json(StatusCode::OK, &json!({ "kept": kept, "missed": missed, "refusals": refusals }))
     }
 
@@ -289,6 +289,7 @@ fn parameters(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (decode_parameter(name), decode_parameter(value))).collect()
 }
+
 /// What can be read.
 const READ: &[&str] = &["/healthz", "/readyz", "/metrics", "/status", "/config", "/routes", "/explain", "/refusals", "/"];
 /// What can be told.

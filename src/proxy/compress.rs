@@ -1,6 +1,7 @@
 //! Answers are compressed where the route and the client want it. Pingora's own filter knows no qualities.
 
 use super::exchange::Exchange;
+use super::forward;
 use crate::shape::compress::Coding;
 use crate::shape::encode::Encoder;
 use bytes::Bytes;
@@ -56,11 +57,5 @@ pub fn whole(head: &mut ResponseHeader, request: &RequestHeader, exchange: &Exch
 fn decide(head: &mut ResponseHeader, request: &RequestHeader, exchange: &Exchange) -> Result<Option<Coding>> {
     let route = exchange.route().and_then(|route| route.compress.as_ref()).filter(|_| !exchange.is_long_lived);
     let Some(compress) = route else { return Ok(None) };
-    let reason = head.get_reason_phrase().map(str::to_string);
-    let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
-    let mut parts: http::response::Parts = std::mem::replace(head, nothing).into();
-    let coding = compress.head(&request.headers, parts.status, &mut parts.headers);
-    *head = parts.into();
-    head.set_reason_phrase(reason.as_deref())?;
-    Ok(coding)
+    forward::edit(head, |status, headers| compress.head(&request.headers, status, headers))
 }

@@ -248,32 +248,41 @@ pub fn is_end_to_end(headers: &HeaderMap) -> bool {
 
 /// What every answer has, and what ends at this hop.
 pub fn to_client(head: &mut ResponseHeader, request: &RequestHeader, exchange: &Exchange) -> Result<()> {
+    edit(head, |status, headers| {
+        if headers.iter().any(|(name, value)| ends_here(name) && !is_plain(name, value)) {
+            let nominated = nominated(headers);
+            let own: Vec<HeaderName> = headers.keys().filter(|name| ends_here(name)).cloned().collect();
+            // RFC 9110, 15.5.22: with 426 it says what is wanted.
+            let stays = |name: &&HeaderName| status == StatusCode::UPGRADE_REQUIRED && **name == UPGRADE;
+            nominated.iter().chain(&own).filter(|name| !stays(name)).for_each(|name| drop(headers.remove(name)));
+        }
+        headers.reserve(FIELDS_ADDED);
+        headers.append(VIA, via(request.version));
+        if let Some(cors) = exchange.route().and_then(|route| route.cors.as_ref()) {
+            pages(headers, cors, request);
+        }
+        let mut id = exchange.id.clone();
+        // Over HTTP/2 a value that never comes again is kept out of the table of those that may.
+        id.set_sensitive(exchange.is_h2);
+        headers.insert(X_REQUEST_ID, id);
+        limits::tell(exchange, headers);
+    })
+}
+
+/// Changes an answer's fields in the map itself: Pingora's own methods write each name out and parse it again.
+///
+/// # Errors
+/// None in practice: a reason phrase that came can be kept.
+pub fn edit<T>(head: &mut ResponseHeader, change: impl FnOnce(StatusCode, &mut HeaderMap) -> T) -> Result<T> {
     let reason = custom_reason(head);
     let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
     let mut parts: http::response::Parts = std::mem::replace(head, nothing).into();
-    let headers = &mut parts.headers;
-    if headers.iter().any(|(name, value)| ends_here(name) && !is_plain(name, value)) {
-        let nominated = nominated(headers);
-        let own: Vec<HeaderName> = headers.keys().filter(|name| ends_here(name)).cloned().collect();
-        // RFC 9110, 15.5.22: with 426 it says what is wanted.
-        let stays = |name: &&HeaderName| parts.status == StatusCode::UPGRADE_REQUIRED && **name == UPGRADE;
-        nominated.iter().chain(&own).filter(|name| !stays(name)).for_each(|name| drop(headers.remove(name)));
-    }
-    headers.reserve(FIELDS_ADDED);
-    headers.append(VIA, via(request.version));
-    if let Some(cors) = exchange.route().and_then(|route| route.cors.as_ref()) {
-        pages(headers, cors, request);
-    }
-    let mut id = exchange.id.clone();
-    // Over HTTP/2 a value that never comes again is kept out of the table of those that may.
-    id.set_sensitive(exchange.is_h2);
-    headers.insert(X_REQUEST_ID, id);
-    limits::tell(exchange, headers);
+    let changed = change(parts.status, &mut parts.headers);
     *head = parts.into();
-    match reason {
-        Some(reason) => head.set_reason_phrase(Some(&reason)),
-        None => Ok(()),
+    if let Some(reason) = reason {
+        head.set_reason_phrase(Some(&reason))?;
     }
+    Ok(changed)
 }
 
 /// What pages of other origins may do with an answer is the gateway's to say. A preflight has been told already.

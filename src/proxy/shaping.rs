@@ -5,29 +5,20 @@
 //! be too large by its head is answered 502, and what turns out to be no JSON breaks off, so that no client takes it for whole.
 
 use super::exchange::{Exchange, Seen};
-use super::{refuse, respond};
+use super::{forward, refuse, respond};
 use crate::limit::Held;
 use crate::shape::body::is_json_type;
+use crate::shape::validator::{DIGESTS, other_bytes};
 use crate::snapshot::{BodyRule, Route};
 use crate::types::Refusal;
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, IF_RANGE, RANGE, TRANSFER_ENCODING,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 
 /// What Pingora keeps of a body for another attempt.
 const KEPT_BYTES_MAX: u64 = 64 << 10;
-/// Fields that say something of the bytes of a body (RFC 9530, and what came before it).
-const DIGESTS: [HeaderName; 4] = [
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("content-md5"),
-];
-
 /// A body as far as it has come.
 pub struct Collected {
     bytes: BytesMut,
@@ -190,7 +181,7 @@ pub fn answer(head: &mut ResponseHeader, request: &RequestHeader, exchange: &mut
     if !is_unchanged && (!head.status.is_success() || !is_json(&head.headers) || matches!(head.status.as_u16(), 204 | 205)) {
         return Ok(());
     }
-    weaken(head)?;
+    forward::edit(head, |_, headers| other_bytes(headers))?;
     let length = head.remove_header(&CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if is_unchanged || request.method == Method::HEAD {
         return Ok(());
@@ -203,17 +194,6 @@ pub fn answer(head: &mut ResponseHeader, request: &RequestHeader, exchange: &mut
     match request.version {
         Version::HTTP_2 => Ok(()),
         _ => head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
-    }
-}
-
-/// What names the bytes of an answer no longer does.
-fn weaken(head: &mut ResponseHeader) -> Result<()> {
-    DIGESTS.iter().chain([&ACCEPT_RANGES]).for_each(|name| drop(head.remove_header(name)));
-    let weak = head.headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
-    let weak = weak.and_then(|tag| HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()).ok());
-    match weak {
-        Some(weak) => head.insert_header(ETAG, weak),
-        None => Ok(()),
     }
 }
 

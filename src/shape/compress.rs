@@ -1,23 +1,12 @@
 //! Which coding an answer is sent in, and what that does to its head (RFC 9110, 8.4 and 12.5.3). The bytes are coded elsewhere.
 
+use super::validator::other_bytes;
 pub use crate::config::raw::Coding;
-use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, VARY,
-};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 /// A smaller body gains nothing worth its cost.
 const BYTES_MIN: u64 = 256;
-/// Fields that speak of the bytes as they were.
-const OF_THE_BYTES: [HeaderName; 6] = [
-    CONTENT_LENGTH,
-    ACCEPT_RANGES,
-    HeaderName::from_static("content-md5"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-];
-
 /// As registered with IANA.
 fn name(coding: Coding) -> &'static str {
     match coding {
@@ -48,9 +37,9 @@ impl Compress {
         }
         vary(head);
         let coding = self.choose(request)?;
-        OF_THE_BYTES.iter().for_each(|name| drop(head.remove(name)));
+        head.remove(CONTENT_LENGTH);
+        other_bytes(head);
         head.insert(CONTENT_ENCODING, HeaderValue::from_static(name(coding)));
-        weaken(head);
         Some(coding)
     }
 
@@ -128,22 +117,10 @@ fn vary(head: &mut HeaderMap) {
     }
 }
 
-/// RFC 9110, 8.8.1: other bytes of the same thing share a weak validator only.
-fn weaken(head: &mut HeaderMap) {
-    let weak = match head.get(ETAG).map(HeaderValue::as_bytes) {
-        None | Some([b'W', b'/', ..]) => return,
-        Some(strong @ [b'"', ..]) => HeaderValue::from_bytes(&[b"W/", strong].concat()).ok(),
-        Some(_) => None,
-    };
-    match weak {
-        Some(weak) => drop(head.insert(ETAG, weak)),
-        None => drop(head.remove(ETAG)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderName;
     use proptest::prelude::*;
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {

@@ -11,3 +11,4 @@ pub mod path;
 pub mod rewrite;
 pub mod template;
 pub mod tree;
+pub mod validator;
