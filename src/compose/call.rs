@@ -83,10 +83,7 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
     let line = attempt.line;
     let _pass = match line.cap {
         None => None,
-        Some(cap) => match cap.enter() {
-            None if cap.has_queue() => Some(cap.wait().await.ok_or_else(full)?),
-            pass => Some(pass.ok_or_else(full)?),
-        },
+        Some(cap) => Some(cap.pass().await.ok_or_else(full)?),
     };
     line.service.begin();
     loop {

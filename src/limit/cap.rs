@@ -99,6 +99,14 @@ impl Cap {
         (self.waiting() == 0).then(|| self.take()).flatten()
     }
 
+    /// Goes in, where there is a queue after a while. The wait is boxed: its room would be moved with each request.
+    pub async fn pass(&self) -> Option<Pass> {
+        match self.enter() {
+            None if self.has_queue() => Box::pin(self.wait()).await,
+            pass => pass,
+        }
+    }
+
     pub fn has_queue(&self) -> bool {
         self.queue.is_some()
     }

@@ -23,8 +23,6 @@ pub struct Set {
     /// Stands for the route in keys, by its name: it is the same after a reload, and for gateways that share a limit.
     route: u64,
     store: Arc<Store>,
-    /// One of them has it in common with other gateways.
-    is_shared: bool,
 }
 
 /// Where a caller stands with one limit.
@@ -86,8 +84,7 @@ impl Set {
         // Names of routes are the operator's: nobody looks for two that meet.
         let mut hasher = SipHasher13::new();
         hasher.write(route.as_bytes());
-        let is_shared = limits.iter().any(|limit| limit.sharing.is_some());
-        let set = Set { limits: limits.into(), route_name: route.clone(), route: hasher.finish(), store: store.clone(), is_shared };
+        let set = Set { limits: limits.into(), route_name: route.clone(), route: hasher.finish(), store: store.clone() };
         (!set.limits.is_empty()).then_some(set)
     }
 
@@ -231,10 +228,7 @@ impl Set {
             let place = u16::try_from(place).unwrap_or(u16::MAX);
             let standing = Standing { place, plan, is_refused: false, is_alone: false, debt: 0 };
             let key = limit.key(plan, self.route, caller);
-            let lease = match &limit.sharing {
-                Some(sharing) if self.is_shared => limit.lease(sharing, plan, key, self.route, caller),
-                _ => None,
-            };
+            let lease = limit.sharing.as_ref().and_then(|sharing| limit.lease(sharing, plan, key, self.route, caller));
             Trial { key, standing, held: Held::Nothing, lease }
         };
         self.limits.iter().enumerate().map(trial).collect()

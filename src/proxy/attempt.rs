@@ -213,17 +213,14 @@ impl Exchange {
         let took = self.attempt.elapsed();
         self.attempt.upstream = took;
         let Some((entry, picked)) = self.service().map(|(entry, _)| entry).zip(self.attempt.picked.as_ref()) else { return };
-        let (pool, endpoint) = (&entry.service.pool, picked.endpoint());
+        let endpoint = picked.endpoint();
         entry.metrics.answered(took);
         match failure {
             None => {
                 endpoint.answered.get_or_init(|| entry.metrics.ok(&endpoint.label)).inc();
-                pool.succeeded(endpoint, took);
+                entry.service.pool.succeeded(endpoint, took);
             }
-            Some(failure) => {
-                entry.metrics.failed(&endpoint.label, failure.name());
-                pool.failed(endpoint, failure);
-            }
+            Some(failure) => self.count_failure(failure, false),
         }
     }
 

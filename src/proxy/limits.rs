@@ -60,11 +60,7 @@ pub fn wait(exchange: &mut Exchange) -> Result<(), Refusal> {
 }
 
 async fn pass(cap: &Cap) -> Result<Pass, Refusal> {
-    let pass = match cap.enter() {
-        None if cap.has_queue() => Box::pin(cap.wait()).await,
-        pass => pass,
-    };
-    pass.ok_or(Refusal::TooManyInFlight)
+    cap.pass().await.ok_or(Refusal::TooManyInFlight)
 }
 
 /// Answers with who is counted.

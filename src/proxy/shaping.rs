@@ -107,10 +107,9 @@ pub async fn ask(session: &mut Session, exchange: &Exchange) -> Result<()> {
 
 /// Another attempt begins: what it sends comes again from the first byte.
 pub fn again(exchange: &mut Exchange) {
-    let held = exchange.snapshot.server.hold();
     if let Some(collected) = exchange.body_in.as_mut().filter(|collected| collected.ready.is_none()) {
         collected.bytes.clear();
-        collected.held = held;
+        collected.held = exchange.snapshot.server.hold();
     }
 }
 

@@ -40,12 +40,8 @@ impl Gateway {
                 }
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
-                    // With a cache, who waits for the service is known only when nothing was found.
-                    false if exchange.route().is_some_and(|route| route.cache.is_some()) => Ok(false),
-                    false => match limits::wait(exchange) {
-                        Ok(()) => Ok(false),
-                        Err(refusal) => Box::pin(decline(session, exchange, refusal)).await,
-                    },
+                    // Who waits for the service is known when no cache has the answer, see `ask`.
+                    false => Ok(false),
                 }
             }
             _ => Box::pin(answer(session, exchange)).await,
@@ -55,7 +51,7 @@ impl Gateway {
     /// Nothing was found: whether the service may be asked.
     pub(super) fn ask(&self, session: &Session, exchange: &mut Exchange) -> Result<(), Refusal> {
         caching::ask(exchange)?;
-        if exchange.route().is_some_and(|route| route.cache.is_some()) && !exchange.is_background() {
+        if !exchange.is_background() {
             limits::wait(exchange)?;
         }
         match exchange.ask_breaker() {

@@ -33,11 +33,6 @@ impl Path {
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// The last name, and the path of what it stands in.
-    pub fn split_last(&self) -> Option<(&str, &[Box<str>])> {
-        self.0.split_last().map(|(last, rest)| (&**last, rest))
-    }
 }
 
 impl fmt::Display for Path {

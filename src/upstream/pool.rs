@@ -246,9 +246,12 @@ impl Set {
 
     /// Whether the gateway's own zone does for its requests: at least half of what is there is well.
     fn is_near_enough(&self) -> bool {
+        if !self.has_far {
+            return false;
+        }
         let near = || self.endpoints.iter().filter(|endpoint| !endpoint.is_far);
         let well = near().filter(|endpoint| endpoint.is_usable()).count();
-        self.has_far && well > 0 && 2 * well >= near().count()
+        well > 0 && 2 * well >= near().count()
     }
 }
 
