@@ -137,7 +137,7 @@ impl Fill {
                 let mut state = self.state();
                 self.free(state.trim());
                 let others = state.positions.iter().filter(|(id, _)| **id != OWN);
-                if others.map(|(_, position)| state.written - position).max().is_none_or(|behind| behind <= WINDOW_BYTES) {
+                if others.map(|(_, position)| state.written.saturating_sub(*position)).max().is_none_or(|behind| behind <= WINDOW_BYTES) {
                     return;
                 }
             }

@@ -109,7 +109,7 @@ impl Store {
         let mut shard = self.shard(entry.key.page);
         // What was asked for before a purge may be what was purged.
         if !shard.was_purged(entry.key.page, entry.told.since) && !self.was_purged(entry) {
-            shard.insert(entry);
+            self.change(shard.insert(entry));
         }
         id
     }

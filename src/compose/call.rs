@@ -91,7 +91,8 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
         if tries.count > 1 {
             line.metrics.retries.inc();
         }
-        let before = tries.picked.take().filter(|_| !tries.was_stale);
+        let was_stale = std::mem::take(&mut tries.was_stale);
+        let before = tries.picked.take().filter(|_| !was_stale);
         tries.tried.extend(before.map(|picked| picked.endpoint().address));
         let picked = line.service.pool.pick(&tries.tried).ok_or(Failed::Refused(Refusal::NoEndpoint))?;
         let peer = line.service.peer(&picked, &line.timeouts);
@@ -124,10 +125,9 @@ impl Tries {
     fn failed(&mut self, attempt: &Try<'_>, failure: Failure, while_connecting: bool, is_reused: bool) -> bool {
         // A connection that the service closed while it rested is no failure of the service; twice in a row it is.
         let could_be_stale = is_reused && failure == Failure::Reset && attempt.draft.method.is_idempotent();
-        let is_stale = could_be_stale && !std::mem::replace(&mut self.was_stale, could_be_stale);
-        if is_stale {
-            self.stale += 1;
-        }
+        let is_stale = could_be_stale && self.stale == 0;
+        self.was_stale = is_stale;
+        self.stale += usize::from(is_stale);
         if let Some(picked) = &self.picked {
             attempt.line.count_failure(picked, failure, is_stale);
             log::warn!("the call `{}` at {}: {}", attempt.call.name, picked.endpoint().label, failure.name());

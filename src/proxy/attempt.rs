@@ -35,8 +35,9 @@ impl Exchange {
                 self.deadline.forget();
             }
         }
-        // Only a second attempt has something to avoid.
-        let before = attempt.picked.take().filter(|_| !attempt.was_stale);
+        // Only a second attempt has something to avoid, unless it follows one that met a stale connection.
+        let was_stale = std::mem::take(&mut attempt.was_stale);
+        let before = attempt.picked.take().filter(|_| !was_stale);
         attempt.tried.extend(before.map(|picked| picked.endpoint().address));
         let picked = {
             let pool = &entry.service.pool;
@@ -189,19 +190,20 @@ impl Exchange {
             self.attempt.is_rejected = true;
             return Err(Error::explain(ErrorType::HTTPStatus(status), "answered with a failure").into_up());
         }
-        self.attempt.is_answered = true;
-        self.end_admission(status >= 500);
-        if let Some(waits) = self.waits.take() {
-            waits.answered();
-        }
-        self.await_upstream();
+        self.settle(status);
         Ok(())
     }
 
     /// The head of a failure is here, in whose stead something else is given.
     pub fn stood_in(&mut self, status: u16) {
         self.count_answer(Failure::of_status(status));
+        self.settle(status);
+    }
+
+    /// No other attempt follows.
+    fn settle(&mut self, status: u16) {
         self.attempt.is_answered = true;
+        self.end_admission(status >= 500);
         if let Some(waits) = self.waits.take() {
             waits.answered();
         }
@@ -253,10 +255,9 @@ impl Exchange {
         // A connection that the service closed while it rested is no failure of the service.
         let could_be_stale = is_reused && failure == Failure::Reset && is_replayable && method.is_idempotent();
         // Twice in a row it is the service's own doing.
-        let is_stale = could_be_stale && !std::mem::replace(&mut self.attempt.was_stale, could_be_stale) && !respond::has_begun(session);
-        if is_stale {
-            self.attempt.stale += 1;
-        }
+        let is_stale = could_be_stale && self.attempt.stale == 0 && !respond::has_begun(session);
+        self.attempt.was_stale = is_stale;
+        self.attempt.stale += usize::from(is_stale);
         self.count_failure(failure, is_stale);
         let may = is_stale || self.may_go_on(session, failure, while_connecting);
         e.set_retry(may);

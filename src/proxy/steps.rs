@@ -63,8 +63,12 @@ impl Gateway {
 
     /// Carries a WebSocket.
     pub(super) async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
-        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
         exchange.is_long_lived = true;
+        // Which may send it to another service.
+        if let Err(refusal) = exchange.ask_breaker() {
+            return decline(session, exchange, refusal).await;
+        }
+        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
         match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
             Ok(()) => Ok(true),
             Err(refusal) => decline(session, exchange, refusal).await,

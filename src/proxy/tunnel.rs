@@ -62,7 +62,6 @@ pub async fn serve(
     session: &mut Session,
     exchange: &mut Exchange,
 ) -> Result<(), Refusal> {
-    exchange.ask_breaker()?;
     let mut upstream = connect(connector, entry, timeouts, session, exchange).await?;
     let head = handshake(session.req_header(), exchange, entry).map_err(|_| Refusal::BadRequest("The handshake can't be sent on."))?;
     let answered = tokio::time::timeout(timeouts.read, async {

@@ -1,6 +1,6 @@
 //! A service that fails as a whole is left alone.
 
-use crate::kit::{Client, Gate, Gateway, Origin, answer, dead_address, eventually, head};
+use crate::kit::{Client, Gate, Gateway, Origin, answer, dead_address, echoes, eventually, head};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -145,6 +145,22 @@ routes: [{{ path: /*, to: s }}]
         let lines = gateway.access_log(3);
         assert!(lines.iter().any(|line| line["path"] == "/x" && line["service"] == "other"), "{lines:?}");
     }
+}
+
+#[test]
+fn a_tunnel_goes_to_that_service_too() {
+    let ((origin, _), other) = (moody(), Origin::websocket_echo());
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services:
+  s: {{ endpoints: [{origin}], breaker: {{ min_requests: 2, open: 1h }}, fallback: other }}
+  other: {{ endpoints: [{other}] }}
+routes: [{{ path: /*, to: s }}]
+"
+    ));
+    open(&mut gateway.connect(), 2);
+    echoes(&mut gateway.websocket(), "hello");
 }
 
 #[test]

@@ -661,3 +661,18 @@ routes:
         }
     }
 }
+
+#[test]
+fn many_variants_of_one_answer_leave_no_bytes_behind() {
+    let service = counting(&[("Vary", "X-Client")]);
+    let gateway = gateway("{ ttl: 60s }", &service);
+    let mut client = gateway.connect();
+    // More than are kept of one.
+    for n in 0..100 {
+        assert_eq!(client.request("GET", "/x", &[("X-Client", &n.to_string())], b"").status, 200);
+    }
+    let bytes = || gateway.metric("frontdesk_cache_bytes");
+    assert!(bytes() > 0.0);
+    purge(&gateway, &["--all"]);
+    eventually("an empty cache", || (bytes() == 0.0).then_some(()));
+}
