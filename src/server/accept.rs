@@ -143,9 +143,9 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
         }
     }
 
-    /// The files of Unix sockets are somebody else's now.
-    pub fn leave_files(&self) {
-        self.open().values_mut().filter_map(|open| open.file.as_mut()).for_each(SocketFile::leave);
+    /// Whether the files of Unix sockets are ours, or another process's.
+    pub fn own_files(&self, are_ours: bool) {
+        self.open().values_mut().filter_map(|open| open.file.as_mut()).for_each(|file| file.set_ours(are_ours));
     }
 
     /// A connection to a listener from within, as a client's would be served; and whether it has to be greeted by TLS. It needs

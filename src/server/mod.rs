@@ -253,6 +253,8 @@ impl Server {
         }
         let left = |e: std::io::Error| Failure::Other(format!("process {} goes on: {e}", predecessor.pid));
         block_in_place(|| predecessor.ready()).map_err(left)?;
+        self.listeners.own_files(true);
+        self.admin_listeners.own_files(true);
         self.let_in();
         if let Err(e) = predecessor.serving() {
             log::warn!("process {} has gone by itself: {e}", predecessor.pid);
@@ -358,8 +360,8 @@ impl Server {
 
     /// The same where another process accepts already: nobody has to be told to stay away.
     async fn finish(&self) {
-        self.listeners.leave_files();
-        self.admin_listeners.leave_files();
+        self.listeners.own_files(false);
+        self.admin_listeners.own_files(false);
         let (_, limit) = self.status.drain_times();
         log::info!("finishing: {} connections", self.connections.live());
         self.admin_listeners.remove_all(LAST_WORDS);

@@ -106,9 +106,15 @@ impl Server {
     /// Reads the configuration again, and answers the version that runs. What is wrong with it is said, and the one that runs
     /// goes on.
     pub async fn reload(&self) -> Result<u64, String> {
-        notify::reloading();
+        // Before it serves, that is said when it does.
+        let is_ready = self.status.is_ready.load(Relaxed);
+        if is_ready {
+            notify::reloading();
+        }
         let tried = self.try_reload().await;
-        notify::ready(if tried.is_ok() { "serving" } else { "serving; the last reload failed" });
+        if is_ready {
+            notify::ready(if tried.is_ok() { "serving" } else { "serving; the last reload failed" });
+        }
         let failure = match tried {
             Ok(()) => {
                 let version = self.snapshot.load().meta.version;

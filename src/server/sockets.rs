@@ -28,25 +28,28 @@ pub struct Bound {
     pub file: Option<SocketFile>,
 }
 
-/// The file of a Unix socket; removed when dropped.
+/// The file of a Unix socket; removed when dropped, if it is ours.
 #[derive(Debug)]
-pub struct SocketFile(Option<PathBuf>);
+pub struct SocketFile {
+    path: PathBuf,
+    is_ours: bool,
+}
 
 impl SocketFile {
     pub fn new(path: PathBuf) -> SocketFile {
-        SocketFile(Some(path))
+        SocketFile { path, is_ours: true }
     }
 
-    /// It is somebody else's now.
-    pub fn leave(&mut self) {
-        self.0 = None;
+    /// Whether it goes with us: while two processes share a socket, it is that one's which serves on if the other fails.
+    pub fn set_ours(&mut self, is_ours: bool) {
+        self.is_ours = is_ours;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = fs::remove_file(path);
+        if self.is_ours {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -85,13 +88,12 @@ impl Inherited {
             };
             return Ok(Bound { socket: adopt(socket.try_clone()?)?, file: None });
         }
-        let socket = match self.handed.remove(slot) {
-            Some(socket) => adopt(socket)?,
-            None => bind(slot)?,
-        };
-        // Only now the file is ours.
+        let handed = self.handed.remove(slot);
+        // Of a socket that was handed over it is still the older process's.
+        let is_ours = handed.is_none();
+        let socket = handed.map_or_else(|| bind(slot), adopt)?;
         let file = match &slot.bind {
-            Bind::Unix(path) => Some(SocketFile::new(path.into())),
+            Bind::Unix(path) => Some(SocketFile { path: path.into(), is_ours }),
             _ => None,
         };
         Ok(Bound { socket, file })

@@ -1,8 +1,8 @@
 //! Another process in place of the one that runs: nobody notices, and one that fails costs nothing.
 
 use crate::kit::{
-    Client, Gate, Gateway, H2Client, Origin, answer, certificate, echoes, eventually, frontdesk, head, kill, run_async, scale, secure,
-    whole, wrk,
+    Client, Gate, Gateway, H2Client, Origin, answer, certificate, curl, echoes, eventually, frontdesk, head, kill, run_async, scale,
+    secure, whole, wrk,
 };
 use http::Method;
 use std::collections::HashMap;
@@ -111,6 +111,25 @@ fn a_file_that_is_wrong_by_then_is_said_and_the_old_one_serves_on() {
     gateway.rewrite(FIXED);
     assert_eq!(gateway.upgrade().0, 0);
     assert_eq!(gateway.get("/").text(), "old");
+}
+
+#[test]
+fn a_socket_file_stays_when_the_new_process_fails_behind_it() {
+    let yaml = |more: &str| {
+        format!("listeners: [{{ name: file, bind: \"unix:DIR/http.sock\" }}{more}]\nroutes: [{{ path: /*, respond: {{ body: old }} }}]\n")
+    };
+    let gateway = Gateway::start(&yaml(""));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    gateway.rewrite(&yaml(&format!(", {{ name: taken, bind: '{address}' }}")));
+    let (code, _, why) = gateway.upgrade();
+    assert!(code == 1 && why.contains(&address), "{code} {why}");
+    let socket = gateway.file("http.sock").display().to_string();
+    assert_eq!(curl(&["--unix-socket", &socket, "http://localhost/"]), "old");
+    // Nobody is in the way any more.
+    drop(taken);
+    assert_eq!(gateway.upgrade().0, 0);
+    assert_eq!(curl(&["--unix-socket", &socket, "http://localhost/"]), "old");
 }
 
 #[test]
