@@ -98,6 +98,15 @@ impl Entry {
         }
     }
 
+    /// For how many seconds it is fresh yet: below 0 for how many it is no more.
+    pub fn seconds_left(&self, now: SystemTime) -> i64 {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        match self.fresh_until().duration_since(now) {
+            Ok(left) => seconds(left),
+            Err(past) => -seconds(past.duration()) - 1,
+        }
+    }
+
     /// From now on it is stale.
     pub fn expire(&self, now: SystemTime) {
         let ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();

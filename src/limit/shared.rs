@@ -38,6 +38,7 @@ const QUEUE: usize = 8_192;
 #[derive(Debug)]
 pub struct Shared {
     door: Arc<Door>,
+    client: Client,
     pub leases: Leases,
     queue: Sender<Arc<Lease>>,
     /// Until it is started.
@@ -102,7 +103,13 @@ impl Shared {
             last_error: Mutex::default(),
             is_tried: tried,
         };
-        Ok(Shared { door: Arc::new(door), leases: Leases::default(), queue, asked: Mutex::new(Some((client, asked))), is_tried })
+        let asked = Mutex::new(Some((client.clone(), asked)));
+        Ok(Shared { door: Arc::new(door), client, leases: Leases::default(), queue, asked, is_tried })
+    }
+
+    /// How it is reached.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Begins to connect, if it has not begun. It ends when nobody holds the store any more.

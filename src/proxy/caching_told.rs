@@ -70,13 +70,7 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
 /// The age of what was found, and for how many seconds it is fresh yet: below 0 for how many it is no more.
 fn standing(caching: &Caching, now: SystemTime) -> (Duration, i64) {
     let Some(entry) = &caching.entry else { return (Duration::ZERO, 0) };
-    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let fresh_until = entry.fresh_until();
-    let left = match fresh_until.duration_since(now) {
-        Ok(left) => seconds(left),
-        Err(past) => -seconds(past.duration()) - 1,
-    };
-    (entry.told.terms.age(now), left)
+    (entry.told.terms.age(now), entry.seconds_left(now))
 }
 
 /// Why the service was asked.

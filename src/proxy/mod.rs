@@ -15,6 +15,7 @@ mod depart;
 pub mod difference;
 mod exchange;
 pub mod explain;
+mod explain_cache;
 pub mod forget;
 mod forward;
 mod limits;
@@ -192,7 +193,8 @@ impl ProxyHttp for Gateway {
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
-            return exchange.interim();
+            exchange.interim()?;
+            return caching::interim(session, head, exchange).await;
         }
         exchange.is_long_lived |= steps::is_event_stream(head);
         exchange.answered(session, head.status.as_u16())?;
