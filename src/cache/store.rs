@@ -88,7 +88,7 @@ impl Store {
     }
 
     /// The variant that a request matches, which is not used thereby.
-    pub fn peek(&self, key: Key, of: impl Fn(&[HeaderName]) -> [u8; 16]) -> Option<Arc<Entry>> {
+    pub fn find_for(&self, key: Key, of: impl Fn(&[HeaderName]) -> [u8; 16]) -> Option<Arc<Entry>> {
         let shard = self.shard(key.page);
         match shard.matching(key, of) {
             Some(variance) => shard.find(key, Some(variance)),

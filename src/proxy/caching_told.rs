@@ -2,9 +2,12 @@
 
 use super::caching::{self, Caching};
 use super::exchange::Exchange;
+use super::forward;
+use crate::cache::Entry;
 use crate::cache::fresh::Why;
-use http::Method;
+use bytes::Bytes;
 use http::header::{AGE, HeaderName};
+use http::{HeaderValue, Method};
 use pingora::cache::{CachePhase, NoCacheReason};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -24,6 +27,9 @@ pub fn reason(why: Why) -> NoCacheReason {
 pub fn outcome(session: &Session, exchange: &Exchange) -> &'static str {
     if exchange.route().is_none_or(|route| route.cache.is_none()) || exchange.refusal.is_some() {
         return "";
+    }
+    if exchange.is_hit {
+        return "hit";
     }
     match (session.cache.phase(), &exchange.caching) {
         (_, None) | (CachePhase::Bypass, _) => "bypass",
@@ -65,6 +71,19 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
     };
     // Caches before us may have said something already: ours comes last.
     head.append_header(CACHE_STATUS, caching::value(status)?).map(drop)
+}
+
+/// The same for an answer from memory that is fresh.
+pub fn tell_hit(head: &mut ResponseHeader, entry: &Entry, now: SystemTime) -> Result<()> {
+    forward::edit(head, |_, headers| {
+        headers.insert(AGE, entry.told.terms.age(now).as_secs().into());
+        let status = format!("frontdesk; hit; ttl={}", entry.seconds_left(now));
+        // Digits and words.
+        headers.append(
+            CACHE_STATUS,
+            HeaderValue::from_maybe_shared(Bytes::from(status)).unwrap_or(HeaderValue::from_static("frontdesk; hit")),
+        );
+    })
 }
 
 /// The age of what was found, and for how many seconds it is fresh yet: below 0 for how many it is no more.

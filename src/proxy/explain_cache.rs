@@ -45,7 +45,7 @@ pub fn cached(head: &RequestHeader, exchange: &Exchange) -> Option<Cached> {
     let rule = exchange.route()?.cache.as_ref()?.rule.clone();
     let key = key_of(exchange, head, &rule);
     let asked = Asked::of(&head.headers);
-    let entry = exchange.snapshot.cache.store.peek(key, |names| variance(names, exchange, head));
+    let entry = exchange.snapshot.cache.store.find_for(key, |names| variance(names, exchange, head));
     let now = SystemTime::now();
     let (status, why) = verdict(head, &asked, entry.as_deref(), exchange, now);
     let is_personal = exchange.auth.is_some() || exchange.identity.is_some() || head.headers.contains_key(AUTHORIZATION);

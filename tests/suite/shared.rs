@@ -245,6 +245,25 @@ fn a_reload_goes_on_with_the_store_and_may_change_it() {
 }
 
 #[test]
+fn what_a_gateway_holds_is_given_back_at_its_end() {
+    let redis = Redis::start();
+    let limit = "rate: 200/1h, by: global, shared: true, when_store_is_down: refuse";
+    let mut leaving = gateway(&redis.url(), limit);
+    let staying = gateway(&redis.url(), limit);
+    // Some requests in a row, until more is held than is needed.
+    let (mut client, mut passed) = (leaving.connect(), 0);
+    eventually("a lease", || {
+        passed += usize::from(client.get("/x").status == 200);
+        (leaving.ask("/status").json()["limits"][0]["shared"]["held"].as_u64()? > 1 || passed == 100).then_some(())
+    });
+    leaving.signal("TERM");
+    drop(client);
+    assert!(leaving.wait().success());
+    pass(&[&staying], 200 - passed);
+    none_passes(&[&staying], 2);
+}
+
+#[test]
 fn check_says_what_sharing_costs_and_lacks() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("f.yaml");
