@@ -140,11 +140,13 @@ fn a_store_that_dies_is_done_without_and_found_again() {
     let mut redis = Redis::start();
     let gateway = gateway(&redis.url(), "rate: 40/1h, by: global, shared: true, nodes: 4");
     pass(&[&gateway], 5);
+    // On a loaded machine an answer may be late, and the request is counted here.
+    let late = gateway.metric("frontdesk_limit_alone_total{limit=\"few\"}") as usize;
     redis.kill();
     gateway.wait_for_log("is away, they are decided without it");
     let mut client = gateway.connect();
     let passed = (0..40).filter(|_| client.get("/x").status == 200).count();
-    assert_eq!(passed, 10, "a quarter of it");
+    assert_eq!(passed, 10 - late, "a quarter of it");
     assert!(gateway.metric("frontdesk_limit_alone_total{limit=\"few\"}") >= 40.0);
     assert_eq!((gateway.metric("frontdesk_store_up"), gateway.metric("frontdesk_store_failures_total")), (0.0, 1.0));
     assert_eq!(gateway.ask("/readyz").status, 200);
