@@ -6,8 +6,8 @@ use super::forward;
 use crate::cache::Entry;
 use crate::cache::fresh::Why;
 use bytes::Bytes;
-use http::header::{AGE, HeaderName};
-use http::{HeaderValue, Method};
+use http::header::{ACCEPT_RANGES, AGE, HeaderName};
+use http::{HeaderValue, Method, StatusCode};
 use pingora::cache::{CachePhase, NoCacheReason};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -76,6 +76,9 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
 /// The same for an answer from memory that is fresh.
 pub fn tell_hit(head: &mut ResponseHeader, entry: &Entry, now: SystemTime) -> Result<()> {
     forward::edit(head, |_, headers| {
+        if entry.head.status == StatusCode::OK {
+            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
         headers.insert(AGE, entry.told.terms.age(now).as_secs().into());
         let status = format!("frontdesk; hit; ttl={}", entry.seconds_left(now));
         // Digits and words.
