@@ -28,7 +28,7 @@ const AFTER: &str =
 
 /// An API gateway on Pingora: one front door for many services.
 #[derive(Parser)]
-#[command(name = "frontdesk", disable_version_flag = true, after_help = AFTER)]
+#[command(name = "frontdesk", version, after_help = AFTER)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -99,7 +99,11 @@ enum Command {
         of: Option<String>,
     },
     /// Says which version this is.
-    Version,
+    Version {
+        /// Says it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs the command that the process was started with. Exit codes: 0 done, 1 refused or failed, 2 wrong use.
@@ -133,11 +137,13 @@ pub fn main() -> ExitCode {
         Command::HashPassword(asked) => print(hash::password(&asked)),
         Command::Completions { shell } => print(Ok(completions(shell))),
         Command::Man { of } => print(man(of.as_deref())),
-        Command::Version => {
-            println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
+        Command::Version { json } => print(Ok(version(json))),
     }
+}
+
+fn version(as_json: bool) -> String {
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    if as_json { format!("{:#}\n", json!({ "name": name, "version": version })) } else { format!("{name} {version}\n") }
 }
 
 /// A script for that shell.
@@ -149,7 +155,7 @@ fn completions(shell: Shell) -> String {
 
 /// A page of the manual, in roff: of the program, or of one of its commands.
 fn man(of: Option<&str>) -> Result<String, String> {
-    let mut command = Arguments::command().version(env!("CARGO_PKG_VERSION"));
+    let mut command = Arguments::command();
     command.build();
     let command = match of {
         None => command,
