@@ -74,6 +74,7 @@ pub struct Metrics {
     cache_bytes: IntGauge,
     cache_entries: IntGauge,
     cache_evicted: Followed,
+    purges: [Followed; 3],
     limit_alone: IntCounterVec,
     pub store_up: IntGauge,
     store_failures: Followed,
@@ -132,6 +133,11 @@ impl Metrics {
             cache_bytes: register(&registry, IntGauge::new("frontdesk_cache_bytes", "What the answers take that are kept.")?)?,
             cache_entries: register(&registry, IntGauge::new("frontdesk_cache_entries", "Answers that are kept.")?)?,
             cache_evicted: followed("frontdesk_cache_evicted_total", "Answers that made room for others.")?,
+            purges: [
+                followed("frontdesk_purges_sent_total", "Purges that other gateways were told.")?,
+                followed("frontdesk_purges_heard_total", "Purges of other gateways.")?,
+                followed("frontdesk_purges_missed_total", "Times that all was forgotten, since purges may have been missed.")?,
+            ],
             limit_alone: counters(
                 "frontdesk_limit_alone_total",
                 "Decisions of shared limits without their store, which was away or late.",
@@ -239,6 +245,11 @@ impl Metrics {
         self.store_up.set(i64::from(is_up));
         self.store_questions.follow(questions);
         self.store_failures.follow(failures);
+    }
+
+    /// What gateways have told each other so far.
+    pub fn purges(&self, sent: u64, heard: u64, missed: u64) {
+        self.purges.iter().zip([sent, heard, missed]).for_each(|(counter, so_far)| counter.follow(so_far));
     }
 
     pub fn cache(&self, route: &str) -> CacheMetrics {

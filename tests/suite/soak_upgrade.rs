@@ -1,6 +1,7 @@
 //! Upgrades and reloads one after the other, under all kinds of load at once: none of them is felt.
 //!
 //! `./dev soak upgrade` has 100 upgrades, 1,000 reloads and 200 WebSockets, and compares the latencies; otherwise it is a short one.
+//! `./dev soak upgrade 20` has a fifth of them.
 
 use crate::kit::{Client, Gateway, Origin, Visitor, certificate, echoes, run, scale, websocket};
 use rustls::HandshakeKind;
@@ -78,8 +79,10 @@ routes: [{{ path: /fixed, respond: {{ body: fixed }} }}, {{ listener: tls, path:
     let visitor = Visitor::new("1.3");
     assert_eq!(visitor.visit(tls), HandshakeKind::Full);
     let mut sockets: Vec<_> = (0..scale(20, 200)).map(|_| websocket(Client::connect(plain).into_stream()).expect("a handshake")).collect();
-    let (upgrades, reloads, seconds) = (scale(2, 100), scale(20, 1_000), scale(4, 200));
-    let before = load(plain, scale(2, 20));
+    let percent = std::env::var("FRONTDESK_SOAK_PERCENT").map_or(100, |percent| percent.parse().expect("a number"));
+    let share = |usual: usize, soak: usize| scale(usual, (soak * percent).div_ceil(100));
+    let (upgrades, reloads, seconds) = (share(2, 100), share(20, 1_000), share(4, 200));
+    let before = load(plain, scale(2, 10));
     let reload = || assert_eq!(Client::connect(admin).request("POST", "/reload", &[("Host", "localhost")], b"").status, 200);
     let has_ended = AtomicBool::new(false);
     let (during, done) = std::thread::scope(|scope| {
