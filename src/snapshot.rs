@@ -344,10 +344,7 @@ impl Snapshot {
                 problems.ok(opened, &root.key("access_log").key("path"), "requests could not be written down", fix).map(Some)
             }
         };
-        // What systemd opens is looked at once it is there, and who may connect to a Unix socket is said by its file.
-        if let Some(admin) = &raw.admin
-            && let Bind::Tcp(address) = &admin.bind
-        {
+        if let Some(admin @ raw::Admin { bind: Bind::Tcp(address), .. }) = &raw.admin {
             listeners::check_admin(admin, *address, &root.key("admin"), problems);
         }
         let overload = overload(raw, state, &root.key("server").key("overload"), problems);

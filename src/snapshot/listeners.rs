@@ -44,7 +44,8 @@ pub(super) fn ordered(listeners: &[Option<Listener>], at: &At<'_>, problems: &Pr
     Some(all.into_iter().map(|(_, acme)| acme).collect())
 }
 
-/// An address that others can reach needs a token.
+/// An address that others can reach needs a token. What systemd opens is looked at once it is there, and who may connect to a Unix
+/// socket is said by its file.
 pub fn check_admin(admin: &raw::Admin, address: SocketAddr, at: &At<'_>, problems: &Problems) {
     if !address.ip().is_loopback() && admin.token.is_none() {
         let (what, fix) = (format!("the admin listener on {address} needs a token"), "bind it to 127.0.0.1, or set `token:`");
