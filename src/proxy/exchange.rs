@@ -10,7 +10,7 @@ use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
-use crate::route::Captures;
+use crate::route::{Captures, host};
 use crate::shape::answer::Respond;
 use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -246,7 +246,8 @@ impl Values for Seen<'_> {
                 Value::Plain(identity.and_then(|identity| identity.claim_text(path)).unwrap_or_default())
             }
             Variable::RequestId => plain(self.exchange.id()),
-            Variable::Host => plain(authority(self.head)),
+            // Without its port, which is seldom that of the place a redirect leads to. It is checked: it can stand in a URL as it is.
+            Variable::Host => Value::Path(host::name(authority(self.head)).into()),
             Variable::Path => Value::Path(path.into()),
             Variable::Rest => Value::Path(captured(self.exchange.captures.len().saturating_sub(1)).into()),
             Variable::Capture(index) => Value::Path(captured(*index).into()),

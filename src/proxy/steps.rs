@@ -102,6 +102,9 @@ impl Gateway {
 
     /// Normalises the path and finds the route.
     pub(super) fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
+        if session.req_header().method == Method::CONNECT {
+            return Err(Refusal::MethodNotAllowed(METHODS.into()));
+        }
         normalise(session.req_header_mut())?;
         let connection = exchange.connection();
         let query = query(session.req_header(), connection.map_or(ListenerId(u32::MAX), |connection| connection.listener));
@@ -112,6 +115,9 @@ impl Gateway {
         take(exchange, outcome)
     }
 }
+
+/// What a gateway that is no forward proxy allows to anybody.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Puts a path in its normal form: what is matched is what is sent on.
 pub(super) fn normalise(head: &mut RequestHeader) -> Result<(), Refusal> {
