@@ -43,6 +43,8 @@ pub struct Exchange {
     pub tls: &'static str,
     /// The client speaks HTTP/2.
     pub is_h2: bool,
+    /// It failed at the service and was answered in whole: its connection is fit for another request.
+    pub goes_on: bool,
     pub route: Option<RouteId>,
     /// Who was recognised.
     pub identity: Option<Arc<Identity>>,
@@ -142,6 +144,7 @@ impl Exchange {
             trace: Trace::NONE,
             tls: "",
             is_h2: false,
+            goes_on: false,
             route: None,
             identity: None,
             auth: None,
