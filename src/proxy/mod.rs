@@ -7,6 +7,7 @@ mod arrive;
 mod attempt;
 mod caching;
 mod caching_told;
+mod challenge;
 mod compose;
 mod compress;
 pub mod connection;
@@ -82,6 +83,9 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         if exchange.is_background() {
             return Ok(false);
+        }
+        if challenge::is_one(session, exchange) && Box::pin(challenge::answer(session, exchange)).await? {
+            return Ok(true);
         }
         // What answers here is boxed, or every request would move the room that it needs.
         if let Err(refusal) = self.route(session, exchange) {
@@ -270,7 +274,9 @@ impl ProxyHttp for Gateway {
         exchange.deadline.set_upstream(None);
         account::finish(session, exchange);
         mirror::send(exchange, &self.copies);
-        if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
+        if exchange.goes_on {
+            Box::pin(respond::go_on(session, exchange)).await;
+        } else if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
             // The service has answered before it heard all: the client must get to read that.
             Box::pin(respond::linger(session, exchange)).await;
         }
