@@ -47,6 +47,7 @@ mod suite {
     mod reload;
     mod retries;
     mod routing;
+    mod schema;
     mod shaping;
     mod shared;
     mod sockets;

@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, authority};
-use super::{caching_told as told, deadline, forget};
+use super::{caching_told as told, deadline, forget, respond};
 use crate::cache::asked::{Asked, Use};
 use crate::cache::entry::{Entry, Told, renewed};
 use crate::cache::fresh::{Answer, Terms, decide};
@@ -12,7 +12,7 @@ use crate::cache::storage::meta;
 use crate::cache::{Rule, THIS_TIME, entry_of};
 use crate::types::Refusal;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, VARY};
+use http::header::{AUTHORIZATION, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
@@ -214,7 +214,7 @@ pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exc
 fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
     let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();
     let max = exchange.caching.as_ref().map_or(0, |caching| caching.rule.body_bytes_max);
-    if !is_renewal && session.cache.enabled() && length(&head.headers).is_some_and(|length| length <= max) {
+    if !is_renewal && session.cache.enabled() && respond::length(&head.headers).is_some_and(|length| length <= max as u64) {
         // Others may read it too: they don't wait for a client that takes its time. What is held for that is bounded.
         session.as_mut().set_proxy_tasks_enabled(true);
     }
@@ -249,7 +249,7 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
     let request = session.req_header();
     let caching = exchange.caching.as_ref().ok_or(NoCacheReason::InternalError)?;
     let (rule, store) = (&caching.rule, exchange.snapshot.cache.store);
-    if length(&head.headers).is_some_and(|length| length > rule.body_bytes_max) {
+    if respond::length(&head.headers).is_some_and(|length| length > rule.body_bytes_max as u64) {
         return Err(NoCacheReason::ResponseTooLarge);
     }
     let vary = vary_names(&head.headers).ok_or(NoCacheReason::OriginNotCache)?;
@@ -281,10 +281,6 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
         body_bytes_max: rule.body_bytes_max,
         since: caching.since,
     })
-}
-
-fn length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What a Vary names, each once; `None` when no request tells what the answer goes by: what is named is set by the gateway for each

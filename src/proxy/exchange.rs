@@ -5,7 +5,8 @@ use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::mirror::Copied;
 use super::pace::Pace;
-use super::shaping::Collected;
+use super::shaped::Outbound;
+use super::shaping::Inbound;
 use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
@@ -76,8 +77,8 @@ pub struct Exchange {
     /// It serves nobody who waits; on whose behalf it began.
     pub on_behalf_of: Option<Behalf>,
     /// Bodies that are held until they are whole, where the route changes them.
-    pub body_in: Option<Box<Collected>>,
-    pub body_out: Option<Box<Collected>>,
+    pub body_in: Option<Box<Inbound>>,
+    pub body_out: Option<Box<Outbound>>,
     /// Codes the answer's body.
     pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.

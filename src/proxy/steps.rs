@@ -33,8 +33,7 @@ impl Gateway {
                 if !fits(session, *body_bytes_max) {
                     return refuse(exchange, Refusal::BodyTooLarge);
                 }
-                let is_shaped = route_body.is_some() && !exchange.is_long_lived;
-                let held = if is_shaped { Box::pin(shaping::begin(session, exchange)).await? } else { Ok(()) };
+                let held = if route_body.is_some() { Box::pin(shaping::begin(session, exchange)).await? } else { Ok(()) };
                 if let Err(refusal) = held {
                     return Box::pin(decline(session, exchange, refusal)).await;
                 }

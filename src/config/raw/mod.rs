@@ -11,7 +11,7 @@ mod route;
 mod service;
 mod words;
 
-pub use body::{BodyChanges, JsonChanges};
+pub use body::{JsonChanges, OtherTypes, RequestBody, ResponseBody};
 pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
 pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
