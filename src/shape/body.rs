@@ -2,6 +2,7 @@
 //! says of a member holds for each item.
 
 use super::json::{NULL, Node, Wanted};
+use super::keep::keep;
 use super::path::Path;
 use super::template::{FIX, Names, Values};
 use super::tree::Tree;
@@ -75,7 +76,8 @@ impl JsonEdits {
     /// It is not JSON, is nested beyond all reason where it is changed, or would grow without measure.
     pub fn apply(&self, body: &[u8], values: &dyn Values) -> Result<Vec<u8>, serde_json::Error> {
         let mut node = match &self.keep {
-            Some(keep) => Node::read(body, keep, true)?.kept(keep).unwrap_or(Node::Text(Cow::Borrowed(NULL))),
+            Some(wanted) if self.edits.is_empty() => return keep(body, wanted),
+            Some(wanted) => Node::read(body, wanted, true)?.kept(wanted).unwrap_or(Node::Text(Cow::Borrowed(NULL))),
             None => Node::read(body, &self.wanted, false)?,
         };
         let mut room = Some(ADDED_BYTES_MAX);
