@@ -21,6 +21,7 @@ mod suite {
     mod cli;
     mod commands;
     mod compose;
+    mod compose_cache;
     mod compress;
     mod corpus;
     mod deadlines;
@@ -36,6 +37,7 @@ mod suite {
     mod http2;
     mod in_flight;
     mod include;
+    mod krakend;
     mod limits;
     mod log;
     mod mirror;

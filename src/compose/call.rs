@@ -202,9 +202,9 @@ impl Try<'_> {
         session.set_write_timeout(Some(self.line.timeouts.write));
         send(&mut session, Box::new(self.head.clone()), self.draft.body.clone()).await?;
         let head = answered(&mut session, self.desk).await?;
-        let rejected = Failure::of_status(head.status.as_u16());
+        let (rejected, took) = (Failure::of_status(head.status.as_u16()), started.elapsed());
         if let Some(picked) = &tries.picked {
-            self.line.count_answer(picked, rejected, started.elapsed());
+            self.line.count_answer(picked, rejected, took);
         }
         if let Some(failure) = rejected
             && tries.may_go_on(self, failure, false)
@@ -228,7 +228,8 @@ impl Try<'_> {
             return Ok(Asked::Found(Err(failure(head, body))));
         }
         let body = decoded(body, &head, max, &mut held).and_then(|body| read(body).ok_or(Failed::Unusable("not_json")));
-        Ok(Asked::Found(body.map(|body| Found { status: head.status.as_u16(), headers: head.headers.clone(), body, held })))
+        let kept = self.desk.kept(&head, took);
+        Ok(Asked::Found(body.map(|body| Found { status: head.status.as_u16(), headers: head.headers.clone(), body, held, kept })))
     }
 }
 

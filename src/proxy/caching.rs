@@ -99,7 +99,7 @@ pub fn url<'a>(exchange: &Exchange, head: &'a RequestHeader) -> Url<'a> {
     Url { is_tls: exchange.is_tls(), authority: authority(head), path: head.uri.path(), query: head.uri.query() }
 }
 
-fn who(exchange: &Exchange) -> Option<Who<'_>> {
+pub(super) fn who(exchange: &Exchange) -> Option<Who<'_>> {
     exchange.identity.as_ref().map(|identity| Who { method: &identity.method, name: &identity.name })
 }
 
@@ -285,7 +285,7 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
 
 /// What a Vary names, each once; `None` when no request tells what the answer goes by: what is named is set by the gateway for each
 /// client anew.
-fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+pub(super) fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names: Vec<HeaderName> = Vec::new();
     for word in headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii) {
         if word.is_empty() {

@@ -74,6 +74,8 @@ pub struct Exchange {
     pub attempt: Attempt,
     /// What the cache has to do with it, where the route has one.
     pub caching: Option<Box<Caching>>,
+    /// What a composed answer has to do with the cache, where the route has one.
+    pub composed_from: Option<&'static str>,
     /// It serves nobody who waits; on whose behalf it began.
     pub on_behalf_of: Option<Behalf>,
     /// Bodies that are held until they are whole, where the route changes them.
@@ -160,6 +162,7 @@ impl Exchange {
             body: Body::default(),
             attempt: Attempt::default(),
             caching: None,
+            composed_from: None,
             on_behalf_of: None,
             body_in: None,
             body_out: None,

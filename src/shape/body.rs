@@ -4,7 +4,7 @@
 use super::json::{NULL, Node, Wanted};
 use super::keep::keep;
 use super::path::Path;
-use super::template::{FIX, Names, Values};
+use super::template::{FIX, Names, Values, Variable};
 use super::tree::Tree;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -68,6 +68,15 @@ impl JsonEdits {
             keep
         });
         Some(JsonEdits { keep, edits, wanted })
+    }
+
+    /// What is put into a body.
+    pub fn variables(&self) -> Vec<&Variable> {
+        let trees = self.edits.iter().filter_map(|edit| match edit {
+            Edit::Set(_, tree) => Some(tree),
+            Edit::Remove(_) | Edit::Rename(..) | Edit::Move(..) => None,
+        });
+        trees.flat_map(Tree::variables).collect()
     }
 
     /// The body with all changes.
@@ -211,7 +220,7 @@ pub fn is_json_type(kind: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::shape::json;
-    use crate::shape::template::{Value, Variable};
+    use crate::shape::template::Value;
     use proptest::prelude::*;
 
     struct Ada;

@@ -6,7 +6,7 @@ use crate::config::raw::{self, OtherTypes};
 use crate::config::shape::Size;
 use crate::shape::body::JsonEdits;
 use crate::shape::schema::Schema;
-use crate::shape::template::{Names, Values};
+use crate::shape::template::{Names, Values, Variable};
 use crate::types::Flaw;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -86,6 +86,11 @@ impl BodyRule {
     /// There has to be a body, where a method is made to carry one.
     pub fn wants_one(&self) -> bool {
         self.schema.is_some()
+    }
+
+    /// What is put into a body.
+    pub fn variables(&self) -> Vec<&Variable> {
+        self.edits.as_ref().map_or_else(Vec::new, JsonEdits::variables)
     }
 
     /// What becomes of a whole body.

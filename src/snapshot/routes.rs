@@ -182,7 +182,7 @@ impl<'a> Build<'a> {
         let cors = raw.cors.as_ref().map(|cors| Cors::build(cors, raw.methods.as_ref(), &at.key("cors"), self.problems));
         let cache = self.caches.of_route(raw, &name, self.state, at, self.problems);
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
-        Some(Route {
+        let mut route = Route {
             limits: limits?,
             cache: cache?,
             priority: raw.priority.0,
@@ -202,7 +202,8 @@ impl<'a> Build<'a> {
             response_body: response_body?,
             body_bytes_max: (body_bytes > 0).then_some(body_bytes),
             body_rate_min: raw.body_rate.unwrap_or(self.raw.server.limits.body_rate).0,
-        })
+        };
+        Caches::settle(&mut route, at, self.problems).map(|()| route)
     }
 
     fn action(&self, raw: &raw::Route, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Action> {
