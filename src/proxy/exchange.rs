@@ -76,6 +76,8 @@ pub struct Exchange {
     pub caching: Option<Box<Caching>>,
     /// What a composed answer has to do with the cache, where the route has one.
     pub composed_from: Option<&'static str>,
+    /// It was answered from memory at once, see `hit`.
+    pub is_hit: bool,
     /// It serves nobody who waits; on whose behalf it began.
     pub on_behalf_of: Option<Behalf>,
     /// Bodies that are held until they are whole, where the route changes them.
@@ -163,6 +165,7 @@ impl Exchange {
             attempt: Attempt::default(),
             caching: None,
             composed_from: None,
+            is_hit: false,
             on_behalf_of: None,
             body_in: None,
             body_out: None,

@@ -9,7 +9,7 @@ use crate::cache::key::Key;
 use crate::cache::purge::tags;
 use crate::cache::{Entry, Told};
 use crate::compose::Kept;
-use crate::proxy::caching::{self, url, who};
+use crate::proxy::caching::{self, key_of, url};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::respond;
 use crate::snapshot::RouteCache;
@@ -43,13 +43,9 @@ impl Wanted {
         if !is_plain || asked.no_store() {
             return None;
         }
-        let RouteCache { rule, vary, .. } = exchange.route()?.cache.as_ref()?;
+        let RouteCache { rule, .. } = exchange.route()?.cache.as_ref()?;
         let store = exchange.snapshot.cache.store;
-        let fields: Vec<HeaderName> = rule.vary.iter().chain(vary).cloned().collect();
-        let page = rule.key.page(&url(exchange, head), &store.seed);
-        let route = exchange.route().map_or("", |route| &*route.name);
-        let family = rule.key.family(page, route, who(exchange), &fields, &head.headers, &store.seed);
-        Some(Wanted { key: Key { page, family }, asked, since: store.purges() })
+        Some(Wanted { key: key_of(exchange, head, rule), asked, since: store.purges() })
     }
 
     /// What is in memory, and may serve.
@@ -78,12 +74,11 @@ impl Wanted {
 /// The client is gone.
 pub async fn serve(session: &mut Session, exchange: &mut Exchange, entry: &Entry) -> Result<()> {
     let now = SystemTime::now();
-    let (mut head, left) = (entry.head.clone(), entry.fresh_until().duration_since(now));
-    exchange.composed_from = Some(if left.is_ok() { "hit" } else { "stale" });
+    let (mut head, left) = (entry.head.clone(), entry.seconds_left(now));
+    exchange.composed_from = Some(if left < 0 { "stale" } else { "hit" });
     head.remove_header(&CONTENT_LENGTH);
     head.insert_header(AGE, entry.told.terms.age(now).as_secs())?;
-    let seconds = left.map_or_else(|past| -(past.duration().as_secs() as i64) - 1, |left| left.as_secs() as i64);
-    head.append_header(CACHE_STATUS, caching::value(format!("frontdesk; hit; ttl={seconds}"))?)?;
+    head.append_header(CACHE_STATUS, caching::value(format!("frontdesk; hit; ttl={left}"))?)?;
     let body = match &entry.body {
         Body::Whole(pieces, _) => match &pieces[..] {
             [one] => one.clone(),
