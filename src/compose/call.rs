@@ -228,7 +228,7 @@ impl Try<'_> {
             return Ok(Asked::Found(Err(failure(head, body))));
         }
         let body = decoded(body, &head, max, &mut held).and_then(|body| read(body).ok_or(Failed::Unusable("not_json")));
-        let kept = self.desk.kept(&head, took);
+        let kept = self.desk.kept(&head, took).map(Box::new);
         Ok(Asked::Found(body.map(|body| Found { status: head.status.as_u16(), headers: head.headers.clone(), body, held, kept })))
     }
 }

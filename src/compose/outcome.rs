@@ -22,7 +22,7 @@ pub struct Found {
     /// Keeps the body's size among what is held.
     pub held: Held,
     /// Whether it may be kept by a cache.
-    pub kept: Option<Kept>,
+    pub kept: Option<Box<Kept>>,
 }
 
 /// Under which terms an answer may be kept, and what it is tagged with. Without terms when it has no part.
@@ -138,7 +138,7 @@ impl<'a> Results<'a> {
     /// Whether an answer that is made of all this may be kept.
     pub fn kept(&self) -> Option<Kept> {
         let parts = self.outcomes.iter().map(|outcome| match &outcome.as_ref()?.found {
-            Ok(found) => found.kept.clone(),
+            Ok(found) => found.kept.as_deref().cloned(),
             Err(_) => None,
         });
         parts.into_iter().try_fold(Kept::default(), |whole, part| Some(whole.with(part?))).filter(|_| self.is_complete())

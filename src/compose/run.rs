@@ -164,7 +164,7 @@ async fn many<'a>(
         match (found, &call.rule) {
             (Ok(found), _) => {
                 body.extend_from_slice(&found.body);
-                kept = kept.zip(found.kept).map(|(whole, part)| whole.with(part));
+                kept = kept.zip(found.kept).map(|(whole, part)| whole.with(*part));
             }
             (Err(failed), Rule::Required { .. }) => {
                 return Outcome { took: started.elapsed(), attempts, found: Err(failed), lacks: None };
@@ -180,7 +180,7 @@ async fn many<'a>(
         }
     }
     body.push(b']');
-    let found = Found { status: 200, headers: HeaderMap::new(), body: body.into(), held, kept };
+    let found = Found { status: 200, headers: HeaderMap::new(), body: body.into(), held, kept: kept.map(Box::new) };
     Outcome { took: started.elapsed(), attempts, found: Ok(found), lacks }
 }
 
