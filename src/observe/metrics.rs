@@ -41,6 +41,8 @@ pub struct Metrics {
     retries: IntCounterVec,
     endpoint_up: IntGaugeVec,
     ejections: IntCounterVec,
+    discovery_up: IntGaugeVec,
+    discovery_failures: IntCounterVec,
     breaker_open: IntGaugeVec,
     mirror: IntCounterVec,
     refusals: IntCounterVec,
@@ -96,6 +98,16 @@ impl Metrics {
             retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
             endpoint_up: gauges("frontdesk_endpoint_up", "Whether requests are sent to an endpoint.", &["service", "endpoint"])?,
             ejections: counters("frontdesk_ejections_total", "Endpoints left alone for a while.", &["service", "endpoint"])?,
+            discovery_up: gauges(
+                "frontdesk_discovery_up",
+                "Whether it is known now where a service's endpoints are.",
+                &["service", "source"],
+            )?,
+            discovery_failures: counters(
+                "frontdesk_discovery_failures_total",
+                "Questions for endpoints that were not answered.",
+                &["service", "source"],
+            )?,
             mirror: counters("frontdesk_mirror_total", "Copies of requests.", &["route", "outcome"])?,
             breaker_open: gauges("frontdesk_breaker_open", "Whether a service is left alone.", &["service"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
@@ -173,6 +185,17 @@ impl Metrics {
             self.endpoint_up.with_label_values(&labels).set(i64::from(is_up));
             let counter = self.ejections.with_label_values(&labels);
             counter.inc_by(ejections.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Where services' endpoints are asked for, whether each is answered, and how often it was not; replaces what was said before.
+    pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a str, String, bool, u64)>) {
+        self.discovery_up.reset();
+        for (service, source, is_up, failures) in sources {
+            let labels = [service, &source];
+            self.discovery_up.with_label_values(&labels).set(i64::from(is_up));
+            let counter = self.discovery_failures.with_label_values(&labels);
+            counter.inc_by(failures.saturating_sub(counter.get()));
         }
     }
 

@@ -330,7 +330,8 @@ impl<'a> Build<'a> {
                 if let Some(known) = by_url.get(&key) {
                     return Some(known.clone());
                 }
-                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, None, None, self.state);
+                let built =
+                    entry(Service::of_url(url, &self.services.resolver, at, &self.state.endpoints, self.problems)?, None, None, self.state);
                 by_url.insert(key, built.clone());
                 Some(built)
             }

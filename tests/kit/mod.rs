@@ -14,6 +14,7 @@
 #![allow(dead_code, unused_imports)] // each test uses its part
 
 mod client;
+mod dns;
 mod gateway;
 mod h2;
 mod large;
@@ -26,6 +27,7 @@ mod tokens;
 mod websocket;
 
 pub use client::{Answer, Client, head};
+pub use dns::Dns;
 pub use gateway::{Gateway, kill, run_to_end};
 pub use h2::{H2Client, H2Origin, all, h2_head, piece, run_async, whole};
 pub use large::{LARGE, drink, pour};
