@@ -88,7 +88,7 @@ impl Pool {
         let was_settled = state.is_settled();
         let fixed = fixed(raw, zone, &endpoints_at, &state, problems);
         let others = Source::others(raw, zone);
-        let is_told = others.iter().fold(true, |is_told, source| is_heard(source, &state, at, problems) && is_told);
+        let is_told = others.iter().filter(|source| !is_heard(source, &state, at, problems)).count() == 0;
         let ejection = Ejection {
             failures: u32::try_from(raw.ejection.consecutive_failures.0).unwrap_or(u32::MAX),
             base: raw.ejection.base,
