@@ -99,7 +99,7 @@ fn a_name_is_asked_for_again_when_its_time_is_over_and_what_was_said_goes_on_whi
     let mut dns = Dns::start(&[&of_a]);
     let gateway = Gateway::start(&yaml(&dns, &format!("{{ dns: 's.test:{port}', balance: round_robin }}")));
     let (at_a, at_b) = (a.address().to_string(), b.address().to_string());
-    wait_for(&gateway, &[at_a.clone()]);
+    wait_for(&gateway, std::slice::from_ref(&at_a));
     dns.restart(&[&of_a, of_b]);
     wait_for(&gateway, &[at_a, at_b.clone()]);
     assert_eq!(texts(&gateway, 4), HashMap::from([("a".to_string(), 2), ("b".to_string(), 2)]));
