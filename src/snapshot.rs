@@ -16,7 +16,7 @@ pub use warnings::{advise, near_its_end};
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
 use crate::cache::{Cache, Rule};
-use crate::compose::Plan;
+use crate::compose::{Line, Plan};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
@@ -186,6 +186,13 @@ pub struct ServiceEntry {
     pub metrics: ServiceMetrics,
 }
 
+impl ServiceEntry {
+    /// As those see it who send something to it.
+    pub fn line(&self, timeouts: &Timeouts) -> Line<'_> {
+        Line { service: &self.service, metrics: &self.metrics, cap: self.cap.as_ref(), timeouts: *timeouts }
+    }
+}
+
 /// A service that gets copies of requests.
 #[derive(Clone, Debug)]
 pub struct Mirror {
@@ -277,9 +284,16 @@ impl Composition {
 pub struct Forward {
     services: Box<[(Arc<ServiceEntry>, Timeouts)]>,
     split: Split,
+    /// What replaces the timeouts of whatever service, the latter the former.
+    timeouts: [raw::Timeouts; 2],
 }
 
 impl Forward {
+    /// What the route leaves a service of its timeouts.
+    pub fn timeouts(&self, service: &Service) -> Timeouts {
+        self.timeouts.iter().fold(service.timeouts, Timeouts::or)
+    }
+
     /// The place of the service that a client gets.
     pub fn choose(&self, client: IpAddr) -> usize {
         self.split.choose(client)

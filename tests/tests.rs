@@ -29,6 +29,7 @@ mod suite {
     mod drain;
     mod ejection;
     mod explain;
+    mod faults;
     mod forwarding;
     mod gateway_api;
     mod health;
@@ -41,6 +42,7 @@ mod suite {
     mod mirror;
     mod overload;
     mod own_tests;
+    mod patience;
     mod pools;
     mod proxied;
     mod refusals;

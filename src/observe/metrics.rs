@@ -39,6 +39,7 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     upstream_requests: IntCounterVec,
     retries: IntCounterVec,
+    not_retried: IntCounterVec,
     endpoint_up: IntGaugeVec,
     ejections: IntCounterVec,
     discovery_up: IntGaugeVec,
@@ -96,18 +97,11 @@ impl Metrics {
             upstream_seconds: histograms("frontdesk_upstream_seconds", "From an attempt's begin to the head of its answer.", "service")?,
             upstream_requests: counters("frontdesk_upstream_requests_total", "Attempts.", &["service", "endpoint", "outcome"])?,
             retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
+            not_retried: counters("frontdesk_retries_refused_total", "Attempts called for, but not made.", &["service", "reason"])?,
             endpoint_up: gauges("frontdesk_endpoint_up", "Whether requests are sent to an endpoint.", &["service", "endpoint"])?,
             ejections: counters("frontdesk_ejections_total", "Endpoints left alone for a while.", &["service", "endpoint"])?,
-            discovery_up: gauges(
-                "frontdesk_discovery_up",
-                "Whether it is known now where a service's endpoints are.",
-                &["service", "source"],
-            )?,
-            discovery_failures: counters(
-                "frontdesk_discovery_failures_total",
-                "Questions for endpoints that were not answered.",
-                &["service", "source"],
-            )?,
+            discovery_up: gauges("frontdesk_discovery_up", "Whether a source of endpoints answers.", &["service", "source"])?,
+            discovery_failures: counters("frontdesk_discovery_failures_total", "Times that it did not.", &["service", "source"])?,
             mirror: counters("frontdesk_mirror_total", "Copies of requests.", &["route", "outcome"])?,
             breaker_open: gauges("frontdesk_breaker_open", "Whether a service is left alone.", &["service"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
@@ -174,6 +168,7 @@ impl Metrics {
             seconds: self.upstream_seconds.with_label_values(&[name]),
             attempts: self.upstream_requests.clone(),
             retries: self.retries.with_label_values(&[name]),
+            not_retried: self.not_retried.clone(),
         }
     }
 
@@ -314,6 +309,7 @@ pub struct ServiceMetrics {
     seconds: Histogram,
     attempts: IntCounterVec,
     pub retries: IntCounter,
+    not_retried: IntCounterVec,
 }
 
 impl ServiceMetrics {
@@ -325,6 +321,11 @@ impl ServiceMetrics {
     /// The counter of an endpoint's answers, to be kept with the endpoint.
     pub fn ok(&self, endpoint: &str) -> IntCounter {
         self.attempts.with_label_values(&[&*self.name, endpoint, "ok"])
+    }
+
+    /// Another attempt was called for, but not made; `reason` is one of a fixed few.
+    pub fn not_retried(&self, reason: &str) {
+        self.not_retried.with_label_values(&[&*self.name, reason]).inc();
     }
 
     /// An attempt failed; `outcome` is one of a fixed few.

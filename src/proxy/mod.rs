@@ -17,6 +17,7 @@ mod exchange;
 pub mod explain;
 pub mod forget;
 mod forward;
+mod grpc;
 mod limits;
 mod mirror;
 pub mod pace;
@@ -129,7 +130,7 @@ impl ProxyHttp for Gateway {
 
     /// Behind the cache, which needs no service for what it has.
     async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
-        match self.ask(session, exchange) {
+        match self.ask(session.cache.enabled(), exchange).await {
             Ok(()) => Ok(true),
             Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|_| false),
         }

@@ -308,7 +308,9 @@ impl<'a> Build<'a> {
             let timeouts = entry.service.timeouts.or(&self.raw.defaults.timeouts).or(&raw.timeouts);
             Some((entry, timeouts))
         });
-        Some(Forward { services: services.collect::<Option<_>>()?, split: Split::new(to.0.iter().map(|portion| portion.weight)) })
+        let timeouts = [self.raw.defaults.timeouts.clone(), raw.timeouts.clone()];
+        let split = Split::new(to.0.iter().map(|portion| portion.weight));
+        Some(Forward { services: services.collect::<Option<_>>()?, split, timeouts })
     }
 
     fn target(&self, target: &raw::Target, by_url: &mut Urls, at: &At<'_>) -> Option<Arc<ServiceEntry>> {

@@ -44,7 +44,7 @@ use pingora::upstreams::peer::HttpPeer;
 use source::Source;
 use states::ServiceState;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sticky::Sticky;
 
 /// A service as the routes see it.
@@ -67,6 +67,14 @@ pub struct Service {
     names: Arc<Names>,
     breaker: Option<breaker::Limits>,
     template: peer::Template,
+}
+
+/// Why a question of our own has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The service is left alone, or has no endpoint.
+    NotAsked,
+    Failed,
 }
 
 /// How long one exchange with a service may take; `None` is without end.
@@ -223,15 +231,34 @@ impl Service {
         self.retries.percent > 0 && self.pool.state.budget.spend()
     }
 
-    /// Asks one of the endpoints something of our own, once.
+    /// Asks one of the endpoints something of our own, once, and tells endpoint and breaker what came of it.
     ///
     /// # Errors
-    /// No endpoint, or none that answers.
-    pub async fn ask(&self, connector: &Connector, timeouts: &Timeouts, request: Request, body_max: usize) -> pingora::Result<Answer> {
-        let picked = self.pool.pick(&[]).ok_or_else(|| pingora::Error::new(pingora::ErrorType::ConnectNoRoute))?;
+    /// Nobody was asked, or has answered in time.
+    pub async fn ask(&self, connector: &Connector, timeouts: &Timeouts, request: Request, body_max: usize) -> Result<Answer, Unanswered> {
+        let admitted = self.admit().map_err(|_| Unanswered::NotAsked)?;
+        let picked = self.pool.pick(&[]).ok_or(Unanswered::NotAsked)?;
         let mut peer = self.peer(&picked, timeouts);
         peer.options.read_timeout = Some(timeouts.read);
-        ask::ask(connector, &peer, request, body_max).await
+        let started = Instant::now();
+        let asked = ask::ask(connector, &peer, request, body_max);
+        let (answer, failure) = match tokio::time::timeout(timeouts.connect + timeouts.read, asked).await {
+            Ok(Ok(answer)) => {
+                let failure = retry::Failure::of_status(answer.head.status.as_u16());
+                (Ok(answer), failure)
+            }
+            Ok(Err(e)) => (Err(Unanswered::Failed), Some(retry::Failure::of(&e))),
+            Err(_) => (Err(Unanswered::Failed), Some(retry::Failure::Timeout)),
+        };
+        match failure {
+            None => self.pool.succeeded(picked.endpoint(), started.elapsed()),
+            Some(failure) => self.pool.failed(picked.endpoint(), failure),
+        }
+        if let Some(admitted) = admitted {
+            let is_error = answer.as_ref().map_or(true, |answer| answer.head.status.is_server_error());
+            admitted.end(is_error, started.elapsed());
+        }
+        answer
     }
 
     /// The peer of one attempt.

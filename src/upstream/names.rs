@@ -7,6 +7,8 @@ use crate::config::scalar::HostPort;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -69,7 +71,7 @@ impl Names {
         let why = match timeout(PATIENCE, self.of_servers(name)).await {
             Ok(Ok(answered)) => return Ok(answered),
             Ok(Err(why)) => why,
-            Err(_) => "no name server answers".to_string(),
+            Err(_) => SILENCE.to_string(),
         };
         if !self.servers.is_empty() {
             return Err(why);
@@ -82,7 +84,7 @@ impl Names {
     }
 
     async fn of_servers(&self, name: &HostPort) -> Result<Answered<Vec<SocketAddr>>, String> {
-        let answer = self.resolver()?.lookup_ip(name.host.as_str()).await.map_err(|e| e.to_string())?;
+        let answer = self.resolver()?.lookup_ip(name.host.as_str()).await.map_err(|e| said(&e))?;
         let found = preferred(answer.iter().map(|ip| SocketAddr::new(ip, name.port)));
         match found.is_empty() {
             true => Err("it has no address".to_string()),
@@ -97,7 +99,7 @@ impl Names {
     /// Why there are none, for people.
     pub async fn targets(&self, name: &str) -> Result<Answered<Vec<Target>>, String> {
         let answer = timeout(PATIENCE, self.resolver()?.lookup(name, RecordType::SRV)).await;
-        let answer = answer.map_err(|_| "no name server answers")?.map_err(|e| e.to_string())?;
+        let answer = answer.map_err(|_| SILENCE)?.map_err(|e| said(&e))?;
         let records = answer.answers().iter().filter_map(|record| match &record.data {
             // A root as the target: "decidedly not available at this domain" (RFC 2782).
             RData::SRV(record) if !record.target.is_root() => Some(record.clone()),
@@ -137,7 +139,7 @@ impl Names {
         resolver.as_ref().ok_or_else(|| "the system names no name server".to_string())
     }
 
-    fn build(&self) -> Result<TokioResolver, hickory_resolver::net::NetError> {
+    fn build(&self) -> Result<TokioResolver, NetError> {
         let mut builder = match self.servers.is_empty() {
             true => TokioResolver::builder_tokio()?,
             false => {
@@ -152,6 +154,20 @@ impl Names {
         // Who asks here keeps the answer for as long as it holds.
         options.cache_size = 0;
         builder.build()
+    }
+}
+
+const SILENCE: &str = "no name server answers";
+
+/// An error for people.
+fn said(e: &NetError) -> String {
+    match e {
+        NetError::Timeout | NetError::NoConnections => SILENCE.to_string(),
+        NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
+            "there is no such name".to_string()
+        }
+        NetError::Dns(DnsError::NoRecordsFound(none)) => format!("it has no {} record", none.query.query_type()),
+        other => other.to_string(),
     }
 }
 

@@ -334,9 +334,9 @@ fn is_heard(source: &Source, state: &ServiceState, at: &At<'_>, problems: &Probl
     if heard.members.is_empty() {
         problems.warn(
             &at.key(key),
-            format!("{source} says nothing now: {why}"),
+            format!("{source}: {why}"),
             "requests are refused with 503",
-            "it is asked again and again",
+            "correct the name, or wait: it is asked for again and again",
         );
     }
     true

@@ -1,12 +1,8 @@
 //! A real DNS server, as a process of its own: dnsmasq.
 
-use super::eventually;
+use super::{eventually, own_address};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
-
-/// Nothing else listens there on these addresses.
-const PORT: u16 = 10_053;
 
 pub struct Dns {
     child: Option<Child>,
@@ -19,12 +15,7 @@ impl Dns {
     /// `srv-host=_http._tcp.a.test,a.test,8080,10,5`; of other names below `test.` it says that there are none.
     #[track_caller]
     pub fn start(records: &[&str]) -> Dns {
-        static STARTED: AtomicU8 = AtomicU8::new(0);
-        // An address of this process alone, since a port that is given back may be taken by another test.
-        let [_, a, b, c] = std::process::id().to_be_bytes();
-        let own = 64 | (STARTED.fetch_add(1, Ordering::Relaxed) % 2) << 5 | (a & 31);
-        let address = SocketAddr::from(([127, own, b, c.max(1)], PORT));
-        let mut dns = Dns { child: None, folder: tempfile::tempdir().expect("a folder"), address };
+        let mut dns = Dns { child: None, folder: tempfile::tempdir().expect("a folder"), address: own_address() };
         dns.restart(records);
         dns
     }
@@ -33,8 +24,8 @@ impl Dns {
     #[track_caller]
     pub fn restart(&mut self, records: &[&str]) {
         self.stop();
-        let (file, ip) = (self.folder.path().join("dnsmasq.conf"), self.address.ip());
-        let own = format!("port={PORT}\nlisten-address={ip}\nbind-interfaces\nno-resolv\nno-hosts\nkeep-in-foreground\nlocal=/test/\n");
+        let (file, ip, port) = (self.folder.path().join("dnsmasq.conf"), self.address.ip(), self.address.port());
+        let own = format!("port={port}\nlisten-address={ip}\nbind-interfaces\nno-resolv\nno-hosts\nkeep-in-foreground\nlocal=/test/\n");
         std::fs::write(&file, format!("{own}{}\n", records.join("\n"))).expect("the configuration");
         let user = super::run(Command::new("id").arg("-un")).stdout;
         let child = Command::new("dnsmasq")
