@@ -1,5 +1,7 @@
 //! Nouns that several rooms share.
 
+pub mod fields;
+
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::Arc;

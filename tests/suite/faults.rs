@@ -109,7 +109,7 @@ fn one_that_is_killed_costs_no_client_anything() {
 
 #[test]
 fn one_that_is_frozen_is_left_alone_and_what_it_had_is_tried_again() {
-    let three = Three::start("retries: { when: [connect, reset, 504], per_try: 300ms }, ejection: { consecutive_failures: 3 }");
+    let three = Three::start("retries: { attempts: 3, when: [connect, reset, 504], per_try: 1s }, ejection: { consecutive_failures: 3 }");
     let load = Load::on(&three.gateway, 8);
     load.go_on(200);
     three.endpoints[0].signal("STOP");

@@ -43,7 +43,7 @@ fn an_attempt_at_one_is_given_up_for_the_next() {
     let good = H2Origin::new(|_, mut respond| async move {
         respond.send_response(h2_head(200, &[]), false)?.send_data(Bytes::from_static(b"good"), true)
     });
-    let gateway = gateway(&[&H2Origin::new(silent), &good], "retries: { per_try: 200ms }");
+    let gateway = gateway(&[&H2Origin::new(silent), &good], "retries: { per_try: 1s }");
     assert_eq!(gateway.get("/").text(), "good");
     assert_eq!(gateway.get("/").text(), "good");
     // The second request went to the good one at once, or after another attempt.
