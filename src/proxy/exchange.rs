@@ -10,7 +10,7 @@ use super::tunnel::Carried;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
-use crate::route::Captures;
+use crate::route::{Captures, host};
 use crate::shape::answer::Respond;
 use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -43,6 +43,8 @@ pub struct Exchange {
     pub tls: &'static str,
     /// The client speaks HTTP/2.
     pub is_h2: bool,
+    /// It failed at the service and was answered in whole: its connection is fit for another request.
+    pub goes_on: bool,
     pub route: Option<RouteId>,
     /// Who was recognised.
     pub identity: Option<Arc<Identity>>,
@@ -154,6 +156,7 @@ impl Exchange {
             trace: Trace::NONE,
             tls: "",
             is_h2: false,
+            goes_on: false,
             route: None,
             identity: None,
             auth: None,
@@ -262,7 +265,8 @@ impl Values for Seen<'_> {
                 Value::Plain(identity.and_then(|identity| identity.claim_text(path)).unwrap_or_default())
             }
             Variable::RequestId => plain(self.exchange.id()),
-            Variable::Host => plain(authority(self.head)),
+            // Without its port, which is seldom that of the place a redirect leads to. It is checked: it can stand in a URL as it is.
+            Variable::Host => Value::Path(host::name(authority(self.head)).into()),
             Variable::Path => Value::Path(path.into()),
             Variable::Rest => Value::Path(captured(self.exchange.captures.len().saturating_sub(1)).into()),
             Variable::Capture(index) => Value::Path(captured(*index).into()),
