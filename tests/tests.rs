@@ -6,6 +6,7 @@
 mod kit;
 
 mod suite {
+    mod acme;
     mod admin;
     mod auth_access;
     mod auth_asked;
@@ -42,6 +43,7 @@ mod suite {
     mod mirror;
     mod overload;
     mod own_tests;
+    mod pair;
     mod patience;
     mod pools;
     mod proxied;
@@ -52,6 +54,7 @@ mod suite {
     mod routing;
     mod shaping;
     mod shared;
+    mod soak_upgrade;
     mod sockets;
     mod strict;
     mod systemd;

@@ -18,8 +18,8 @@ impl Line<'_> {
     /// An attempt failed. It says nothing of the endpoint where that is not to blame.
     pub fn failed(&self, endpoint: &Endpoint, failure: Failure, is_to_blame: bool) {
         self.metrics.failed(&endpoint.label, failure.name());
-        if is_to_blame {
-            self.service.pool.failed(endpoint, failure);
+        if is_to_blame && self.service.pool.failed(endpoint, failure) {
+            self.metrics.ejected(&endpoint.label);
         }
     }
 

@@ -6,6 +6,7 @@ use super::names::{Answered, Names};
 use super::source::{Member, Source};
 use super::states::ServiceState;
 use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -20,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE_AT_START: Duration = Duration::from_secs(2);
 
 /// What a source last said, and whether it says anything now.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Heard {
     pub members: Vec<Member>,
     /// When it last said something, in `now`'s time; 0 for never.

@@ -6,6 +6,7 @@
 mod ask;
 mod balance;
 mod breaker;
+mod carried;
 pub mod clock;
 mod discover;
 mod endpoint;
@@ -231,11 +232,17 @@ impl Service {
         self.retries.percent > 0 && self.pool.state.budget.spend()
     }
 
-    /// Asks one of the endpoints something of our own, once, and tells endpoint and breaker what came of it.
+    /// Asks one of the endpoints something of our own, once, and tells the breaker, and by `tell` whoever counts, what came of it.
     ///
     /// # Errors
     /// Nobody was asked, or has answered in time.
-    pub async fn ask(&self, connector: &Connector, timeouts: &Timeouts, request: Request, body_max: usize) -> Result<Answer, Unanswered> {
+    pub async fn ask(
+        &self,
+        connector: &Connector,
+        timeouts: &Timeouts,
+        (request, body_max): (Request, usize),
+        tell: impl FnOnce(&Endpoint, Option<retry::Failure>, Duration),
+    ) -> Result<Answer, Unanswered> {
         let admitted = self.admit().map_err(|_| Unanswered::NotAsked)?;
         let picked = self.pool.pick(&[]).ok_or(Unanswered::NotAsked)?;
         let mut peer = self.peer(&picked, timeouts);
@@ -250,10 +257,7 @@ impl Service {
             Ok(Err(e)) => (Err(Unanswered::Failed), Some(retry::Failure::of(&e))),
             Err(_) => (Err(Unanswered::Failed), Some(retry::Failure::Timeout)),
         };
-        match failure {
-            None => self.pool.succeeded(picked.endpoint(), started.elapsed()),
-            Some(failure) => self.pool.failed(picked.endpoint(), failure),
-        }
+        tell(picked.endpoint(), failure, started.elapsed());
         if let Some(admitted) = admitted {
             let is_error = answer.as_ref().map_or(true, |answer| answer.head.status.is_server_error());
             admitted.end(is_error, started.elapsed());

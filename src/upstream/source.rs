@@ -6,6 +6,7 @@ use crate::config::load;
 use crate::config::raw;
 use crate::config::scalar::HostPort;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ const AT_ONCE_MAX: usize = 32;
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// An endpoint as it is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub address: SocketAddr,
     /// As it was written, for TLS.
