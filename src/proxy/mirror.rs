@@ -5,13 +5,12 @@ use crate::limit::Cap;
 use crate::shape::headers::HOP_BY_HOP;
 use crate::snapshot::Mirror;
 use crate::upstream::retry::Failure;
-use crate::upstream::{Endpoint, Request, Unanswered};
+use crate::upstream::{Asked, Request};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A request with a larger body is not copied.
 const BODY_MAX: usize = 64 << 10;
@@ -61,14 +60,16 @@ pub fn send(exchange: &mut Exchange, connector: &Arc<Connector>) {
         let _held = (place, pass);
         let request = request(*copied, &mirror);
         let line = mirror.entry.line(&mirror.timeouts);
-        let tell = |endpoint: &Endpoint, failure: Option<Failure>, took: Duration| match failure {
-            None | Some(Failure::Status(_)) => line.answered(endpoint, failure, took),
-            Some(failure) => line.failed(endpoint, failure, true),
-        };
-        match line.service.ask(&connector, &mirror.timeouts, (request, ANSWER_MAX), tell).await {
-            Ok(_) => mirror.sent.inc(),
-            Err(Unanswered::NotAsked) => mirror.dropped.inc(),
-            Err(Unanswered::Failed) => mirror.failed.inc(),
+        match line.service.ask(&connector, &mirror.timeouts, request, ANSWER_MAX).await {
+            None => mirror.dropped.inc(),
+            Some(Asked { answer: Ok(answer), picked, took }) => {
+                line.answered(picked.endpoint(), Failure::of_status(answer.head.status.as_u16()), took);
+                mirror.sent.inc();
+            }
+            Some(Asked { answer: Err(failure), picked, .. }) => {
+                line.failed(picked.endpoint(), failure, true);
+                mirror.failed.inc();
+            }
         }
     });
 }

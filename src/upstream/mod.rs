@@ -70,12 +70,11 @@ pub struct Service {
     template: peer::Template,
 }
 
-/// Why a question of our own has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unanswered {
-    /// The service is left alone, or has no endpoint.
-    NotAsked,
-    Failed,
+/// What came of a question of our own.
+pub struct Asked {
+    pub answer: Result<Answer, retry::Failure>,
+    pub picked: Picked,
+    pub took: Duration,
 }
 
 /// How long one exchange with a service may take; `None` is without end.
@@ -232,37 +231,25 @@ impl Service {
         self.retries.percent > 0 && self.pool.state.budget.spend()
     }
 
-    /// Asks one of the endpoints something of our own, once, and tells the breaker, and by `tell` whoever counts, what came of it.
-    ///
-    /// # Errors
-    /// Nobody was asked, or has answered in time.
-    pub async fn ask(
-        &self,
-        connector: &Connector,
-        timeouts: &Timeouts,
-        (request, body_max): (Request, usize),
-        tell: impl FnOnce(&Endpoint, Option<retry::Failure>, Duration),
-    ) -> Result<Answer, Unanswered> {
-        let admitted = self.admit().map_err(|_| Unanswered::NotAsked)?;
-        let picked = self.pool.pick(&[]).ok_or(Unanswered::NotAsked)?;
+    /// Asks one of the endpoints something of our own, once, and tells the breaker what came of it; `None` where nobody was asked,
+    /// since the service is left alone or has no endpoint.
+    pub async fn ask(&self, connector: &Connector, timeouts: &Timeouts, request: Request, body_max: usize) -> Option<Asked> {
+        let admitted = self.admit().ok()?;
+        let picked = self.pool.pick(&[])?;
         let mut peer = self.peer(&picked, timeouts);
         peer.options.read_timeout = Some(timeouts.read);
         let started = Instant::now();
         let asked = ask::ask(connector, &peer, request, body_max);
-        let (answer, failure) = match tokio::time::timeout(timeouts.connect + timeouts.read, asked).await {
-            Ok(Ok(answer)) => {
-                let failure = retry::Failure::of_status(answer.head.status.as_u16());
-                (Ok(answer), failure)
-            }
-            Ok(Err(e)) => (Err(Unanswered::Failed), Some(retry::Failure::of(&e))),
-            Err(_) => (Err(Unanswered::Failed), Some(retry::Failure::Timeout)),
+        let answer = match tokio::time::timeout(timeouts.connect + timeouts.read, asked).await {
+            Ok(answer) => answer.map_err(|e| retry::Failure::of(&e)),
+            Err(_) => Err(retry::Failure::Timeout),
         };
-        tell(picked.endpoint(), failure, started.elapsed());
+        let took = started.elapsed();
         if let Some(admitted) = admitted {
             let is_error = answer.as_ref().map_or(true, |answer| answer.head.status.is_server_error());
-            admitted.end(is_error, started.elapsed());
+            admitted.end(is_error, took);
         }
-        answer
+        Some(Asked { answer, picked, took })
     }
 
     /// The peer of one attempt.
