@@ -3,6 +3,7 @@
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
 mod action;
+mod bodies;
 mod caches;
 mod limits;
 mod listeners;
@@ -11,6 +12,7 @@ mod services;
 mod warnings;
 
 pub use action::{Action, Composition, Forward};
+pub use bodies::BodyRule;
 pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
 pub use listeners::check_admin;
@@ -28,7 +30,6 @@ use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Sh
 use crate::observe::{AccessLog, Logs, Metrics, Refusals, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::Respond;
-use crate::shape::body::JsonEdits;
 use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
@@ -269,13 +270,6 @@ pub struct Route {
     pub cap: Option<Cap>,
     pub priority: u64,
     pub metrics: RouteMetrics,
-}
-
-/// How bodies of one direction are changed.
-#[derive(Debug)]
-pub struct BodyRule {
-    pub edits: JsonEdits,
-    pub body_bytes_max: u64,
 }
 
 impl Snapshot {

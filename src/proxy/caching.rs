@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, authority};
-use super::{caching_told as told, deadline, forget};
+use super::{caching_told as told, deadline, forget, respond};
 use crate::cache::asked::{Asked, Use};
 use crate::cache::entry::{Entry, Told, renewed};
 use crate::cache::fresh::{Answer, Terms, decide};
@@ -12,7 +12,7 @@ use crate::cache::storage::meta;
 use crate::cache::{Rule, THIS_TIME, entry_of};
 use crate::types::Refusal;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, VARY};
+use http::header::{AUTHORIZATION, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
@@ -108,7 +108,10 @@ pub fn key_of(exchange: &Exchange, head: &RequestHeader, rule: &Rule) -> Key {
     let seed = &exchange.snapshot.cache.store.seed;
     let page = rule.key.page(&url(exchange, head), seed);
     let route = exchange.route().map_or("", |route| &*route.name);
-    Key { page, family: rule.key.family(page, route, who(exchange), &rule.vary, &head.headers, seed) }
+    let family = |fields: &[HeaderName]| rule.key.family(page, route, who(exchange), fields, &head.headers, seed);
+    let own = exchange.route().and_then(|route| route.cache.as_ref()).map_or(&[][..], |cache| &cache.vary[..]);
+    let family = if own.is_empty() { family(&rule.vary[..]) } else { family(&[&rule.vary[..], own].concat()) };
+    Key { page, family }
 }
 
 /// The same for Pingora.
@@ -230,7 +233,7 @@ pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exc
 fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
     let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();
     let max = exchange.caching.as_ref().map_or(0, |caching| caching.rule.body_bytes_max);
-    if !is_renewal && session.cache.enabled() && length(&head.headers).is_some_and(|length| length <= max) {
+    if !is_renewal && session.cache.enabled() && respond::length(&head.headers).is_some_and(|length| length <= max as u64) {
         // Others may read it too: they don't wait for a client that takes its time. What is held for that is bounded.
         session.as_mut().set_proxy_tasks_enabled(true);
     }
@@ -265,7 +268,7 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
     let request = session.req_header();
     let caching = exchange.caching.as_ref().ok_or(NoCacheReason::InternalError)?;
     let (rule, store) = (&caching.rule, exchange.snapshot.cache.store);
-    if length(&head.headers).is_some_and(|length| length > rule.body_bytes_max) {
+    if respond::length(&head.headers).is_some_and(|length| length > rule.body_bytes_max as u64) {
         return Err(NoCacheReason::ResponseTooLarge);
     }
     let vary = vary_names(&head.headers).ok_or(NoCacheReason::OriginNotCache)?;
@@ -299,13 +302,9 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
     })
 }
 
-fn length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// What a Vary names, each once; `None` when no request tells what the answer goes by: what is named is set by the gateway for each
 /// client anew.
-fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+pub(super) fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names: Vec<HeaderName> = Vec::new();
     for word in headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii) {
         if word.is_empty() {
