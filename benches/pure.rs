@@ -20,12 +20,13 @@ use frontdesk::shape::template::{Names, Target, Template, Value, Values, Variabl
 use frontdesk::shape::tree::Tree;
 use frontdesk::snapshot::{Meta, Snapshot, State};
 use frontdesk::types::{ListenerId, RouteId};
-use frontdesk::upstream::{Keys, Pool, Service, States};
+use frontdesk::upstream::{Ground, Keys, Names as Resolver, Pool, Service, States};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method};
 use std::fmt::Write;
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
@@ -263,8 +264,9 @@ fn pool(endpoints: usize, balance: &str) -> Pool {
     let problems = Problems::default();
     let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
     let (_, service) = &raw.services.0[0];
-    let service =
-        Service::build("s", service.as_ref().expect("a service"), &Keys::new(&[], b""), None, &At::root(), &States::default(), &problems);
+    let (keys, states) = (Keys::new(&[], b""), States::default());
+    let ground = Ground { keys, zone: None, names: Arc::new(Resolver::new(&[])), states: &states };
+    let service = Service::build("s", service.as_ref().expect("a service"), &ground, &At::root(), &problems);
     service.expect("a service").pool
 }
 

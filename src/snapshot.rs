@@ -2,6 +2,7 @@
 //!
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
+mod action;
 mod bodies;
 mod caches;
 mod limits;
@@ -10,6 +11,7 @@ mod routes;
 mod services;
 mod warnings;
 
+pub use action::{Action, Composition, Forward};
 pub use bodies::BodyRule;
 pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
@@ -19,7 +21,7 @@ pub use warnings::{advise, near_its_end};
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
 use crate::cache::{Bulletin, Cache, Rule};
-use crate::compose::Plan;
+use crate::compose::Line;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
@@ -27,19 +29,18 @@ use crate::config::scalar::Bind;
 use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Shared};
 use crate::observe::{AccessLog, Logs, Metrics, Refusals, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
-use crate::shape::answer::{Redirect, Respond};
+use crate::shape::answer::Respond;
 use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
 use crate::tls::acme::Acme;
 use crate::tls::{Termination, TicketSecret};
 use crate::types::{Carried, ListenerId};
-use crate::upstream::{Service, Split, States, Timeouts};
+use crate::upstream::{Service, States, Timeouts};
 use ipnet::IpNet;
 use prometheus::IntCounter;
 use services::Services;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 use tokio::sync::Semaphore;
@@ -207,6 +208,13 @@ pub struct ServiceEntry {
     pub metrics: ServiceMetrics,
 }
 
+impl ServiceEntry {
+    /// As those see it who send something to it.
+    pub fn line(&self, timeouts: &Timeouts) -> Line<'_> {
+        Line { service: &self.service, metrics: &self.metrics, cap: self.cap.as_ref(), timeouts: *timeouts }
+    }
+}
+
 /// A service that gets copies of requests.
 #[derive(Clone, Debug)]
 pub struct Mirror {
@@ -262,56 +270,6 @@ pub struct Route {
     pub cap: Option<Cap>,
     pub priority: u64,
     pub metrics: RouteMetrics,
-}
-
-/// What becomes of a request.
-#[derive(Debug)]
-pub enum Action {
-    Forward(Forward),
-    Redirect(Redirect),
-    Respond(Respond),
-    Compose(Box<Composition>),
-}
-
-/// Calls, and the service of each with the timeouts that the route leaves it.
-#[derive(Debug)]
-pub struct Composition {
-    pub plan: Plan,
-    services: Box<[(Arc<ServiceEntry>, Timeouts)]>,
-}
-
-impl Composition {
-    pub fn get(&self, call: usize) -> &(Arc<ServiceEntry>, Timeouts) {
-        &self.services[call]
-    }
-}
-
-/// The services of a route, each with the timeouts that the route leaves it, and the choice among them.
-#[derive(Debug)]
-pub struct Forward {
-    services: Box<[(Arc<ServiceEntry>, Timeouts)]>,
-    split: Split,
-}
-
-impl Forward {
-    /// The place of the service that a client gets.
-    pub fn choose(&self, client: IpAddr) -> usize {
-        self.split.choose(client)
-    }
-
-    /// The services with their weights.
-    pub fn weighted(&self) -> impl Iterator<Item = (&Arc<ServiceEntry>, u64)> {
-        self.services.iter().map(|(entry, _)| entry).zip(self.split.weights())
-    }
-
-    /// The place of the service that somebody gets who is recognised.
-    pub fn choose_for(&self, name: &str) -> usize {
-        self.split.choose_for(name)
-    }
-
-    pub fn get(&self, place: usize) -> Option<(&Arc<ServiceEntry>, &Timeouts)> {
-        self.services.get(place).map(|(entry, timeouts)| (entry, timeouts))
-    }
 }
 
 impl Snapshot {

@@ -91,6 +91,31 @@ fn finding_a_route_allocates_nothing() {
 }
 
 #[test]
+fn picking_an_endpoint_allocates_nothing() {
+    for balance in ["round_robin", "least_request", "random", "{ hash: client_ip }"] {
+        for endpoints in [1, 3, 1_000] {
+            let addresses: Vec<String> = (0..endpoints).map(|n| format!("'10.0.{}.{}:80'", n / 250, n % 250)).collect();
+            let text = format!(
+                "listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ s: {{ endpoints: [{}], balance: {balance}, slow_start: 30s }} }}
+routes: [{{ path: /, to: s }}]
+",
+                addresses.join(", ")
+            );
+            let problems = Problems::default();
+            let state = State::dry(Metrics::new().expect("metrics"));
+            let raw = load::read(&mut Sources::new("frontdesk.yaml", text), &problems).expect("a configuration");
+            let snapshot = Snapshot::build(&raw, Meta::default(), &state, &problems).expect("a snapshot");
+            let pool = &snapshot.services[0].service.pool;
+            // The first of a thread may set up what it works with.
+            drop(pool.pick(&[]));
+            let counted = measure(|| (0..100).for_each(|_| drop(pool.pick(&[]))));
+            assert_eq!(counted.count_total, 0, "{balance} of {endpoints}: {counted:?}");
+        }
+    }
+}
+
+#[test]
 fn a_limit_allocates_nothing_and_a_key_takes_at_most_a_hundred_bytes() {
     let text = "listeners: [{ bind: 127.0.0.1:0 }]
 rate_limits: { each: { rate: 1000/1h, by: client_ip }, all: { rate: 10000000/s, by: global } }

@@ -31,6 +31,7 @@ mod suite {
     mod drain;
     mod ejection;
     mod explain;
+    mod faults;
     mod forwarding;
     mod gateway_api;
     mod health;
@@ -45,6 +46,7 @@ mod suite {
     mod overload;
     mod own_tests;
     mod pair;
+    mod patience;
     mod pools;
     mod proxied;
     mod purges;

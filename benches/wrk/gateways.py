@@ -52,6 +52,8 @@ ORIGIN = """\
     open_file_cache max=16;
     server {{
         listen 127.0.0.1:{origin} backlog=4096;
+        listen 127.0.0.2:{origin} backlog=4096;
+        listen 127.0.0.3:{origin} backlog=4096;
         location = /1k {{ return 200 "{body}"; }}
         location ~ ^/(json|composed)$ {{ default_type application/json; return 200 '{json}'; }}
         location / {{ root {dir}/origin; }}
@@ -94,7 +96,7 @@ listeners:
 admin: {{ bind: "127.0.0.1:{admin}" }}
 server: {{ threads: 1{server} }}
 access_log: {{ path: {log}, format: json }}
-services: {{ origin: {{ endpoints: ["127.0.0.1:{origin}"] }} }}
+services: {{ origin: {{ {service} }} }}
 {rest}
 routes:{routes}
   - {{ path: /*, to: origin{route} }}
@@ -107,6 +109,12 @@ ROUTES = "".join(f"""
 
 SECRET = "bench-secret-of-at-least-thirty-two-bytes"
 JWT = "auth: {{{{ bench: {{{{ jwt: {{{{ issuer: https://bench.test, algorithms: [{algorithm}], {key} }}}} }}}} }}}}"
+SERVICE = 'endpoints: ["127.0.0.1:{origin}"]'
+# All that a service can have, but a cookie for each answer.
+SERVICE_FULL = """endpoints: ["127.0.0.1:{origin}", "127.0.0.2:{origin}", "127.0.0.3:{origin}"], balance: least_request,
+    health_check: {{ tcp: true }}, ejection: {{ consecutive_failures: 5 }}, slow_start: 30s, max_in_flight: 1000,
+    queue: {{ size: 100, timeout: 1s }}, breaker: {{ error_percent: 50, slow: 2s }}, timeouts: {{ read: 10s, total: 20s }},
+    retries: {{ attempts: 3, when: [connect, reset, 502, 503, 504], methods: idempotent, per_try: 5s }}"""
 # Frontdesk with another configuration, measured when asked for; beside `frontdesk` its price is told. `token` is the algorithm of
 # the one that each request shows; where `refused` is set, all but the first are. With `store` it is nginx.
 CALL = "{ to: origin, path: /json }"
@@ -120,6 +128,7 @@ VARIANTS = {
     "ratelimit": {"route": ", rate_limits: [bench]", "rest": "rate_limits: {{ bench: {{ rate: 10000000/s, by: client_ip }} }}"},
     "flood": {"server": ", flood: { rate: 20/1h }", "refused": True},
     "routes1000": {"routes": ROUTES},
+    "upstream_full": {"service": SERVICE_FULL},
     "jwt": {"route": ", auth: [bench]", "rest": JWT.format(algorithm="HS256", key=f"secret: {SECRET}"), "token": "HS256"},
     "jwt_rs256": {"route": ", auth: [bench]", "rest": JWT.format(algorithm="RS256", key="public_key: {dir}/rsa.pub"), "token": "RS256"},
 }
@@ -169,7 +178,8 @@ class Bench:
             config = pathlib.Path(f"{self.dir}/frontdesk{plain}.yaml")
             parts = {part: variant.get(part, "").format(dir=self.dir) if part == "rest" else variant.get(part, "")
                      for part in ("routes", "route", "rest", "server")}
-            config.write_text(FRONTDESK.format(**values, **parts))
+            service = variant.get("service", SERVICE).format(**values)
+            config.write_text(FRONTDESK.format(**values, **parts, service=service))
             command = [BINARIES["frontdesk"], "run", "-c", config]
         algorithm = variant.get("token")
         headers = {"Authorization": f"Bearer {self.token(algorithm)}"} if algorithm else {}

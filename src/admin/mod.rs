@@ -9,7 +9,7 @@ use crate::proxy::forget::{self, Wanted};
 use crate::shape::template::decode_parameter;
 use crate::snapshot::{Snapshot, State};
 use crate::types::ListenerId;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Finding};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::header::{
@@ -119,6 +119,10 @@ impl Admin {
         self.state.metrics.endpoints(snapshot.services.iter().flat_map(|entry| {
             let told = |endpoint: &Arc<Endpoint>| (&*entry.service.name, endpoint.label.to_string(), endpoint.standing().is_up());
             entry.service.pool.set().endpoints.iter().map(told).collect::<Vec<_>>()
+        }));
+        self.state.metrics.sources(snapshot.services.iter().flat_map(|entry| {
+            let told = |told: Finding| (&*entry.service.name, told.source, told.problem.is_none(), told.failures);
+            entry.service.told().into_iter().map(told)
         }));
         let breakers = snapshot.services.iter().filter_map(|entry| Some((&*entry.service.name, entry.service.is_open()?)));
         self.state.metrics.breakers(breakers);

@@ -5,7 +5,7 @@ use crate::auth::Told;
 use crate::cache::Counts;
 use crate::limit::{Cap, StoreTold};
 use crate::snapshot::{LimitEntry, Route, ServiceEntry, Snapshot, State};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Finding};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -106,7 +106,24 @@ fn service(entry: &Arc<ServiceEntry>) -> Value {
     let cap = entry.cap.as_ref().map(cap);
     let set = entry.service.pool.set();
     let breaker = entry.service.is_open().map(|is_open| if is_open { "open" } else { "closed" });
-    json!({ "name": &*entry.service.name, "cap": cap, "breaker": breaker, "endpoints": set.endpoints.iter().map(endpoint).collect::<Vec<_>>() })
+    json!({
+        "name": &*entry.service.name,
+        "cap": cap,
+        "breaker": breaker,
+        "endpoints": set.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "sources": entry.service.told().into_iter().map(source).collect::<Vec<_>>(),
+    })
+}
+
+/// Where endpoints are asked for, and what is known from there.
+fn source(told: Finding) -> Value {
+    json!({
+        "source": told.source,
+        "endpoints": told.found,
+        "age_seconds": told.age.map(|age| age.as_secs()),
+        "problem": told.problem,
+        "failures": told.failures,
+    })
 }
 
 fn endpoint(endpoint: &Arc<Endpoint>) -> Value {

@@ -1,15 +1,15 @@
 //! One call: the attempts at a service, over the same pools and connectors as any request.
 
+use super::line::Line;
 use super::outcome::{Failed, Found, read};
 use super::plan::Call;
 use super::run::Desk;
 use crate::auth::Answered;
-use crate::limit::{Cap, Held};
-use crate::observe::ServiceMetrics;
+use crate::limit::Held;
 use crate::shape::decode::{Broken, Coded};
 use crate::types::Refusal;
 use crate::upstream::retry::{self, Failure};
-use crate::upstream::{Picked, Service, Timeouts};
+use crate::upstream::{Admitted, Picked};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderName, HeaderValue, Method};
@@ -24,15 +24,6 @@ use std::time::{Duration, Instant};
 const INTERIM_MAX: u32 = 100;
 /// Of an answer that is a failure and is not passed on, for the connection's sake.
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
-
-/// The service of a call.
-#[derive(Clone, Copy, Debug)]
-pub struct Line<'a> {
-    pub service: &'a Service,
-    pub metrics: &'a ServiceMetrics,
-    pub cap: Option<&'a Cap>,
-    pub timeouts: Timeouts,
-}
 
 /// A call with its values put in.
 #[derive(Debug)]
@@ -58,6 +49,9 @@ struct Tries {
     tried: Vec<SocketAddr>,
     picked: Option<Picked>,
     was_stale: bool,
+    started: Option<Instant>,
+    /// By the service's breaker, if there is one.
+    admitted: Option<Admitted>,
 }
 
 /// Makes a call within `limit`, and answers how many attempts it took.
@@ -71,7 +65,8 @@ pub(super) async fn make(desk: &dyn Desk, call: &Call, draft: &Draft<'_>, limit:
     };
     let found = made.unwrap_or_else(|_| {
         if let Some(picked) = &tries.picked {
-            line.count_failure(picked, Failure::Timeout, false);
+            line.failed(picked.endpoint(), Failure::Timeout, true);
+            tries.end_admission(true);
         }
         Err(Failed::Refused(Refusal::UpstreamTimeout))
     });
@@ -82,6 +77,7 @@ pub(super) async fn make(desk: &dyn Desk, call: &Call, draft: &Draft<'_>, limit:
 async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
     let full = || Failed::Refused(Refusal::TooManyInFlight);
     let line = attempt.line;
+    tries.admitted = line.service.admit().map_err(|seconds| Failed::Refused(Refusal::BreakerOpen(seconds)))?;
     let _pass = match line.cap {
         None => None,
         Some(cap) => Some(cap.pass().await.ok_or_else(full)?),
@@ -97,7 +93,7 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
         tries.tried.extend(before.map(|picked| picked.endpoint().address));
         let picked = line.service.pool.pick(&tries.tried).ok_or(Failed::Refused(Refusal::NoEndpoint))?;
         let peer = line.service.peer(&picked, &line.timeouts);
-        tries.picked = Some(picked);
+        (tries.picked, tries.started) = (Some(picked), Some(Instant::now()));
         let (failure, while_connecting, is_reused) = match attempt.desk.connector().get_http_session(&peer).await {
             Err(e) => (Failure::of(&e), true, false),
             Ok((session, is_reused)) => match attempt.within(session, &peer, tries).await {
@@ -112,6 +108,9 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
             failure => tries.failed(&attempt, failure, while_connecting, is_reused),
         };
         if !may {
+            if failure.is_endpoints() {
+                tries.end_admission(true);
+            }
             return Err(Failed::Refused(failure.refusal()));
         }
         let pause = line.service.retries.pause(tries.count - tries.stale);
@@ -122,6 +121,18 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
 }
 
 impl Tries {
+    /// Tells the service's breaker, if there is one, what became of the call.
+    fn end_admission(&mut self, is_error: bool) {
+        if let Some(admitted) = self.admitted.take() {
+            admitted.end(is_error, self.elapsed());
+        }
+    }
+
+    /// Since this attempt began.
+    fn elapsed(&self) -> Duration {
+        self.started.map(|at| at.elapsed()).unwrap_or_default()
+    }
+
     /// As for any request, see `proxy::attempt`; a call's body is always there to be sent again.
     fn failed(&mut self, attempt: &Try<'_>, failure: Failure, while_connecting: bool, is_reused: bool) -> bool {
         // A connection that the service closed while it rested is no failure of the service; twice in a row it is.
@@ -130,7 +141,7 @@ impl Tries {
         self.was_stale = is_stale;
         self.stale += usize::from(is_stale);
         if let Some(picked) = &self.picked {
-            attempt.line.count_failure(picked, failure, is_stale);
+            attempt.line.failed(picked.endpoint(), failure, !is_stale);
             log::warn!("the call `{}` at {}: {}", attempt.call.name, picked.endpoint().label, failure.name());
         }
         is_stale || self.may_go_on(attempt, failure, while_connecting)
@@ -140,30 +151,7 @@ impl Tries {
         let (method, headers) = (attempt.draft.method, &attempt.head.headers);
         let attempts = self.count.saturating_sub(self.stale);
         let failed = retry::Failed { failure, while_connecting, method, headers, attempts, is_replayable: true };
-        attempt.line.service.retries.may_retry(&failed) && attempt.line.service.spend_retry()
-    }
-}
-
-impl Line<'_> {
-    /// What a failure says of the endpoint.
-    fn count_failure(&self, picked: &Picked, failure: Failure, is_stale: bool) {
-        self.metrics.failed(&picked.endpoint().label, failure.name());
-        if !is_stale && self.service.pool.failed(picked.endpoint(), failure) {
-            self.metrics.ejected(&picked.endpoint().label);
-        }
-    }
-
-    /// What an answer says of the endpoint.
-    fn count_answer(&self, picked: &Picked, failure: Option<Failure>, took: Duration) {
-        let endpoint = picked.endpoint();
-        self.metrics.answered(took);
-        match failure {
-            None => {
-                endpoint.answered.get_or_init(|| self.metrics.ok(&endpoint.label)).inc();
-                self.service.pool.succeeded(endpoint, took);
-            }
-            Some(failure) => self.count_failure(picked, failure, false),
-        }
+        attempt.line.may_retry(&failed)
     }
 }
 
@@ -185,7 +173,7 @@ enum Asked {
 
 impl Try<'_> {
     /// One attempt, within the time for one.
-    async fn within<P: Peer + Send + Sync + 'static>(&self, session: HttpSession, peer: &P, tries: &Tries) -> Result<Asked> {
+    async fn within<P: Peer + Send + Sync + 'static>(&self, session: HttpSession, peer: &P, tries: &mut Tries) -> Result<Asked> {
         match self.line.service.retries.per_try {
             None => self.ask(session, peer, tries).await,
             Some(limit) => match pingora_timeout::timeout(limit, self.ask(session, peer, tries)).await {
@@ -196,15 +184,14 @@ impl Try<'_> {
     }
 
     /// Sends the call and reads what comes.
-    async fn ask<P: Peer + Send + Sync + 'static>(&self, mut session: HttpSession, peer: &P, tries: &Tries) -> Result<Asked> {
-        let started = Instant::now();
+    async fn ask<P: Peer + Send + Sync + 'static>(&self, mut session: HttpSession, peer: &P, tries: &mut Tries) -> Result<Asked> {
         session.set_read_timeout(Some(self.line.timeouts.read));
         session.set_write_timeout(Some(self.line.timeouts.write));
         send(&mut session, Box::new(self.head.clone()), self.draft.body.clone()).await?;
         let head = answered(&mut session, self.desk).await?;
-        let (rejected, took) = (Failure::of_status(head.status.as_u16()), started.elapsed());
+        let (rejected, took) = (Failure::of_status(head.status.as_u16()), tries.elapsed());
         if let Some(picked) = &tries.picked {
-            self.line.count_answer(picked, rejected, took);
+            self.line.answered(picked.endpoint(), rejected, took);
         }
         if let Some(failure) = rejected
             && tries.may_go_on(self, failure, false)
@@ -212,6 +199,7 @@ impl Try<'_> {
             session.shutdown().await;
             return Ok(Asked::Rejected(failure));
         }
+        tries.end_admission(head.status.is_server_error());
         let is_passed_on = matches!(self.call.rule, super::Rule::Required { passes: true });
         let max = if head.status.is_success() || is_passed_on { self.call.body_bytes_max } else { DRAIN_BYTES_MAX };
         let mut held = self.desk.hold();

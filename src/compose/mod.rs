@@ -6,12 +6,14 @@
 
 mod answer;
 mod call;
+mod line;
 mod outcome;
 mod plan;
 mod run;
 
 pub use answer::Conflict;
-pub use call::{Draft, Line};
+pub use call::Draft;
+pub use line::Line;
 pub use outcome::{Failed, Found, Kept, Known, Outcome, Results};
 pub use plan::{Call, Plan, Rule, Shown};
 pub use run::{Desk, gather};

@@ -1,6 +1,7 @@
 //! The calls of a plan, each as soon as what it needs is there.
 
-use super::call::{self, Draft, Line};
+use super::call::{self, Draft};
+use super::line::Line;
 use super::outcome::{Failed, Found, Kept, Known, Outcome, Results};
 use super::plan::{Call, Plan, Rule};
 use crate::limit::Held;

@@ -3,6 +3,7 @@
 
 use super::carried::Totals;
 use super::histogram::{Histogram, Histograms};
+use super::service::ServiceMetrics;
 use crate::types::Refusal;
 use http::Method;
 use prometheus::core::Collector;
@@ -56,8 +57,11 @@ pub struct Metrics {
     upstream_seconds: Histograms,
     upstream_requests: IntCounterVec,
     retries: IntCounterVec,
+    not_retried: IntCounterVec,
     endpoint_up: IntGaugeVec,
     ejections: IntCounterVec,
+    discovery_up: IntGaugeVec,
+    discovery_failures: IntCounterVec,
     breaker_open: IntGaugeVec,
     mirror: IntCounterVec,
     refusals: IntCounterVec,
@@ -115,8 +119,11 @@ impl Metrics {
             upstream_seconds: histograms("frontdesk_upstream_seconds", "From an attempt's begin to the head of its answer.", "service")?,
             upstream_requests: counters("frontdesk_upstream_requests_total", "Attempts.", &["service", "endpoint", "outcome"])?,
             retries: counters("frontdesk_retries_total", "Attempts after the first.", &["service"])?,
+            not_retried: counters("frontdesk_retries_refused_total", "Attempts called for, but not made.", &["service", "reason"])?,
             endpoint_up: gauges("frontdesk_endpoint_up", "Whether requests are sent to an endpoint.", &["service", "endpoint"])?,
             ejections: counters("frontdesk_ejections_total", "Endpoints left alone for a while.", &["service", "endpoint"])?,
+            discovery_up: gauges("frontdesk_discovery_up", "Whether a source of endpoints answers.", &["service", "source"])?,
+            discovery_failures: counters("frontdesk_discovery_failures_total", "Times that it did not.", &["service", "source"])?,
             mirror: counters("frontdesk_mirror_total", "Copies of requests.", &["route", "outcome"])?,
             breaker_open: gauges("frontdesk_breaker_open", "Whether a service is left alone.", &["service"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
@@ -138,11 +145,7 @@ impl Metrics {
                 followed("frontdesk_purges_heard_total", "Purges of other gateways.")?,
                 followed("frontdesk_purges_missed_total", "Times that all was forgotten, since purges may have been missed.")?,
             ],
-            limit_alone: counters(
-                "frontdesk_limit_alone_total",
-                "Decisions of shared limits without their store, which was away or late.",
-                &["limit"],
-            )?,
+            limit_alone: counters("frontdesk_limit_alone_total", "Decisions of shared limits without their store.", &["limit"])?,
             store_up: register(&registry, IntGauge::new("frontdesk_store_up", "Whether the store of shared limits answers.")?)?,
             store_failures: followed("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
             store_questions: followed("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
@@ -201,6 +204,7 @@ impl Metrics {
             seconds: self.upstream_seconds.of(name),
             attempts: self.upstream_requests.clone(),
             retries: self.retries.with_label_values(&[name]),
+            not_retried: self.not_retried.clone(),
             ejections: self.ejections.clone(),
         }
     }
@@ -213,6 +217,17 @@ impl Metrics {
             self.endpoint_up.with_label_values(&labels).set(i64::from(is_up));
             // There from the beginning, so that the first one is seen as an increase.
             self.ejections.with_label_values(&labels);
+        }
+    }
+
+    /// Where services' endpoints are asked for, whether each is answered, and how often it was not; replaces what was said before.
+    pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a str, String, bool, u64)>) {
+        self.discovery_up.reset();
+        for (service, source, is_up, failures) in sources {
+            let labels = [service, &source];
+            self.discovery_up.with_label_values(&labels).set(i64::from(is_up));
+            let counter = self.discovery_failures.with_label_values(&labels);
+            counter.inc_by(failures.saturating_sub(counter.get()));
         }
     }
 
@@ -327,38 +342,6 @@ impl RouteMetrics {
 
 fn slots(n: usize) -> Box<[OnceLock<IntCounter>]> {
     (0..n).map(|_| OnceLock::new()).collect()
-}
-
-/// What is counted of one service.
-#[derive(Debug)]
-pub struct ServiceMetrics {
-    name: Arc<str>,
-    seconds: Histogram,
-    attempts: IntCounterVec,
-    ejections: IntCounterVec,
-    pub retries: IntCounter,
-}
-
-impl ServiceMetrics {
-    /// An attempt was answered after `took`, with whatever status.
-    pub fn answered(&self, took: Duration) {
-        self.seconds.observe(took);
-    }
-
-    /// The counter of an endpoint's answers, to be kept with the endpoint.
-    pub fn ok(&self, endpoint: &str) -> IntCounter {
-        self.attempts.with_label_values(&[&*self.name, endpoint, "ok"])
-    }
-
-    /// An attempt failed; `outcome` is one of a fixed few.
-    pub fn failed(&self, endpoint: &str, outcome: &str) {
-        self.attempts.with_label_values(&[&*self.name, endpoint, outcome]).inc();
-    }
-
-    /// An endpoint is left alone from now on.
-    pub fn ejected(&self, endpoint: &str) {
-        self.ejections.with_label_values(&[&*self.name, endpoint]).inc();
-    }
 }
 
 /// What is counted of one limit.

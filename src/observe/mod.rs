@@ -11,11 +11,13 @@ mod lines;
 mod metrics;
 mod record;
 mod refusals;
+mod service;
 
 pub use lines::{Lines, Logs};
-pub use metrics::{CacheMetrics, LimitMetrics, Metrics, RouteMetrics, ServiceMetrics};
+pub use metrics::{CacheMetrics, LimitMetrics, Metrics, RouteMetrics};
 pub use record::{Record, mask};
 pub use refusals::{Refusals, Refused};
+pub use service::ServiceMetrics;
 
 use crate::config::raw;
 use std::io;

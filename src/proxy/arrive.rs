@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, InFlight};
 use super::deadline::{self, Phase};
-use super::{Exchange, Gateway, caching, forward, limits, refuse, respond, strict};
+use super::{Exchange, Gateway, caching, forward, grpc, limits, refuse, respond, strict};
 use crate::shape::forward::{Origin, Trace, request_id};
 use crate::types::Refusal;
 use pingora::prelude::*;
@@ -37,6 +37,9 @@ impl Gateway {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }
         exchange.is_long_lived = respond::is_grpc(session);
+        if exchange.is_long_lived {
+            exchange.grpc_due = grpc::due(&session.req_header().headers);
+        }
         // A client that resets its streams may open others at once, while what it left behind is still being wound up.
         let streams_max = exchange.snapshot.server.streams_max as usize;
         if exchange.is_h2 && exchange.connection().is_some_and(|connection| connection.in_flight() > 2 * streams_max) {

@@ -2,14 +2,15 @@
 
 use super::deadline::{self, Phase, ms};
 use super::exchange::{Attempt, Exchange};
-use super::{respond, strict};
+use super::{limits, respond, strict};
+use crate::compose::Line;
 use crate::config::raw::HashBy;
-use crate::snapshot::{Fallback, ServiceEntry};
+use crate::snapshot::{Action, Fallback, ServiceEntry};
 use crate::types::Refusal;
 use crate::upstream::retry::{self, Failed, Failure};
-use crate::upstream::{Timeouts, Wanted, of_address, of_name};
+use crate::upstream::{Endpoint, Timeouts, Wanted, of_address, of_name};
 use http::HeaderValue;
-use http::header::{COOKIE, SET_COOKIE};
+use http::header::{ACCEPT, COOKIE, SET_COOKIE};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{HttpPeer, Session};
 use pingora::{Error, ErrorType};
@@ -27,13 +28,18 @@ impl Exchange {
         attempt.count += 1;
         match attempt.count {
             1 => {
-                attempt.total_due = timeouts.total.map_or(0, |total| deadline::now() + ms(total));
+                // What either side may be silent in for long has no other end than its client's.
+                let total = timeouts.total.filter(|_| !self.is_long_lived).map_or(0, |total| deadline::now() + ms(total));
+                attempt.total_due = earliest(total, self.grpc_due);
                 entry.service.begin();
             }
             _ => {
                 entry.metrics.retries.inc();
                 self.deadline.forget();
             }
+        }
+        if attempt.total_due > 0 && attempt.total_due <= deadline::now() {
+            return Err(Refusal::UpstreamTimeout);
         }
         // Only a second attempt has something to avoid, unless it follows one that met a stale connection.
         let was_stale = std::mem::take(&mut attempt.was_stale);
@@ -48,9 +54,8 @@ impl Exchange {
         let mut timeouts = *timeouts;
         let try_due = entry.service.retries.per_try.filter(|_| !self.is_long_lived).map_or(0, |per_try| deadline::now() + ms(per_try));
         attempt.due = earliest(attempt.total_due, try_due);
-        if attempt.due > 0 {
-            let left = attempt.due.saturating_sub(deadline::now()).max(1);
-            timeouts.connect = timeouts.connect.min(Duration::from_millis(left));
+        if let Some(left) = attempt.left() {
+            timeouts.connect = timeouts.connect.min(left);
         }
         self.deadline.enter(Phase::Connect, Some(deadline::LOOK));
         let peer = entry.service.peer(&picked, &timeouts);
@@ -83,11 +88,11 @@ impl Exchange {
         }
     }
 
-    /// Asks the service's breaker, once, and goes to the service that takes its place if there is one.
+    /// Asks the service's breaker and takes a place at it, once; goes to the service that takes its place if there is one.
     ///
     /// # Errors
     /// Nothing is sent to it now.
-    pub fn ask_breaker(&mut self) -> Result<(), Refusal> {
+    pub async fn enter_service(&mut self) -> Result<(), Refusal> {
         while !self.attempt.has_asked {
             let Some((entry, _)) = self.service() else { return Ok(()) };
             match entry.service.admit().map_err(Refusal::BreakerOpen) {
@@ -96,7 +101,7 @@ impl Exchange {
                 Err(refusal) => return Err(refusal),
             }
         }
-        Ok(())
+        limits::enter_service(self).await
     }
 
     /// Goes to the service that takes the place of one to which nothing can be sent, if there is one.
@@ -104,9 +109,25 @@ impl Exchange {
         let is_for_it = matches!(refusal, Refusal::BreakerOpen(_) | Refusal::NoEndpoint) && self.detour.is_none();
         let Some((entry, _)) = self.service().filter(|_| is_for_it) else { return false };
         let Some(Fallback::Service(place)) = entry.fallback else { return false };
-        self.detour = self.snapshot.services.get(place).map(|entry| Box::new((entry.clone(), entry.service.timeouts)));
+        let Some(Action::Forward(forward)) = self.route().map(|route| &route.action) else { return false };
+        let Some(other) = self.snapshot.services.get(place) else { return false };
+        self.detour = Some(Box::new((other.clone(), forward.timeouts(&other.service))));
         self.attempt = Attempt::default();
-        self.detour.is_some()
+        // It takes none where it does not go.
+        self.pass_of_service = None;
+        true
+    }
+
+    /// How long a service that shares its connection may be silent, where Pingora sees to it. One wait of that kind holds for the
+    /// head and for each piece of the body alike; what is due is the head, so a body has to come without longer pauses.
+    pub fn silence(&self, read: Duration, head: &RequestHeader) -> Option<Duration> {
+        let left = self.attempt.left();
+        let wants_events = || head.headers.get(ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/event-stream"));
+        match (self.is_long_lived, left) {
+            (true, left) => left,
+            (false, Some(left)) if !wants_events() => Some(read.min(left)),
+            (false, _) => Some(read),
+        }
     }
 
     /// Waits for a while before another attempt, where one has failed.
@@ -214,16 +235,16 @@ impl Exchange {
     pub fn count_answer(&mut self, failure: Option<Failure>) {
         let took = self.attempt.elapsed();
         self.attempt.upstream = took;
-        let Some((entry, picked)) = self.service().map(|(entry, _)| entry).zip(self.attempt.picked.as_ref()) else { return };
-        let endpoint = picked.endpoint();
-        entry.metrics.answered(took);
-        match failure {
-            None => {
-                endpoint.answered.get_or_init(|| entry.metrics.ok(&endpoint.label)).inc();
-                entry.service.pool.succeeded(endpoint, took);
-            }
-            Some(failure) => self.count_failure(failure, false),
+        if let Some((line, endpoint)) = self.line() {
+            line.answered(endpoint, failure, took);
         }
+    }
+
+    /// The service, and the endpoint of this attempt.
+    fn line(&self) -> Option<(Line<'_>, &Endpoint)> {
+        let (entry, timeouts) = self.service()?;
+        let endpoint: &Endpoint = self.attempt.picked.as_ref()?.endpoint();
+        Some((entry.line(timeouts), endpoint))
     }
 
     /// All of the answer is here.
@@ -258,11 +279,12 @@ impl Exchange {
         let is_stale = could_be_stale && self.attempt.stale == 0 && !respond::has_begun(session);
         self.attempt.was_stale = is_stale;
         self.attempt.stale += usize::from(is_stale);
-        self.count_failure(failure, is_stale);
+        let is_to_blame = !is_stale && !self.is_impatience(failure);
+        self.count_failure(failure, is_to_blame);
         let may = is_stale || self.may_go_on(session, failure, while_connecting);
         e.set_retry(may);
         self.attempt.upstream = self.attempt.elapsed();
-        if !may && failure.is_endpoints() {
+        if !may && is_to_blame && failure.is_endpoints() {
             self.end_admission(true);
         }
         if let Some(waits) = self.waits.take_if(|_| !may) {
@@ -280,17 +302,22 @@ impl Exchange {
     }
 
     /// What a failure says of the endpoint.
-    pub fn count_failure(&self, failure: Failure, is_stale: bool) {
-        let Some((entry, picked)) = self.service().map(|(entry, _)| entry).zip(self.attempt.picked.as_ref()) else { return };
-        entry.metrics.failed(self.endpoint_label(), failure.name());
-        if !is_stale && entry.service.pool.failed(picked.endpoint(), failure) {
-            entry.metrics.ejected(self.endpoint_label());
+    pub fn count_failure(&self, failure: Failure, is_to_blame: bool) {
+        if let Some((line, endpoint)) = self.line() {
+            line.failed(endpoint, failure, is_to_blame);
         }
+    }
+
+    /// The client gave the service no more time: that says nothing of the service.
+    fn is_impatience(&self, failure: Failure) -> bool {
+        // A clock tells the time to a few milliseconds.
+        const TICK: u64 = 10;
+        failure == Failure::Timeout && self.grpc_due > 0 && deadline::now() + TICK >= self.grpc_due
     }
 
     /// Whether another attempt may be made after a failure; the pause before it is noted.
     pub fn may_go_on(&mut self, session: &Session, failure: Failure, while_connecting: bool) -> bool {
-        let Some((entry, _)) = self.service() else { return false };
+        let Some((entry, timeouts)) = self.service() else { return false };
         let head = session.req_header();
         let attempts = self.attempt.count.saturating_sub(self.attempt.stale);
         let failed = Failed {
@@ -305,7 +332,7 @@ impl Exchange {
         let pause = retries.pause(attempts);
         let total_due = self.attempt.total_due;
         let is_in_time = total_due == 0 || deadline::now() + ms(pause) < total_due;
-        let may = !respond::has_begun(session) && is_in_time && retries.may_retry(&failed) && entry.service.spend_retry();
+        let may = !respond::has_begun(session) && is_in_time && entry.line(timeouts).may_retry(&failed);
         self.attempt.pause = (may && !pause.is_zero()).then_some(pause);
         may
     }

@@ -213,7 +213,7 @@ impl Desk for Asker<'_> {
 
     fn line(&self, call: usize) -> Line<'_> {
         let (entry, timeouts) = self.composition.get(call);
-        Line { service: &entry.service, metrics: &entry.metrics, cap: entry.cap.as_ref(), timeouts: *timeouts }
+        entry.line(timeouts)
     }
 
     fn head(&self, draft: &Draft<'_>) -> Result<RequestHeader> {

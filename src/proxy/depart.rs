@@ -1,7 +1,7 @@
 //! A request departs: its head as the service gets it.
 
 use super::exchange::{Exchange, Seen};
-use super::{forward, shaping};
+use super::{forward, grpc, shaping};
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method};
 use pingora::http::RequestHeader;
@@ -19,6 +19,9 @@ pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &
         forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
     }
     shaping::depart(head, exchange)?;
+    if exchange.grpc_due > 0 {
+        head.insert_header(grpc::GRPC_TIMEOUT, grpc::left(exchange.grpc_due))?;
+    }
     let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);
     if waits {
         // Pingora drops interim answers of HTTP/2 services: a client that waits for one gets it from us.

@@ -2,7 +2,7 @@
 
 use super::caching::{Behalf, Caching};
 use super::connection::{Connection, InFlight};
-use super::deadline::Deadline;
+use super::deadline::{self, Deadline};
 use super::mirror::Copied;
 use super::pace::Pace;
 use super::shaped::Outbound;
@@ -63,8 +63,13 @@ pub struct Exchange {
     pub captures: Captures,
     /// What the route's limits said.
     pub verdict: Option<Verdict>,
-    /// Of the route and of the service, where these have a cap.
-    pub passes: [Option<Pass>; 2],
+    /// Where the route has a cap, and where the service has one.
+    pub pass_of_route: Option<Pass>,
+    pub pass_of_service: Option<Pass>,
+    /// The service would not have it, which is said when the cache has nothing either.
+    pub turned_away: Option<Refusal>,
+    /// When a gRPC client gives up, in `deadline::now()`'s time; 0 for never.
+    pub grpc_due: u64,
     /// Counted as waiting for its service, where overload is watched.
     pub waits: Option<Waits>,
     pub refusal: Option<Refusal>,
@@ -130,6 +135,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Until the head of its answer is due; `None` is without end.
+    pub fn left(&self) -> Option<Duration> {
+        (self.due > 0).then(|| Duration::from_millis(self.due.saturating_sub(deadline::now()).max(1)))
+    }
+
     /// Since this attempt began.
     pub fn elapsed(&self) -> Duration {
         self.started.map(|at| at.elapsed()).unwrap_or_default()
@@ -159,7 +169,10 @@ impl Exchange {
             detour: None,
             captures: Captures::new(),
             verdict: None,
-            passes: [None, None],
+            pass_of_route: None,
+            pass_of_service: None,
+            turned_away: None,
+            grpc_due: 0,
             waits: None,
             refusal: None,
             is_flood: false,

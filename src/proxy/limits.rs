@@ -1,5 +1,6 @@
 //! How much? The one place where a request meets the limits of its route.
 
+use super::deadline::{LOOK, Phase};
 use super::exchange::Exchange;
 use crate::limit::{Caller, Cap, Fields, Pass, Verdict};
 use crate::snapshot::RouteLimits;
@@ -38,16 +39,30 @@ pub fn outcome(verdict: &Verdict) -> Result<(), Refusal> {
 /// Goes in, unless too many have of late, or are inside; where there is a queue, after a while.
 pub async fn enter(exchange: &mut Exchange, headers: &HeaderMap) -> Result<(), Refusal> {
     limit(exchange, headers).await?;
-    let of_route = match exchange.route().and_then(|route| route.cap.as_ref()) {
-        Some(cap) => Some(pass(cap).await?),
+    if let Some(cap) = exchange.route().and_then(|route| route.cap.as_ref()) {
+        exchange.pass_of_route = Some(pass(cap).await?);
+    }
+    Ok(())
+}
+
+/// Takes a place at the service, once: what the cache has needs none.
+pub async fn enter_service(exchange: &mut Exchange) -> Result<(), Refusal> {
+    if exchange.pass_of_service.is_some() {
+        return Ok(());
+    }
+    let Some(cap) = exchange.service().and_then(|(entry, _)| entry.cap.as_ref()) else { return Ok(()) };
+    let pass = match cap.enter() {
+        Some(pass) => Some(pass),
+        None if cap.has_queue() => {
+            // Whoever has gone waits no longer.
+            exchange.deadline.enter(Phase::Connect, Some(LOOK));
+            let pass = Box::pin(cap.wait()).await;
+            exchange.deadline.enter(Phase::Busy, None);
+            pass
+        }
         None => None,
     };
-    let of_service = match exchange.service().and_then(|(entry, _)| entry.cap.as_ref()) {
-        Some(cap) => Some(pass(cap).await?),
-        None => None,
-    };
-    // Whoever is refused by the second has left the first.
-    exchange.passes = [of_route, of_service];
+    exchange.pass_of_service = Some(pass.ok_or(Refusal::TooManyInFlight)?);
     Ok(())
 }
 

@@ -1,15 +1,16 @@
 //! Copies of requests for another service. Nobody reads its answers, and no client waits for it.
 
 use super::exchange::{Exchange, authority, target};
+use crate::limit::Cap;
 use crate::shape::headers::HOP_BY_HOP;
 use crate::snapshot::Mirror;
-use crate::upstream::Request;
+use crate::upstream::retry::Failure;
+use crate::upstream::{Asked, Request};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use std::sync::Arc;
-use tokio::time::timeout;
 
 /// A request with a larger body is not copied.
 const BODY_MAX: usize = 64 << 10;
@@ -51,16 +52,24 @@ pub fn send(exchange: &mut Exchange, connector: &Arc<Connector>) {
     let Some(copied) = exchange.copied.take() else { return };
     let Some(mirror) = exchange.route().and_then(|route| route.mirror.clone()) else { return };
     let place = mirror.places.clone().try_acquire_owned().ok().filter(|_| exchange.body.is_done && !copied.is_too_large);
-    let Some(place) = place else { return mirror.dropped.inc() };
+    // Copies take places at their service as requests do, but don't queue for them.
+    let pass = mirror.entry.cap.as_ref().map(Cap::enter);
+    let (Some(place), None | Some(Some(_))) = (place, &pass) else { return mirror.dropped.inc() };
     let connector = connector.clone();
     tokio::spawn(async move {
-        let _place = place;
+        let _held = (place, pass);
         let request = request(*copied, &mirror);
-        let timeouts = &mirror.timeouts;
-        let asked = mirror.entry.service.ask(&connector, timeouts, request, ANSWER_MAX);
-        match timeout(timeouts.connect + timeouts.read, asked).await {
-            Ok(Ok(_)) => mirror.sent.inc(),
-            Ok(Err(_)) | Err(_) => mirror.failed.inc(),
+        let line = mirror.entry.line(&mirror.timeouts);
+        match line.service.ask(&connector, &mirror.timeouts, request, ANSWER_MAX).await {
+            None => mirror.dropped.inc(),
+            Some(Asked { answer: Ok(answer), picked, took }) => {
+                line.answered(picked.endpoint(), Failure::of_status(answer.head.status.as_u16()), took);
+                mirror.sent.inc();
+            }
+            Some(Asked { answer: Err(failure), picked, .. }) => {
+                line.failed(picked.endpoint(), failure, true);
+                mirror.failed.inc();
+            }
         }
     });
 }

@@ -20,6 +20,7 @@ pub mod explain;
 mod explain_cache;
 pub mod forget;
 mod forward;
+mod grpc;
 mod hit;
 mod limits;
 mod mirror;
@@ -136,7 +137,7 @@ impl ProxyHttp for Gateway {
 
     /// Behind the cache, which needs no service for what it has.
     async fn proxy_upstream_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
-        match self.ask(session, exchange) {
+        match self.ask(session.cache.enabled(), exchange).await {
             Ok(()) => Ok(true),
             Err(refusal) => Box::pin(decline(session, exchange, refusal)).await.map(|_| false),
         }
@@ -155,9 +156,7 @@ impl ProxyHttp for Gateway {
             Ok(peer) => peer,
             Err(refusal) => return refuse(exchange, refusal),
         };
-        exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
-        exchange.body.pace.wait();
-        shaping::again(exchange);
+        steps::begin_attempt(session, exchange);
         Ok(Box::new(peer))
     }
 

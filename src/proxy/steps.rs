@@ -49,37 +49,45 @@ impl Gateway {
     }
 
     /// Nothing was found: whether the service may be asked.
-    pub(super) fn ask(&self, session: &Session, exchange: &mut Exchange) -> Result<(), Refusal> {
+    pub(super) async fn ask(&self, is_cached: bool, exchange: &mut Exchange) -> Result<(), Refusal> {
         caching::ask(exchange)?;
-        if !exchange.is_background() {
-            limits::wait(exchange)?;
-        }
-        match exchange.ask_breaker() {
+        match exchange.enter_service().await {
+            Ok(()) if exchange.is_background() => Ok(()),
+            Ok(()) => limits::wait(exchange),
             // What is stale may be served then, which is decided behind a failed attempt.
-            Err(_) if session.cache.enabled() => Ok(()),
-            asked => asked,
+            Err(refusal) if is_cached => {
+                exchange.turned_away = Some(refusal);
+                Ok(())
+            }
+            Err(refusal) => Err(refusal),
         }
     }
 
     /// Carries a WebSocket.
     pub(super) async fn tunnel(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
         exchange.is_long_lived = true;
-        // Which may send it to another service.
-        if let Err(refusal) = exchange.ask_breaker() {
-            return decline(session, exchange, refusal).await;
-        }
-        let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
-        match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
-            Ok(()) => Ok(true),
-            Err(refusal) => decline(session, exchange, refusal).await,
+        loop {
+            // Which may send it to another service.
+            if let Err(refusal) = exchange.enter_service().await {
+                return decline(session, exchange, refusal).await;
+            }
+            let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
+            match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
+                Ok(()) => return Ok(true),
+                Err(refusal) if exchange.fall_back(&refusal) => {}
+                Err(refusal) => return decline(session, exchange, refusal).await,
+            }
         }
     }
 
     /// The peer of the next attempt.
     pub(super) async fn peer(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<HttpPeer, Refusal> {
         exchange.pause().await;
+        if let Some(refusal) = exchange.turned_away.take() {
+            return Err(refusal);
+        }
         loop {
-            exchange.ask_breaker()?;
+            exchange.enter_service().await?;
             let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else {
                 return Err(Refusal::Internal("a request without a service came to its pool"));
             };
@@ -87,7 +95,7 @@ impl Gateway {
                 Ok(mut peer) => {
                     // Silence is ours to bound, see `deadline`. Of a connection that several exchanges share it is Pingora's, and where nobody waits.
                     let is_pingoras = entry.service.is_h2 || exchange.is_background();
-                    peer.options.read_timeout = (is_pingoras && !exchange.is_long_lived).then_some(timeouts.read);
+                    peer.options.read_timeout = exchange.silence(timeouts.read, head).filter(|_| is_pingoras);
                     if forward::is_end_to_end(&head.headers) {
                         // What ends here is not there: Pingora would look for each of a dozen names.
                         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
@@ -118,6 +126,13 @@ impl Gateway {
 
 /// What a gateway that is no forward proxy allows to anybody.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// The request's body begins anew with each attempt.
+pub(super) fn begin_attempt(session: &mut Session, exchange: &mut Exchange) {
+    exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
+    exchange.body.pace.wait();
+    shaping::again(exchange);
+}
 
 /// Puts a path in its normal form: what is matched is what is sent on.
 pub(super) fn normalise(head: &mut RequestHeader) -> Result<(), Refusal> {

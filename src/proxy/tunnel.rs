@@ -103,7 +103,7 @@ pub async fn serve(
 }
 
 fn failed(exchange: &mut Exchange, failure: Failure) -> Refusal {
-    exchange.count_failure(failure, false);
+    exchange.count_failure(failure, true);
     exchange.end_admission(true);
     failure.refusal()
 }
@@ -131,7 +131,7 @@ async fn connect(
                 if !exchange.may_go_on(session, failure, true) {
                     return Err(failed(exchange, failure));
                 }
-                exchange.count_failure(failure, false);
+                exchange.count_failure(failure, true);
             }
         }
     }

@@ -290,7 +290,9 @@ impl<'a> Build<'a> {
             let timeouts = entry.service.timeouts.or(&self.raw.defaults.timeouts).or(&raw.timeouts);
             Some((entry, timeouts))
         });
-        Some(Forward { services: services.collect::<Option<_>>()?, split: Split::new(to.0.iter().map(|portion| portion.weight)) })
+        let timeouts = [self.raw.defaults.timeouts.clone(), raw.timeouts.clone()];
+        let split = Split::new(to.0.iter().map(|portion| portion.weight));
+        Some(Forward { services: services.collect::<Option<_>>()?, split, timeouts })
     }
 
     fn target(&self, target: &raw::Target, by_url: &mut Urls, at: &At<'_>) -> Option<Arc<ServiceEntry>> {
@@ -312,7 +314,8 @@ impl<'a> Build<'a> {
                 if let Some(known) = by_url.get(&key) {
                     return Some(known.clone());
                 }
-                let built = entry(Service::of_url(url, at, &self.state.endpoints, self.problems)?, None, None, self.state);
+                let built =
+                    entry(Service::of_url(url, &self.services.resolver, at, &self.state.endpoints, self.problems)?, None, None, self.state);
                 by_url.insert(key, built.clone());
                 Some(built)
             }

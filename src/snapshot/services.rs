@@ -7,23 +7,29 @@ use crate::config::raw::{self, Config};
 use crate::limit::{Cap, Of, Queue};
 use crate::shape::answer::Respond;
 use crate::shape::template::Names;
-use crate::upstream::{Keys, Service};
+use crate::upstream::{Ground, Keys, Names as Resolver, Service};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Services by name; those that could not be built have their own problem.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Services {
     pub(super) all: Vec<(String, Option<Arc<ServiceEntry>>)>,
     by_name: HashMap<String, usize>,
+    /// Who says where endpoints are.
+    pub(super) resolver: Arc<Resolver>,
 }
 
 impl Services {
     pub(super) fn build(all: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Services {
-        let mut services = Services::default();
         let secrets = all.server.secret.as_ref().map(|secrets| &secrets.0[..]).unwrap_or_default();
         let zone = all.server.zone.as_deref();
+        let servers: Vec<_> = all.server.dns.iter().flat_map(|servers| &servers.0).map(|server| server.0).collect();
+        let names = Arc::new(Resolver::new(&servers));
         let keys = Keys::new(secrets, state.endpoints.secret());
+        let ground = Ground { keys, zone, names: names.clone(), states: &state.endpoints };
+        let mut services = Services { all: Vec::new(), by_name: HashMap::new(), resolver: names };
+        let _known = ground.survey(all.services.0.iter().filter_map(|(name, raw)| Some((name.as_str(), raw.as_ref()?))));
         for (name, raw) in &all.services.0 {
             let at = at.key(name);
             let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -31,7 +37,7 @@ impl Services {
                 let what = format!("`{name}` is not a service's name");
                 problems.add(Problem::new(Place::Key(at.path()), what, "`to` tells names from URLs", "use small letters, digits and `-`"));
             }
-            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &keys, zone, &at, &state.endpoints, problems));
+            let service = raw.as_ref().and_then(|raw| Service::build(name, raw, &ground, &at, problems));
             services.by_name.insert(name.clone(), services.all.len());
             let cap = raw.as_ref().and_then(|raw| cap(name, raw, state, &at, problems));
             let fallback = raw.as_ref().and_then(|raw| fallback(name, raw, all, &at.key("fallback"), problems));

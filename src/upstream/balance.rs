@@ -125,11 +125,26 @@ fn slowness(a: &Endpoint, b: &Endpoint) -> (u64, u64) {
     }
 }
 
+/// Turns of a cycle times endpoints: what working one out may cost.
+const STEPS_MAX: u64 = 4_000_000;
+/// Turns that no cycle has more of, but for those of more endpoints.
+const TURNS_MAX: u64 = 65_536;
+
+/// The weights without what they have in common, and coarser where their cycle would be too long: SRV records know 65,535 of
+/// each. Nobody loses all turns.
+fn reduced(weights: &[u32]) -> Vec<i64> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let weights = || weights.iter().map(|weight| u64::from(weight / divisor));
+    let (total, count) = (weights().sum::<u64>(), weights().count().max(1) as u64);
+    let turns = (STEPS_MAX / count).min(TURNS_MAX).max(count);
+    let coarse = |weight: u64| if total > turns { (weight * turns / total).max(1) } else { weight };
+    weights().map(|weight| coarse(weight) as i64).collect()
+}
+
 /// nginx's smooth weighted round robin, run for one whole cycle: each turn everybody gains their weight, the richest is
 /// chosen and pays the total. `{5, 1, 1}` gives a a b a c a a.
 fn smooth_cycle(weights: &[u32]) -> Box<[u32]> {
-    let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    let weights: Vec<i64> = weights.iter().map(|weight| i64::from(weight / divisor)).collect();
+    let weights = reduced(weights);
     let total: i64 = weights.iter().sum();
     let mut credit = vec![0; weights.len()];
     let turn = |_| {
@@ -170,6 +185,17 @@ mod tests {
         assert_eq!(*smooth_cycle(&[20, 10]), [0, 1, 0]);
         let pool = pool("round_robin", &[1, 2]);
         assert_eq!((0..6).map(|_| index(&pool, &[])).collect::<Vec<_>>(), [1, 0, 1, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_cycle_of_large_weights_is_coarse_but_fair() {
+        assert_eq!(smooth_cycle(&[600, 300]).len(), 3);
+        let cycle = smooth_cycle(&[65_535, 32_768, 1]);
+        let share = |n: u32| cycle.iter().filter(|turn| **turn == n).count() as f64 / cycle.len() as f64;
+        assert!(cycle.len() < 70_000 && (share(0) - 0.6667).abs() < 0.001 && share(2) > 0.0, "{} {}", cycle.len(), share(0));
+        let many: Vec<u32> = (1..=1_000).collect();
+        let cycle = smooth_cycle(&many);
+        assert!(cycle.len() < 6_000 && (0..1_000).all(|n| cycle.contains(&n)), "{}", cycle.len());
     }
 
     #[test]

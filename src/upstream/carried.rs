@@ -4,11 +4,13 @@
 
 use super::States;
 use super::breaker::Breaker;
+use super::discover::Heard;
 use super::endpoint::EndpointState;
 use super::states::{Budget, ServiceState};
 use crate::types::Carried;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,8 +23,8 @@ struct Known {
 #[derive(Deserialize)]
 struct OfService {
     name: String,
-    /// What the service's name last stood for.
-    found: Vec<SocketAddr>,
+    /// What its sources last said.
+    heard: HashMap<String, Heard>,
     budget: Budget,
     breaker: Breaker,
     endpoints: Vec<(SocketAddr, EndpointState)>,
@@ -34,14 +36,14 @@ impl Carried for States {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn give(&self) -> Vec<u8> {
         let of_service = |(name, state): (String, Arc<ServiceState>)| {
             let endpoints: Vec<Value> = state.all().iter().map(|(address, state)| json!([address, **state])).collect();
-            let found = state.last_found().clone();
-            json!({ "name": name, "found": found, "budget": state.budget, "breaker": state.breaker, "endpoints": endpoints })
+            let heard = state.all_heard().clone();
+            json!({ "name": name, "heard": heard, "budget": state.budget, "breaker": state.breaker, "endpoints": endpoints })
         };
         let services: Vec<Value> = self.all().into_iter().map(of_service).collect();
         json!({ "secret": self.secret(), "services": services }).to_string().into_bytes()
@@ -50,8 +52,8 @@ impl Carried for States {
     fn take(&self, bytes: &[u8]) {
         let Ok(Known { secret, services }) = serde_json::from_slice(bytes) else { return };
         self.set_secret(secret);
-        for OfService { name, found, budget, breaker, endpoints } in services {
-            self.expect(name, ServiceState::known(found, budget, breaker), endpoints);
+        for OfService { name, heard, budget, breaker, endpoints } in services {
+            self.expect(name, ServiceState::known(heard, budget, breaker), endpoints);
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// It stands in another zone than the gateway.
     pub is_far: bool,
+    /// Those with the lowest are picked as long as one of them is well.
+    pub priority: u16,
     /// How long it takes to come up to its full share once it is back, in milliseconds; 0 is at once.
     pub slow_start: u64,
     pub state: Arc<EndpointState>,

@@ -11,10 +11,12 @@ pub mod clock;
 mod discover;
 mod endpoint;
 mod health;
+mod names;
 mod peer;
 mod pool;
 pub mod retry;
 mod ring;
+mod source;
 mod split;
 mod states;
 mod sticky;
@@ -28,7 +30,9 @@ pub use trust::system_authorities;
 
 pub use ask::{Answer, Request};
 pub use breaker::Admitted;
+pub use discover::Finding;
 pub use endpoint::{Endpoint, EndpointState, Standing};
+pub use names::Names;
 pub use pool::{Picked, Pool, Set, Wanted};
 pub use states::States;
 
@@ -38,8 +42,10 @@ use crate::config::raw;
 use http::HeaderValue;
 use pingora::connectors::http::Connector;
 use pingora::upstreams::peer::HttpPeer;
+use source::Source;
+use states::ServiceState;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sticky::Sticky;
 
 /// A service as the routes see it.
@@ -58,8 +64,17 @@ pub struct Service {
     /// What requests have in common that go to the same endpoint, where that is asked for.
     pub hash_by: Option<raw::HashBy>,
     checks: Option<health::Checks>,
+    /// Whom to ask for its endpoints.
+    names: Arc<Names>,
     breaker: Option<breaker::Limits>,
     template: peer::Template,
+}
+
+/// What came of a question of our own.
+pub struct Asked {
+    pub answer: Result<Answer, retry::Failure>,
+    pub picked: Picked,
+    pub took: Duration,
 }
 
 /// How long one exchange with a service may take; `None` is without end.
@@ -87,17 +102,32 @@ impl Timeouts {
     }
 }
 
+/// What all services are built on.
+pub struct Ground<'a> {
+    /// What sticky cookies are signed with.
+    pub keys: Keys,
+    /// Where the gateway stands.
+    pub zone: Option<&'a str>,
+    pub names: Arc<Names>,
+    pub states: &'a States,
+}
+
+impl Ground<'_> {
+    /// Asks where the endpoints of these services are, as far as that is not known. What is heard is kept as long as the answer.
+    pub fn survey<'a>(&self, services: impl Iterator<Item = (&'a str, &'a raw::Service)>) -> Surveyed {
+        let asked: Vec<_> = services.map(|(name, raw)| (self.states.service(name), Source::all(raw, self.zone))).collect();
+        discover::ask_first(&asked, &self.names);
+        Surveyed(asked)
+    }
+}
+
+/// Keeps what was heard until the services are built.
+pub struct Surveyed(#[expect(dead_code, reason = "held only")] Vec<(Arc<ServiceState>, Vec<Source>)>);
+
 impl Service {
-    /// Builds a service that is named in the configuration. `None` means that a problem was reported.
-    pub fn build(
-        name: &str,
-        raw: &raw::Service,
-        keys: &Keys,
-        zone: Option<&str>,
-        at: &At<'_>,
-        states: &States,
-        problems: &Problems,
-    ) -> Option<Service> {
+    /// Builds a service that is named in the configuration, and whose endpoints were asked for. `None` means that a problem was
+    /// reported.
+    pub fn build(name: &str, raw: &raw::Service, ground: &Ground<'_>, at: &At<'_>, problems: &Problems) -> Option<Service> {
         let host = match raw.host.as_deref().map(HeaderValue::from_str) {
             None => Some(None),
             Some(Ok(value)) => Some(Some(value)),
@@ -106,10 +136,10 @@ impl Service {
         let template = peer::Template::build(name, raw, at, problems);
         let sticky = match &raw.sticky {
             None => Some(None),
-            Some(sticky) => Sticky::build(sticky, name, keys, &at.key("sticky"), problems).map(Some),
+            Some(sticky) => Sticky::build(sticky, name, &ground.keys, &at.key("sticky"), problems).map(Some),
         };
         let is_sticky_sound = sticky.is_some();
-        let pool = Pool::build(raw, sticky.flatten(), zone, at, states.service(name), problems);
+        let pool = Pool::build(raw, sticky.flatten(), ground.zone, at, ground.states.service(name), problems);
         let checks =
             raw.health_check.as_ref().map(|raw_check| health::Checks::build(raw_check, raw.protocol, &at.key("health_check"), problems));
         Some(Service {
@@ -120,6 +150,7 @@ impl Service {
             },
             breaker: raw.breaker.as_ref().map(breaker::Limits::new),
             name: name.into(),
+            names: ground.names.clone(),
             host: host?,
             timeouts: Timeouts::DEFAULT.or(&raw.timeouts),
             is_h2: raw.protocol != raw::Protocol::Http1,
@@ -131,7 +162,13 @@ impl Service {
     }
 
     /// Builds the service of a route that names a URL: one endpoint, and the URL's own host when it is https.
-    pub fn of_url(url: &crate::config::scalar::Url, at: &At<'_>, states: &States, problems: &Problems) -> Option<Service> {
+    pub fn of_url(
+        url: &crate::config::scalar::Url,
+        names: &Arc<Names>,
+        at: &At<'_>,
+        states: &States,
+        problems: &Problems,
+    ) -> Option<Service> {
         let scheme = if url.tls { "https" } else { "http" };
         let tls = raw::ServiceTls { ca: None, sni: None, cert: None, key: None, verify: true };
         let raw = raw::Service {
@@ -148,12 +185,17 @@ impl Service {
             ejection: raw::Ejection::default(),
             slow_start: None,
             dns: None,
+            srv: None,
+            endpoints_file: None,
             sticky: None,
             health_check: None,
             breaker: None,
             fallback: None,
         };
-        Service::build(&format!("{scheme}://{}", url.authority), &raw, &Keys::new(&[], b""), None, at, states, problems)
+        let name = format!("{scheme}://{}", url.authority);
+        let ground = Ground { keys: Keys::new(&[], b""), zone: None, names: names.clone(), states };
+        let _known = ground.survey(std::iter::once((&*name, &raw)));
+        Service::build(&name, &raw, &ground, at, problems)
     }
 
     /// A request comes: it is counted for what may be tried again.
@@ -174,6 +216,11 @@ impl Service {
         self.breaker.is_some().then(|| self.pool.state.breaker.is_open())
     }
 
+    /// What those say that are asked for its endpoints.
+    pub fn told(&self) -> Vec<Finding> {
+        discover::told(self)
+    }
+
     /// Looks after the endpoints for as long as it is polled.
     pub async fn keep(self: Arc<Self>, connector: Arc<Connector>) {
         tokio::join!(health::watch(self.clone(), connector), discover::watch(self));
@@ -184,15 +231,25 @@ impl Service {
         self.retries.percent > 0 && self.pool.state.budget.spend()
     }
 
-    /// Asks one of the endpoints something of our own, once.
-    ///
-    /// # Errors
-    /// No endpoint, or none that answers.
-    pub async fn ask(&self, connector: &Connector, timeouts: &Timeouts, request: Request, body_max: usize) -> pingora::Result<Answer> {
-        let picked = self.pool.pick(&[]).ok_or_else(|| pingora::Error::new(pingora::ErrorType::ConnectNoRoute))?;
+    /// Asks one of the endpoints something of our own, once, and tells the breaker what came of it; `None` where nobody was asked,
+    /// since the service is left alone or has no endpoint.
+    pub async fn ask(&self, connector: &Connector, timeouts: &Timeouts, request: Request, body_max: usize) -> Option<Asked> {
+        let admitted = self.admit().ok()?;
+        let picked = self.pool.pick(&[])?;
         let mut peer = self.peer(&picked, timeouts);
         peer.options.read_timeout = Some(timeouts.read);
-        ask::ask(connector, &peer, request, body_max).await
+        let started = Instant::now();
+        let asked = ask::ask(connector, &peer, request, body_max);
+        let answer = match tokio::time::timeout(timeouts.connect + timeouts.read, asked).await {
+            Ok(answer) => answer.map_err(|e| retry::Failure::of(&e)),
+            Err(_) => Err(retry::Failure::Timeout),
+        };
+        let took = started.elapsed();
+        if let Some(admitted) = admitted {
+            let is_error = answer.as_ref().map_or(true, |answer| answer.head.status.is_server_error());
+            admitted.end(is_error, took);
+        }
+        Some(Asked { answer, picked, took })
     }
 
     /// The peer of one attempt.

@@ -2,18 +2,18 @@
 
 use super::balance::{Balancer, Fits};
 use super::clock::ms;
-use super::discover;
 use super::endpoint::{Endpoint, EndpointState};
+use super::names::literal;
 use super::retry::Failure;
+use super::source::{self, Member, Source};
 use super::states::ServiceState;
 use super::sticky::{Ids, Sticky};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
-use crate::config::scalar::HostPort;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,10 +21,10 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Pool {
     set: ArcSwap<Set>,
-    /// Those that are configured one by one.
-    fixed: Vec<Arc<Endpoint>>,
-    /// Whose addresses are endpoints too.
-    name: Option<HostPort>,
+    /// Those with an address of their own.
+    fixed: Vec<Member>,
+    /// Where others are asked for.
+    sources: Vec<Source>,
     kind: raw::Balance,
     slow_start: u64,
     sticky: Option<Sticky>,
@@ -40,6 +40,8 @@ pub struct Set {
     ids: Option<Ids>,
     /// Some stand in another zone than the gateway.
     has_far: bool,
+    /// Some are picked only when no other is well.
+    has_spare: bool,
 }
 
 /// What of a request decides where it goes.
@@ -62,7 +64,8 @@ struct Ejection {
 }
 
 impl Pool {
-    /// Resolves and sets up the endpoints. `None` means that a problem was reported.
+    /// Sets up the endpoints, of which those that have to be asked for are known by now as far as they are. `None` means that
+    /// a problem was reported.
     pub fn build(
         raw: &raw::Service,
         sticky: Option<Sticky>,
@@ -71,86 +74,69 @@ impl Pool {
         state: Arc<ServiceState>,
         problems: &Problems,
     ) -> Option<Pool> {
-        let at = at.key("endpoints");
-        if raw.endpoints.is_empty() && raw.dns.is_none() && problems.is_sound(&at) {
+        let sources = Source::all(raw, zone);
+        let endpoints_at = at.key("endpoints");
+        let is_all = ["endpoints", "dns", "srv", "endpoints_file"].iter().all(|key| problems.is_sound(&at.key(key)));
+        if raw.endpoints.is_empty() && sources.is_empty() && is_all {
             return problems.at(
-                &at,
+                &endpoints_at,
                 "a service without endpoints",
                 "nothing can be sent to it",
                 "name at least one, such as `10.0.0.11:8000`",
             );
         }
-        let (was_settled, slow_start) = (state.is_settled(), raw.slow_start.map_or(0, ms));
-        let (mut endpoints, mut known): (Vec<Arc<Endpoint>>, HashSet<SocketAddr>) = Default::default();
-        let mut all_resolved = true;
-        for (index, endpoint) in raw.endpoints.iter().enumerate() {
-            let at = at.index(index);
-            let Some((endpoint, addresses)) =
-                endpoint.as_ref().and_then(|endpoint| Some((endpoint, resolve(&endpoint.address, &at, problems)?)))
-            else {
-                all_resolved = false;
-                continue;
-            };
-            for address in addresses {
-                if !known.insert(address) {
-                    return problems.at(
-                        &at,
-                        format!("{address} is named twice"),
-                        "it would get twice its share",
-                        "remove one, or give it a `weight`",
-                    );
-                }
-                let host = endpoint.address.host.as_str().into();
-                let is_far = zone.zip(endpoint.zone.as_deref()).is_some_and(|(own, other)| own != other);
-                let endpoint = endpoint_of(address, host, endpoint.weight, slow_start, &state, was_settled);
-                endpoints.push(Arc::new(Endpoint { is_far, ..endpoint }));
-            }
-        }
+        let was_settled = state.is_settled();
+        let fixed = fixed(raw, zone, &endpoints_at, &state, problems);
+        let others = Source::others(raw, zone);
+        let is_told = others.iter().filter(|source| !is_heard(source, &state, at, problems)).count() == 0;
         let ejection = Ejection {
             failures: u32::try_from(raw.ejection.consecutive_failures.0).unwrap_or(u32::MAX),
             base: raw.ejection.base,
             percent_max: raw.ejection.max_percent.usize(),
         };
-        let (set, kind, name) = (ArcSwap::from_pointee(Set::new(Vec::new(), &raw.balance, None)), raw.balance.clone(), raw.dns.clone());
-        let pool = Pool { set, fixed: endpoints, name, kind, slow_start, sticky, ejection, state };
-        // While DNS says nothing, the last that it said holds.
-        let found = pool.name.as_ref().map(|name| discover::resolve_soon(name).unwrap_or_else(|| pool.state.last_found().clone()));
-        pool.replace(&found.unwrap_or_default(), was_settled);
-        all_resolved.then_some(pool)
+        let set = ArcSwap::from_pointee(Set::new(Vec::new(), &raw.balance, None));
+        let (kind, slow_start) = (raw.balance.clone(), raw.slow_start.map_or(0, ms));
+        let pool = Pool { set, fixed: fixed?, sources, kind, slow_start, sticky, ejection, state };
+        pool.replace(was_settled);
+        is_told.then_some(pool)
     }
 
-    /// The name whose addresses are endpoints.
-    pub(super) fn name(&self) -> Option<&HostPort> {
-        self.name.as_ref()
+    /// Where endpoints are asked for.
+    pub(super) fn sources(&self) -> &[Source] {
+        &self.sources
     }
 
-    /// What the name's addresses are now. Answers whether that is new.
-    pub(super) fn found(&self, addresses: &[SocketAddr]) -> bool {
-        let is_fixed = |address: &SocketAddr| self.fixed.iter().any(|endpoint| endpoint.address == *address);
-        let known: HashSet<SocketAddr> = self.set.load().endpoints.iter().map(|endpoint| endpoint.address).collect();
-        let is_new = addresses.iter().any(|address| !known.contains(address));
-        let is_less = known.iter().any(|address| !is_fixed(address) && !addresses.contains(address));
-        if is_new || is_less {
-            self.replace(addresses, !known.is_empty());
+    /// Takes in what the sources say now. Answers whether that is new.
+    pub(super) fn refresh(&self) -> bool {
+        let set = self.set.load();
+        let (wanted, is) = (self.members(), &set.endpoints);
+        let is_new = wanted.len() != is.len() || wanted.iter().zip(is).any(|(member, endpoint)| !member.is(endpoint));
+        if is_new {
+            self.replace(!is.is_empty());
         }
-        is_new || is_less
+        is_new
     }
 
-    /// Puts other endpoints beside those that are fixed. Those that stay keep what is known of them.
-    fn replace(&self, addresses: &[SocketAddr], is_beside_others: bool) {
+    /// All that are known, each address once.
+    fn members(&self) -> Vec<Member> {
+        let found = self.sources.iter().flat_map(|source| {
+            let heard = self.state.heard(source).members;
+            heard.into_iter().map(|member| source.dressed(member))
+        });
+        let mut known = HashSet::new();
+        self.fixed.iter().cloned().chain(found).filter(|member| known.insert(member.address)).collect()
+    }
+
+    /// Puts the endpoints in place. Those that stay keep what is known of them.
+    fn replace(&self, is_beside_others: bool) {
         let old = self.set.load();
-        let mut endpoints = self.fixed.clone();
-        let host: Arc<str> = self.name.as_ref().map_or("", |name| name.host.as_str()).into();
-        for address in addresses {
-            if endpoints.iter().any(|endpoint| endpoint.address == *address) {
-                continue;
-            }
-            let kept = old.endpoints.iter().find(|endpoint| endpoint.address == *address).cloned();
-            let new = || Arc::new(endpoint_of(*address, host.clone(), 1, self.slow_start, &self.state, is_beside_others));
-            endpoints.push(kept.unwrap_or_else(new));
-        }
+        let old: HashMap<SocketAddr, &Arc<Endpoint>> = old.endpoints.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+        let endpoint = |member: Member| match old.get(&member.address) {
+            Some(same) if member.is(same) => (*same).clone(),
+            Some(_) | None => Arc::new(endpoint_of(member, self.slow_start, &self.state, is_beside_others)),
+        };
+        let endpoints = self.members().into_iter().map(endpoint).collect();
         self.set.store(Arc::new(Set::new(endpoints, &self.kind, self.sticky.as_ref())));
-        *self.state.last_found() = addresses.to_vec();
     }
 
     /// The endpoints as they are now.
@@ -171,9 +157,14 @@ impl Pool {
         let pick = |fits: &Fits<'_>| set.balancer.pick(&set.endpoints, fits, wanted.key);
         let known = self.known(&set, wanted).filter(|index| set.endpoints[*index].is_usable() && is_new(&set.endpoints[*index]));
         let is_near_enough = set.is_near_enough();
+        let priority = set.priority(is_new);
         let index = known
-            .or_else(|| pick(&|endpoint| (!is_near_enough || !endpoint.is_far) && endpoint.takes_its_turn() && is_new(endpoint)))
-            .or_else(|| pick(&|endpoint| endpoint.is_usable() && is_new(endpoint)))
+            .or_else(|| {
+                pick(&|endpoint| {
+                    (!is_near_enough || !endpoint.is_far) && endpoint.priority <= priority && endpoint.takes_its_turn() && is_new(endpoint)
+                })
+            })
+            .or_else(|| pick(&|endpoint| endpoint.priority <= priority && endpoint.is_usable() && is_new(endpoint)))
             .or_else(|| pick(&Endpoint::is_usable))
             .or_else(|| pick(&|endpoint| !endpoint.is_drained() && is_new(endpoint)))
             .or_else(|| pick(&|endpoint| !endpoint.is_drained()))?;
@@ -241,7 +232,17 @@ impl Set {
     fn new(endpoints: Vec<Arc<Endpoint>>, kind: &raw::Balance, sticky: Option<&Sticky>) -> Set {
         let ids = sticky.map(|sticky| sticky.ids(&endpoints));
         let has_far = endpoints.iter().any(|endpoint| endpoint.is_far);
-        Set { balancer: Balancer::new(kind, &endpoints), endpoints, ids, has_far }
+        let has_spare = endpoints.windows(2).any(|pair| pair[0].priority != pair[1].priority);
+        Set { balancer: Balancer::new(kind, &endpoints), endpoints, ids, has_far, has_spare }
+    }
+
+    /// Up to which priority endpoints are picked: the lowest of those that are well and `new` to a request.
+    fn priority(&self, is_new: impl Fn(&Endpoint) -> bool) -> u16 {
+        if !self.has_spare {
+            return u16::MAX;
+        }
+        let well = self.endpoints.iter().filter(|endpoint| endpoint.is_usable() && is_new(endpoint));
+        well.map(|endpoint| endpoint.priority).min().unwrap_or(u16::MAX)
     }
 
     /// Whether the gateway's own zone does for its requests: at least half of what is there is well.
@@ -255,34 +256,90 @@ impl Set {
     }
 }
 
-fn endpoint_of(
-    address: SocketAddr,
-    host: Arc<str>,
-    weight: u32,
-    slow_start: u64,
-    state: &ServiceState,
-    is_beside_others: bool,
-) -> Endpoint {
-    let (state, is_new) = state.endpoint(address);
-    let endpoint =
-        Endpoint { address, host, label: address.to_string().into(), weight, is_far: false, slow_start, state, answered: OnceLock::new() };
+fn endpoint_of(member: Member, slow_start: u64, state: &ServiceState, is_beside_others: bool) -> Endpoint {
+    let (state, is_new) = state.endpoint(member.address);
+    let Member { address, host, weight, is_far, priority } = member;
+    let (label, answered) = (address.to_string().into(), OnceLock::new());
+    let endpoint = Endpoint { address, host, label, weight, is_far, priority, slow_start, state, answered };
     if is_new && is_beside_others {
         endpoint.warm_up();
     }
     endpoint
 }
 
-/// A name's addresses.
-fn resolve(address: &HostPort, at: &At<'_>, problems: &Problems) -> Option<Vec<SocketAddr>> {
-    match discover::resolve(address) {
-        Ok(found) => Some(found),
-        Err(e) => problems.at(
-            at,
-            format!("`{}` can't be resolved: {e}", address.host),
-            "requests would have nowhere to go",
-            "correct the name, or write an IP address",
-        ),
+/// The endpoints that are written with an address. One that is named twice, by whatever name, is a problem.
+fn fixed(raw: &raw::Service, zone: Option<&str>, at: &At<'_>, state: &ServiceState, problems: &Problems) -> Option<Vec<Member>> {
+    let (mut fixed, mut known): (Vec<Member>, HashSet<SocketAddr>) = Default::default();
+    let mut is_sound = true;
+    for (index, endpoint) in raw.endpoints.iter().enumerate() {
+        let Some(endpoint) = endpoint else {
+            is_sound = false;
+            continue;
+        };
+        let (weight, is_far) = (endpoint.weight, source::is_far(endpoint, zone));
+        let host = endpoint.address.host.as_str().into();
+        let own = literal(&endpoint.address).map(|address| Member { address, host, weight, is_far, priority: 0 });
+        let found = match &own {
+            Some(member) => vec![member.address],
+            None => match resolved(endpoint, zone, &at.index(index), state, problems) {
+                Some(found) => found,
+                None => {
+                    is_sound = false;
+                    continue;
+                }
+            },
+        };
+        if let Some(address) = found.into_iter().find(|address| !known.insert(*address)) {
+            let fix = "remove one, or give it a `weight`";
+            return problems.at(&at.index(index), format!("{address} is named twice"), "it would get twice its share", fix);
+        }
+        fixed.extend(own);
     }
+    is_sound.then_some(fixed)
+}
+
+/// The addresses of an endpoint with a name, which has to have some when it is configured.
+fn resolved(
+    endpoint: &raw::Endpoint,
+    zone: Option<&str>,
+    at: &At<'_>,
+    state: &ServiceState,
+    problems: &Problems,
+) -> Option<Vec<SocketAddr>> {
+    let heard = state.heard(&Source::of_endpoint(endpoint, zone));
+    match heard.problem {
+        Some(why) if heard.members.is_empty() => problems.at(
+            at,
+            format!("`{}` can't be resolved: {why}", endpoint.address.host),
+            "requests would have nowhere to go",
+            "correct the name, or write it as `dns:`, which may be resolved later",
+        ),
+        Some(_) | None => Some(heard.members.iter().map(|member| member.address).collect()),
+    }
+}
+
+/// Whether it is known well enough what a source says.
+fn is_heard(source: &Source, state: &ServiceState, at: &At<'_>, problems: &Problems) -> bool {
+    let heard = state.heard(source);
+    let Some(why) = &heard.problem else { return true };
+    let key = match source {
+        Source::File { path, .. } => {
+            let (what, fix) = (format!("`{path}`: {why}"), "write a list in it, as `endpoints` has one");
+            let told: Option<()> = problems.at(&at.key("endpoints_file"), what, "requests would have nowhere to go", fix);
+            return told.is_some();
+        }
+        Source::Srv(_) => "srv",
+        Source::Name { .. } => "dns",
+    };
+    if heard.members.is_empty() {
+        problems.warn(
+            &at.key(key),
+            format!("{source}: {why}"),
+            "requests are refused with 503",
+            "correct the name, or wait: it is asked for again and again",
+        );
+    }
+    true
 }
 
 /// An endpoint that one attempt uses.
@@ -434,19 +491,54 @@ mod tests {
         assert_eq!(address(&pool, &[]), Some(a));
     }
 
+    fn says(pool: &Pool, members: &[(&str, u32, u16)]) -> bool {
+        let member = |(address, weight, priority): &(&str, u32, u16)| {
+            let address = address.parse().expect("an address");
+            Member { address, host: "s".into(), weight: *weight, is_far: false, priority: *priority }
+        };
+        pool.state.hear(&pool.sources()[0], |heard| heard.members = members.iter().map(member).collect());
+        pool.refresh()
+    }
+
     #[test]
     fn a_names_addresses_come_and_go_and_those_that_stay_are_known() {
-        let pool = pool("{ endpoints: ['10.0.0.1:1'], dns: 'localhost:1', slow_start: 1h }");
-        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let pool = pool("{ endpoints: ['10.0.0.1:1'], dns: 's:1', slow_start: 1h }");
         let all = || pool.set().endpoints.iter().map(|endpoint| endpoint.label.to_string()).collect::<Vec<_>>();
-        assert!(pool.found(&[at("10.0.0.2:1"), at("10.0.0.3:1")]) && !pool.found(&[at("10.0.0.3:1"), at("10.0.0.2:1")]));
+        assert!(says(&pool, &[("10.0.0.2:1", 1, 0), ("10.0.0.3:1", 1, 0)]));
+        assert!(!says(&pool, &[("10.0.0.2:1", 1, 0), ("10.0.0.3:1", 1, 0)]));
         assert_eq!(all(), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
         nth(&pool, 1).state.set_ill(true);
-        assert!(pool.found(&[at("10.0.0.2:1"), at("10.0.0.1:1"), at("10.0.0.4:1")]));
+        assert!(says(&pool, &[("10.0.0.2:1", 1, 0), ("10.0.0.1:1", 1, 0), ("10.0.0.4:1", 1, 0)]));
         assert_eq!(all(), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.4:1"]);
         assert_eq!([0, 1, 2].map(|n| nth(&pool, n).standing().name()), ["up", "ill", "warming"]);
-        assert!(pool.found(&[]));
+        assert!(says(&pool, &[]));
         assert_eq!(all(), ["10.0.0.1:1"]);
+    }
+
+    #[test]
+    fn one_whose_weight_changes_keeps_what_is_known_of_it() {
+        let pool = pool("{ srv: _http._tcp.s }");
+        says(&pool, &[("10.0.0.1:1", 1, 0), ("10.0.0.2:1", 1, 0)]);
+        nth(&pool, 0).state.set_ill(true);
+        let kept = nth(&pool, 1);
+        assert!(says(&pool, &[("10.0.0.1:1", 5, 0), ("10.0.0.2:1", 1, 0)]));
+        assert_eq!((nth(&pool, 0).weight, nth(&pool, 0).standing().name()), (5, "ill"));
+        assert!(Arc::ptr_eq(&kept, &nth(&pool, 1)));
+    }
+
+    #[test]
+    fn those_of_a_higher_priority_are_spared_as_long_as_another_is_well() {
+        let pool = pool("{ srv: _http._tcp.s }");
+        says(&pool, &[("10.0.0.1:1", 1, 10), ("10.0.0.2:1", 1, 10), ("10.0.0.3:1", 9, 20)]);
+        let picked = || (0..200).filter_map(|_| address(&pool, &[])).collect::<HashSet<_>>();
+        let spare = nth(&pool, 2).address;
+        assert!(picked().len() == 2 && !picked().contains(&spare));
+        nth(&pool, 0).state.set_ill(true);
+        assert_eq!(picked(), HashSet::from([nth(&pool, 1).address]));
+        // Where it has been already, the spare one is better than none.
+        assert_eq!(address(&pool, &[nth(&pool, 1).address]), Some(spare));
+        nth(&pool, 1).state.set_ill(true);
+        assert_eq!(picked(), HashSet::from([spare]));
     }
 
     #[test]

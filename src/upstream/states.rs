@@ -2,7 +2,9 @@
 
 use super::breaker::Breaker;
 use super::clock::now;
+use super::discover::Heard;
 use super::endpoint::EndpointState;
+use super::source::Source;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -81,8 +83,8 @@ impl States {
 #[derive(Debug, Default)]
 pub struct ServiceState {
     endpoints: Mutex<HashMap<SocketAddr, Weak<EndpointState>>>,
-    /// What the service's name last stood for.
-    found: Mutex<Vec<SocketAddr>>,
+    /// What its sources last said, by their names.
+    heard: Mutex<HashMap<String, Heard>>,
     /// One decides at a time who may be ejected.
     deciding: Mutex<()>,
     pub(super) budget: Budget,
@@ -90,8 +92,8 @@ pub struct ServiceState {
 }
 
 impl ServiceState {
-    pub(super) fn known(found: Vec<SocketAddr>, budget: Budget, breaker: Breaker) -> ServiceState {
-        ServiceState { found: Mutex::new(found), budget, breaker, ..ServiceState::default() }
+    pub(super) fn known(heard: HashMap<String, Heard>, budget: Budget, breaker: Breaker) -> ServiceState {
+        ServiceState { heard: Mutex::new(heard), budget, breaker, ..ServiceState::default() }
     }
 
     fn endpoints(&self) -> MutexGuard<'_, HashMap<SocketAddr, Weak<EndpointState>>> {
@@ -119,8 +121,24 @@ impl ServiceState {
         self.endpoints().values().any(|state| state.strong_count() > 0)
     }
 
-    pub(super) fn last_found(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What a source last said.
+    pub(super) fn heard(&self, source: &Source) -> Heard {
+        self.all_heard().get(&source.to_string()).cloned().unwrap_or_default()
+    }
+
+    /// A source has said something, or has not.
+    pub(super) fn hear(&self, source: &Source, take: impl FnOnce(&mut Heard)) {
+        take(self.all_heard().entry(source.to_string()).or_default());
+    }
+
+    /// Forgets all others.
+    pub(super) fn hear_only(&self, sources: &[Source]) {
+        let wanted: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        self.all_heard().retain(|source, _| wanted.contains(source));
+    }
+
+    pub(super) fn all_heard(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn deciding(&self) -> MutexGuard<'_, ()> {

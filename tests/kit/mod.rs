@@ -15,6 +15,7 @@
 
 mod acme;
 mod client;
+mod dns;
 mod gateway;
 mod h2;
 mod large;
@@ -28,6 +29,7 @@ mod websocket;
 
 pub use acme::Authority;
 pub use client::{Answer, Client, head};
+pub use dns::Dns;
 pub use gateway::{Gateway, kill, run_to_end};
 pub use h2::{H2Client, H2Origin, all, h2_head, piece, run_async, whole};
 pub use large::{LARGE, drink, pour};
@@ -42,6 +44,7 @@ pub use websocket::{ACCEPTED, HANDSHAKE, echoes, websocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// How much of something: the usual, or much more in a soak (`./dev soak`, which sets FRONTDESK_SOAK).
@@ -106,6 +109,15 @@ pub fn certificate(folder: &Path, file: &str, names: &[&str]) -> (PathBuf, PathB
     std::fs::write(&cert, made.cert.pem()).expect("the certificate");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("the key");
     (cert, key)
+}
+
+/// An address of this process alone: it may be bound again and again, since no other test can come upon it.
+pub fn own_address() -> std::net::SocketAddr {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Below those that the system gives.
+    let port = 10_000 + GIVEN.fetch_add(1, Ordering::Relaxed);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    std::net::SocketAddr::from(([127, 64 | (a & 63), b, c.max(1)], port))
 }
 
 /// An address that nobody listens on: it stays bound, so that nobody else gets it, and refuses connections.

@@ -62,20 +62,19 @@ impl Origin {
 
     /// Gives `script` each request and the bare connection; it says whether the connection is kept.
     pub fn scripted(script: impl Fn(&Request, &mut Stream) -> io::Result<bool> + Send + Sync + 'static) -> Origin {
-        Origin::bare(move |stream, shared| {
-            while let Some(request) = read_request(stream)? {
-                shared.lock().expect("the requests").push(request.clone());
-                if !script(&request, stream)? {
-                    break;
-                }
-            }
-            Ok(())
-        })
+        Origin::bare(each(script))
     }
 
     /// Gives `script` each connection.
     pub fn bare(script: impl Fn(&mut Stream, &Mutex<Vec<Request>>) -> io::Result<()> + Send + Sync + 'static) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Origin::on(TcpListener::bind("127.0.0.1:0").expect("a port"), script)
+    }
+
+    /// Likewise, on a socket of the caller's.
+    pub fn on(
+        listener: TcpListener,
+        script: impl Fn(&mut Stream, &Mutex<Vec<Request>>) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Origin {
         // The queue of 128 that it has by itself overflows when hundreds connect at once.
         socket2::SockRef::from(&listener).listen(4096).expect("a longer queue");
         let address = listener.local_addr().expect("an address");
@@ -105,6 +104,12 @@ impl Origin {
         Origin::new(|request| answer(200, &[("Content-Type", "application/json")], request.describe().as_bytes()))
     }
 
+    /// Answers 200 with this text at another address than 127.0.0.1, and the same port as somebody there.
+    pub fn fixed_at(address: impl Into<SocketAddr>, body: &'static str) -> Origin {
+        let listener = TcpListener::bind(address.into()).expect("a port that only this process knows");
+        Origin::on(listener, each(move |_, stream| stream.get_mut().write_all(&answer(200, &[], body.as_bytes())).map(|()| true)))
+    }
+
     /// Answers 200 with this text.
     pub fn fixed(body: &'static str) -> Origin {
         Origin::new(move |_| answer(200, &[], body.as_bytes()))
@@ -128,6 +133,21 @@ impl Origin {
     /// The requests that came, in the order of their heads.
     pub fn seen(&self) -> Vec<Request> {
         self.shared.seen.lock().expect("the requests").clone()
+    }
+}
+
+/// Gives `script` each request of a connection.
+fn each(
+    script: impl Fn(&Request, &mut Stream) -> io::Result<bool> + Send + Sync + 'static,
+) -> impl Fn(&mut Stream, &Mutex<Vec<Request>>) -> io::Result<()> + Send + Sync + 'static {
+    move |stream, shared| {
+        while let Some(request) = read_request(stream)? {
+            shared.lock().expect("the requests").push(request.clone());
+            if !script(&request, stream)? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -67,7 +67,7 @@ routes: [{{ name: all, path: /*, to: s }}, {{ path: /x, respond: {{}} }}]
     );
     assert_eq!(status["routes"], json!(["all", "/x"]));
     let endpoint = json!({ "address": origin.to_string(), "weight": 3, "in_flight": 0, "state": "up", "ejections": 0 });
-    assert_eq!(status["services"], json!([{ "name": "s", "cap": null, "breaker": null, "endpoints": [endpoint] }]));
+    assert_eq!(status["services"], json!([{ "name": "s", "cap": null, "breaker": null, "endpoints": [endpoint], "sources": [] }]));
 }
 
 #[test]

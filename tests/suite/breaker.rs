@@ -1,6 +1,6 @@
 //! A service that fails as a whole is left alone.
 
-use crate::kit::{Client, Gate, Gateway, Origin, answer, dead_address, echoes, eventually, head};
+use crate::kit::{Client, Gate, Gateway, Origin, answer, dead_address, echoes, eventually, head, until_gone};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -170,4 +170,116 @@ fn a_reload_keeps_it_open() {
     open(&mut gateway.connect(), 2);
     assert!(gateway.reload(&yaml(&origin, "breaker: { min_requests: 3, open: 1h }")));
     assert_eq!(gateway.get("/").code(), "breaker_open");
+}
+
+#[test]
+fn what_takes_its_place_keeps_its_own_bound() {
+    let gate = Gate::default();
+    let ((origin, _), theirs) = (moody(), gate.clone());
+    let other = Origin::new(move |request| {
+        if request.target == "/hold" {
+            theirs.wait();
+        }
+        answer(200, &[], b"other")
+    });
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services:
+  s: {{ endpoints: [{origin}], breaker: {{ min_requests: 2, open: 1h }}, fallback: other, max_in_flight: 100 }}
+  other: {{ endpoints: [{other}], max_in_flight: 1 }}
+routes: [{{ path: /*, to: s }}]
+"
+    ));
+    open(&mut gateway.connect(), 2);
+    let mut held = gateway.connect();
+    held.send(head("GET", "/hold", &[], 0));
+    other.wait_for(1);
+    let refused = gateway.get("/");
+    assert_eq!((refused.status, refused.code().as_str()), (503, "too_many_in_flight"));
+    let caps = gateway.ask("/status").json()["services"].clone();
+    assert_eq!((&caps[0]["cap"]["in_flight"], &caps[1]["cap"]["in_flight"]), (&0.into(), &1.into()));
+    gate.open();
+    assert_eq!(held.answer_to("GET").text(), "other");
+    drop(held);
+    gateway.wait_until_idle();
+    assert_eq!(gateway.get("/").text(), "other");
+}
+
+#[test]
+fn what_takes_its_place_has_the_routes_patience() {
+    let silent = Origin::scripted(|_, stream| until_gone(stream).map(|()| false));
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services:
+  s: {{ dns: 'nothing.invalid:80', fallback: other }}
+  other: {{ endpoints: [{silent}], retries: {{ attempts: 1 }} }}
+routes: [{{ path: /*, to: s, timeouts: {{ read: 100ms }} }}]
+"
+    ));
+    // The service's own would be a minute.
+    let late = gateway.get("/");
+    assert_eq!((late.status, late.code().as_str()), (504, "upstream_timeout"));
+}
+
+#[test]
+fn a_tunnel_of_a_service_without_endpoints_goes_there_too() {
+    let other = Origin::websocket_echo();
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services:
+  s: {{ dns: 'nothing.invalid:80', fallback: other }}
+  other: {{ endpoints: [{other}] }}
+routes: [{{ path: /*, to: s }}]
+"
+    ));
+    echoes(&mut gateway.websocket(), "hello");
+}
+
+#[test]
+fn composed_calls_ask_it_and_tell_it() {
+    let (origin, status) = moody();
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ s: {{ endpoints: [{origin}], breaker: {{ min_requests: 3, open: 300ms }} }} }}
+routes:
+  - path: /home
+    compose: {{ calls: {{ a: {{ to: s, path: /a, required: true }} }}, body: {{ a: '${{a.body}}' }} }}
+  - {{ path: /*, to: s }}
+"
+    ));
+    let mut client = gateway.connect();
+    (0..3).for_each(|_| assert_eq!(client.get("/home").status, 500));
+    assert_eq!((client.get("/home").code().as_str(), client.get("/").code().as_str()), ("breaker_open", "breaker_open"));
+    assert_eq!(origin.seen().len(), 3);
+    status.store(200, Ordering::Release);
+    // What is no JSON is no answer to a call, but one of the service.
+    eventually("the service's return", || (client.get("/home").code() == "compose_failed").then_some(()));
+    assert_eq!(gateway.metric("frontdesk_breaker_open{service=\"s\"}"), 0.0);
+}
+
+#[test]
+fn mirrors_ask_it_and_tell_it() {
+    let (main, (copy, _)) = (Origin::fixed("main"), moody());
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services:
+  s: {{ endpoints: [{main}] }}
+  next: {{ endpoints: [{copy}], breaker: {{ min_requests: 3, open: 1h }} }}
+routes: [{{ name: r, path: /*, to: s, mirror: {{ to: next }} }}]
+"
+    ));
+    let metric = |outcome: &str| gateway.metric(&format!("frontdesk_mirror_total{{outcome=\"{outcome}\",route=\"r\"}}"));
+    let mut client = gateway.connect();
+    for n in 1..=3 {
+        assert_eq!(client.get("/").text(), "main");
+        eventually("the copy", || (metric("sent") == f64::from(n)).then_some(()));
+    }
+    assert_eq!(client.get("/").text(), "main");
+    eventually("the copy that was not sent", || (metric("dropped") == 1.0).then_some(()));
+    assert_eq!((copy.seen().len(), gateway.metric("frontdesk_breaker_open{service=\"next\"}")), (3, 1.0));
 }

@@ -122,15 +122,6 @@ fn check_makes_no_file_and_knows_a_log_that_could_not_be_opened() {
 }
 
 #[test]
-fn keys_of_later_versions_are_refused_rather_than_ignored() {
-    let (code, text) = check(
-        "listeners: [{ bind: 127.0.0.1:80 }]\nservices: { s: { endpoints: ['10.0.0.1:1'], srv: x } }\nroutes: [{ path: /*, to: s }]\n",
-    );
-    assert_eq!(code, Some(1));
-    assert!(text.contains("f.yaml:2:45: `srv` is not supported by this version yet"), "{text}");
-}
-
-#[test]
 fn shells_can_complete_commands() {
     for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef frontdesk"), ("fish", "complete -c frontdesk")] {
         let output = run(frontdesk().args(["completions", shell]));

@@ -109,3 +109,32 @@ fn nobody_waits_longer_than_the_queue_says() {
     assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
     gate.open();
 }
+
+#[test]
+fn what_the_cache_has_takes_no_place_at_the_service() {
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    let origin = Origin::new(move |request| {
+        if request.target == "/hold" {
+            theirs.wait();
+        }
+        answer(200, &[("Cache-Control", "max-age=60")], b"served")
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ it: {{ endpoints: ['{origin}'], max_in_flight: 1 }} }}
+caches: {{ c: {{}} }}
+routes: [{{ name: all, path: /*, to: it, cache: c }}]
+"
+    ));
+    assert_eq!(gateway.get("/kept").text(), "served");
+    let mut held = send(&gateway, "/hold");
+    origin.wait_for(2);
+    assert_eq!(gateway.get("/kept").text(), "served");
+    let refused = gateway.get("/other");
+    assert_eq!((refused.status, refused.code()), (503, "too_many_in_flight".to_string()));
+    gate.open();
+    assert_eq!(held.answer_to("GET").text(), "served");
+    drop(held);
+    gateway.wait_until_idle();
+}

@@ -87,6 +87,9 @@ fn a_body_is_sent_again_up_to_64_kib_and_refused_for_it_above() {
         if expected == 200 {
             assert_eq!(answer.json()["body"].as_str().map(str::len), Some(size));
         }
+        // Which is told.
+        let refused = gateway.metric("frontdesk_retries_refused_total{reason=\"body\",service=\"s\"}");
+        assert_eq!(refused, if expected == 200 { 0.0 } else { 1.0 });
     }
 }
 
@@ -179,6 +182,7 @@ fn a_budget_of_nothing_is_no_retry() {
     let gateway = gateway(&[&bad], "retries: { when: [503], budget_percent: 0 }");
     assert_eq!(gateway.get("/").status, 503);
     assert_eq!(bad.seen().len(), 1);
+    assert_eq!(gateway.metric("frontdesk_retries_refused_total{reason=\"budget\",service=\"s\"}"), 1.0);
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub use route::{
     Target, To,
 };
 pub use service::{Balance, Endpoint, HashBy, Keepalive, Protocol, Queue, Service, ServiceTls, Sticky, Timeouts};
-pub use words::{FilePath, Method, Name, Network, Secret, is_free};
+pub use words::{FilePath, Method, Name, NameServer, Network, Secret, SrvName, is_free};
 
 /// A key of the whole file.
 pub fn is_section(key: &str) -> bool {
@@ -168,6 +168,8 @@ record! {
         threads: Option<Number<1, 1024>> = None,
         /// Where this gateway stands: endpoints of the same zone go first, while at least half of them are well.
         zone: Option<String> = None,
+        /// Name servers for services' names; the system's when absent.
+        dns: Option<OneOrMany<NameServer>> = None,
         /// Peers whose X-Forwarded-*, Forwarded and X-Request-Id are believed.
         trusted_proxies: Vec<Network> = Vec::new(),
         /// Readiness fails this long before accepting stops.
@@ -199,6 +201,7 @@ impl Default for Server {
     fn default() -> Self {
         Server {
             zone: None,
+            dns: None,
             threads: None,
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,

@@ -1,6 +1,6 @@
 //! `services`.
 
-use super::{Breaker, Ejection, Fallback, FilePath, HealthCheck, Retries};
+use super::{Breaker, Ejection, Fallback, FilePath, HealthCheck, Retries, SrvName};
 use crate::config::scalar::HostPort;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Number, Shape, choice, record};
@@ -13,6 +13,10 @@ record! {
         endpoints: Vec<Option<Endpoint>> = Vec::new(),
         /// Instead of or beside them: a name and a port, resolved again and again.
         dns: Option<HostPort> = None,
+        /// Likewise: a name whose SRV records say hosts, ports, priorities and weights.
+        srv: Option<SrvName> = None,
+        /// Likewise: a file with a list like `endpoints`, read again when it changes.
+        endpoints_file: Option<FilePath> = None,
         protocol: Protocol = Protocol::Http1,
         /// What Host becomes; the client's Host is kept when absent.
         host: Option<String> = None,
@@ -38,7 +42,6 @@ record! {
         /// What clients get while it is left alone, or has no endpoint: a service, or `{ respond: … }`; 503 when absent.
         fallback: Option<Fallback> = None,
     }
-    later ["srv", "endpoints_file"];
 }
 
 record! {

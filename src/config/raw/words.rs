@@ -4,6 +4,7 @@ use crate::config::scalar::{Bind, HostPort};
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Node, Shape};
 use serde_json::{Value as Json, json};
+use std::net::{IpAddr, SocketAddr};
 
 /// A name that others refer to: small letters, digits, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +43,47 @@ impl Shape for FilePath {
     }
     fn written(&self) -> Option<Json> {
         Some(json!(self.0))
+    }
+}
+
+/// A name with SRV records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SrvName(pub String);
+
+fn srv_name(text: &str) -> Result<String, String> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    match text.len() {
+        _ if text.contains(':') => Err(format!("`{text}` has a port, which SRV records tell")),
+        1..=253 if text.bytes().all(legal) => Ok(text.to_ascii_lowercase()),
+        _ => Err(format!("`{text}` is not a DNS name")),
+    }
+}
+
+impl Shape for SrvName {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("a name with SRV records", "_http._tcp.orders.internal", srv_name).map(SrvName)
+    }
+    fn schema(_: &mut Parts) -> Json {
+        schema::text("^[A-Za-z0-9._-]{1,253}$", "_http._tcp.orders.internal")
+    }
+}
+
+/// A server's address; DNS's own port when none is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameServer(pub SocketAddr);
+
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    const PORT: u16 = 53;
+    let bare = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
+    text.parse().or_else(|_| bare()).map_err(|_| format!("`{text}` is not the address of a name server"))
+}
+
+impl Shape for NameServer {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.parsed("an IP address, with a port or without", "10.0.0.2", name_server).map(NameServer)
+    }
+    fn schema(_: &mut Parts) -> Json {
+        schema::text("^[0-9A-Fa-f.:\\[\\]]+$", "10.0.0.2")
     }
 }
 
