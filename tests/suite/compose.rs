@@ -270,6 +270,31 @@ routes:
 }
 
 #[test]
+fn a_sick_optional_service_costs_its_timeout_once_and_then_nothing() {
+    let good = Origin::fixed("1");
+    // It never answers.
+    let sick = Origin::scripted(|_, stream| std::io::BufRead::fill_buf(stream).map(|_| false));
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}services:
+  good: {{ endpoints: ['{good}'] }}
+  sick: {{ endpoints: ['{sick}'], retries: {{ attempts: 1 }}, breaker: {{ error_percent: 50, min_requests: 1, window: 1m, open: 1h }} }}
+routes: [{{ path: /x, compose: {{ timeout: 1h, report: true, calls: {{ good: {{ to: good, path: / }}, sick: {{ to: sick, path: /, timeout: 300ms, default: [] }} }} }} }}]"
+    ));
+    let mut client = gateway.connect();
+    let first = client.get("/x").json();
+    assert_eq!((&first["good"], &first["sick"], &first["errors"][0]["status"]), (&json!(1), &json!([]), &json!(504)));
+    for _ in 0..20 {
+        let later = client.get("/x");
+        let error = &later.json()["errors"][0];
+        assert_eq!((later.status, &later.json()["good"], complete(&later)), (200, &json!(1), Some("false")));
+        assert_eq!((&error["name"], &error["status"], &error["code"]), (&json!("sick"), &json!(503), &json!("breaker_open")));
+        assert!(error["ms"].as_u64().is_some_and(|ms| ms < 300), "{error}");
+    }
+    assert_eq!(sick.seen().len(), 1, "it is left alone");
+    assert_eq!(gateway.metric("frontdesk_breaker_open{service=\"sick\"}"), 1.0);
+}
+
+#[test]
 fn a_call_has_what_those_before_it_have_left() {
     let origin = Origin::scripted(|request, stream| {
         if request.target == "/first" {
