@@ -156,9 +156,7 @@ impl ProxyHttp for Gateway {
             Ok(peer) => peer,
             Err(refusal) => return refuse(exchange, refusal),
         };
-        exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
-        exchange.body.pace.wait();
-        shaping::again(exchange);
+        steps::begin_attempt(session, exchange);
         Ok(Box::new(peer))
     }
 

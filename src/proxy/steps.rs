@@ -127,6 +127,13 @@ impl Gateway {
 /// What a gateway that is no forward proxy allows to anybody.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
+/// The request's body begins anew with each attempt.
+pub(super) fn begin_attempt(session: &mut Session, exchange: &mut Exchange) {
+    exchange.body = exchange::Body { is_done: session.is_body_done(), ..Default::default() };
+    exchange.body.pace.wait();
+    shaping::again(exchange);
+}
+
 /// Puts a path in its normal form: what is matched is what is sent on.
 pub(super) fn normalise(head: &mut RequestHeader) -> Result<(), Refusal> {
     let path = match normalize::path(head.uri.path()) {
