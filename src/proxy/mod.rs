@@ -273,9 +273,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Box<Exchange>) {
         exchange.deadline.set_upstream(None);
-        if exchange.body_out.is_some() {
-            Box::pin(shaped::send(session, exchange, error.is_some())).await;
-        }
+        shaped::finish(session, exchange, error.is_some()).await;
         account::finish(session, exchange);
         mirror::send(exchange, &self.copies);
         if exchange.goes_on {

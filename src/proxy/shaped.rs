@@ -124,8 +124,16 @@ pub fn end(body: &mut Option<Bytes>, head: &RequestHeader, exchange: &mut Exchan
     go_on(body, true, head, exchange).map(|()| exchange.body_out.as_ref().is_some_and(|outbound| outbound.head.is_some()))
 }
 
-/// Writes an answer that waited for its body. `is_broken` says that Pingora gave up: whoever was to be told is told by now.
-pub async fn send(session: &mut Session, exchange: &mut Exchange, is_broken: bool) {
+/// Writes an answer that waited for its body, if there is one. `is_broken` says that Pingora gave up: whoever was to be told is told
+/// by now.
+pub async fn finish(session: &mut Session, exchange: &mut Exchange, is_broken: bool) {
+    if exchange.body_out.is_some() {
+        // Boxed, or every request would move the room that it needs.
+        Box::pin(send(session, exchange, is_broken)).await;
+    }
+}
+
+async fn send(session: &mut Session, exchange: &mut Exchange, is_broken: bool) {
     let Some(Outbound { head: Some(head), made, collected }) = exchange.body_out.take().map(|outbound| *outbound) else { return };
     if is_broken || respond::has_begun(session) {
         return;
