@@ -1,5 +1,7 @@
 //! Nouns that several rooms share.
 
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, COOKIE};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -179,6 +181,17 @@ impl Refusal {
             other => (other.status() == 503).then_some(1),
         }
     }
+}
+
+/// How long a body is said to be, in bytes; `None` also where that can't be read.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Names and values of all cookies (RFC 6265, 5.4).
+pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One request and its answer: what the hooks hand on to each other.
 
+use super::account::{self, Begun};
 use super::caching::{Behalf, Caching};
 use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
@@ -44,6 +45,8 @@ pub struct Exchange {
     /// The client speaks HTTP/2.
     pub is_h2: bool,
     pub route: Option<RouteId>,
+    /// Until the request is written down.
+    pub begun: Option<Begun>,
     /// Who was recognised.
     pub identity: Option<Arc<Identity>>,
     /// The method that decided who may come.
@@ -129,6 +132,15 @@ impl Attempt {
     }
 }
 
+/// Ended by its hooks, it has been written down.
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            account::abandoned(self, &begun);
+        }
+    }
+}
+
 impl Exchange {
     pub fn new(snapshot: Arc<Snapshot>) -> Exchange {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -143,6 +155,7 @@ impl Exchange {
             tls: "",
             is_h2: false,
             route: None,
+            begun: None,
             identity: None,
             auth: None,
             relayed: None,

@@ -5,12 +5,12 @@
 //! be too large by its head is answered 502, and what turns out to be no JSON breaks off, so that no client takes it for whole.
 
 use super::exchange::{Exchange, Seen};
-use super::{forward, refuse, respond};
+use super::{forward, refuse};
 use crate::limit::Held;
 use crate::shape::body::is_json_type;
 use crate::shape::validator::{DIGESTS, other_bytes};
 use crate::snapshot::{BodyRule, Route};
-use crate::types::Refusal;
+use crate::types::{Refusal, content_length};
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
@@ -69,7 +69,7 @@ pub async fn begin(session: &mut Session, exchange: &mut Exchange) -> Result<Res
         return Ok(Err(Refusal::BodyInvalid));
     }
     let mut collected = Collected::new(exchange, rule.body_bytes_max);
-    let announced = respond::announced_length(session);
+    let announced = content_length(&session.req_header().headers);
     if announced.is_some_and(|length| length > collected.max) {
         return Ok(Err(Refusal::BodyTooLarge));
     }

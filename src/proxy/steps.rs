@@ -1,12 +1,13 @@
 //! Steps of the story that need more than a line.
 
+use super::account::Begun;
 use super::connection::Fault;
 use super::exchange::{self, Exchange, authority};
 use super::{Gateway, caching, forward, limits, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
-use crate::types::{ListenerId, Refusal};
+use crate::types::{ListenerId, Refusal, content_length};
 use crate::upstream::retry::Failure;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{Method, Version};
@@ -109,7 +110,9 @@ impl Gateway {
             return Err(Refusal::Misdirected);
         }
         let outcome = exchange.snapshot.table.find(&query);
-        take(exchange, outcome)
+        take(exchange, outcome)?;
+        exchange.begun = Some(Begun::new(session.req_header(), &exchange.snapshot));
+        Ok(())
     }
 }
 
@@ -190,7 +193,7 @@ pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> pingor
 
 /// Whether the body is announced to be no larger than `max`.
 pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
-    max.is_none_or(|max| respond::announced_length(session).is_none_or(|length| length <= max))
+    max.is_none_or(|max| content_length(&session.req_header().headers).is_none_or(|length| length <= max))
 }
 
 /// An answer that goes on for as long as there is something to tell.

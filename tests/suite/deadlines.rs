@@ -416,4 +416,7 @@ fn over_http2_a_body_that_goes_silent_ends_its_stream_and_no_other() {
         assert_eq!(client.get("/other").await.status, 200);
     });
     gateway.wait_until_idle();
+    let lines = gateway.access_log(3);
+    let silent = lines.iter().find(|line| line["path"] == "/silent").unwrap_or_else(|| panic!("{lines:?}"));
+    assert_eq!((&silent["status"], &silent["code"]), (&408.into(), &"request_timeout".into()));
 }
