@@ -11,7 +11,7 @@ mod warnings;
 
 pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
-pub use warnings::near_its_end;
+pub use warnings::{advise, near_its_end};
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};

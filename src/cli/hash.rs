@@ -2,6 +2,7 @@
 
 use crate::auth::{api_key, basic};
 use clap::Args;
+use serde_json::json;
 use std::io::{self, BufRead, IsTerminal};
 
 /// Whose key.
@@ -19,6 +20,9 @@ pub struct KeyFor {
     /// The moment after which it is good no more, such as 2027-01-31T00:00:00Z.
     #[arg(long, value_name = "WHEN")]
     expires: Option<String>,
+    /// Prints the entry, and the key when it was made here, as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Whose password. It is the first line of standard input.
@@ -26,6 +30,9 @@ pub struct KeyFor {
 pub struct PasswordFor {
     #[arg(value_name = "NAME")]
     name: String,
+    /// Prints the entry as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// The entry for the keys file; the key itself, when it was made here, is shown once and in a comment.
@@ -34,7 +41,7 @@ pub fn key(asked: &KeyFor) -> Result<String, String> {
         true => (line()?, false),
         false => (api_key::make().map_err(|what| what + "\n")?, true),
     };
-    let mut entry = serde_json::json!({ "id": asked.id, "hash": api_key::hashed(&key).map_err(|what| what + "\n")? });
+    let mut entry = json!({ "id": asked.id, "hash": api_key::hashed(&key).map_err(|what| what + "\n")? });
     if !asked.scopes.is_empty() {
         entry["scopes"] = asked.scopes.clone().into();
     }
@@ -42,14 +49,19 @@ pub fn key(asked: &KeyFor) -> Result<String, String> {
         api_key::moment(expires).ok_or(format!("`{expires}` is not a moment such as 2027-01-31T00:00:00Z\n"))?;
         entry["expires"] = expires.as_str().into();
     }
-    let comment = if is_new { format!("# the key, shown once: {key}\n") } else { String::new() };
-    Ok(format!("{comment}- {entry}\n"))
+    match (asked.json, is_new) {
+        (true, true) => Ok(format!("{:#}\n", json!({ "key": key, "entry": entry }))),
+        (true, false) => Ok(format!("{:#}\n", json!({ "entry": entry }))),
+        (false, true) => Ok(format!("# the key, shown once: {key}\n- {entry}\n")),
+        (false, false) => Ok(format!("- {entry}\n")),
+    }
 }
 
 /// The entry for the users file.
 pub fn password(asked: &PasswordFor) -> Result<String, String> {
     let hash = basic::hashed(&line()?).map_err(|what| what + "\n")?;
-    Ok(format!("- {}\n", serde_json::json!({ "name": asked.name, "hash": hash })))
+    let entry = json!({ "name": asked.name, "hash": hash });
+    Ok(if asked.json { format!("{:#}\n", json!({ "entry": entry })) } else { format!("- {entry}\n") })
 }
 
 /// The first line of standard input, without what ends it.

@@ -25,7 +25,7 @@ const DEFAULT_CONFIG: &str = "/etc/frontdesk/frontdesk.yaml";
 
 /// An API gateway on Pingora: one front door for many services.
 #[derive(Parser)]
-#[command(name = "frontdesk", disable_version_flag = true)]
+#[command(name = "frontdesk", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -91,7 +91,11 @@ enum Command {
     /// Prints what a shell needs to complete commands: `frontdesk completions bash > /etc/bash_completion.d/frontdesk`.
     Completions { shell: Shell },
     /// Says which version this is.
-    Version,
+    Version {
+        /// Says it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs the command that the process was started with. Exit codes: 0 done, 1 refused or failed, 2 wrong use.
@@ -124,11 +128,13 @@ pub fn main() -> ExitCode {
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),
         Command::Completions { shell } => print(Ok(completions(shell))),
-        Command::Version => {
-            println!("frontdesk {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
+        Command::Version { json } => print(Ok(version(json))),
     }
+}
+
+fn version(as_json: bool) -> String {
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    if as_json { format!("{:#}\n", json!({ "name": name, "version": version })) } else { format!("{name} {version}\n") }
 }
 
 /// A script for that shell.

@@ -10,7 +10,7 @@ use crate::config::source::Sources;
 use crate::config::{load, render};
 use crate::proxy::difference::{self, Comparison, Side};
 use crate::proxy::rehearse::{self, Difference, Rehearsed};
-use crate::snapshot::{Meta, Snapshot, State};
+use crate::snapshot::{Meta, Snapshot, State, advise};
 use crate::types::ListenerId;
 use std::collections::HashMap;
 use std::fmt;
@@ -142,8 +142,12 @@ impl fmt::Display for Report {
 /// It could not be read at all.
 pub fn check(origin: &Origin) -> Result<Report, Failure> {
     let metrics = crate::observe::Metrics::new().map_err(|e| Failure::Other(e.to_string()))?;
-    let Found { sources, built, mut errors, warnings } = find(origin, &State::dry(metrics), 1)?;
+    let Found { sources, built, mut errors, mut warnings } = find(origin, &State::dry(metrics), 1)?;
     if let Some((raw, snapshot)) = built.filter(|_| errors.is_empty()) {
+        let advice = Problems::default();
+        advise(&raw, &advice);
+        warnings.extend(advice.into_parts().1);
+        render::sort(&mut warnings, &sources);
         errors = failing(&raw, &Arc::new(snapshot));
         render::sort(&mut errors, &sources);
     }

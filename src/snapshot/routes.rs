@@ -345,7 +345,7 @@ const MIRRORED_MAX: usize = 100;
 type Urls = HashMap<(bool, String), Arc<ServiceEntry>>;
 
 /// A route's own name, or what it asks for, as it was typed.
-fn name(raw: &raw::Route) -> String {
+pub(super) fn name(raw: &raw::Route) -> String {
     raw.name.as_ref().map_or_else(|| asks(raw), |name| name.0.clone())
 }
 

@@ -1,6 +1,7 @@
 //! What works, but probably not as it was meant.
 
 use super::Listener;
+use super::routes::name;
 use super::services::Services;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -58,6 +59,29 @@ pub(super) fn warn(raw: &Config, listeners: &[Option<Listener>], services: &Serv
     for (index, _) in proxies.iter().enumerate().filter(|(_, network)| network.0.prefix_len() == 0) {
         let why = "each client could choose the address that it is logged and limited by";
         problems.warn(&proxies_at.index(index), "everybody is a trusted proxy", why, "name the proxies' own network");
+    }
+}
+
+/// What `check` points out of routes that lead to services: nothing is wrong with them, if they are meant so.
+pub fn advise(raw: &Config, problems: &Problems) {
+    let leads = |route: &raw::Route| route.to.is_some() || route.compose.is_some();
+    let unsaid = |is_unsaid: fn(&raw::Route) -> bool| {
+        let routes = raw.routes.iter().enumerate().filter_map(|(index, route)| Some((index, route.as_ref()?)));
+        routes.filter(|(_, route)| leads(route) && is_unsaid(route)).map(|(index, route)| (index, name(route))).collect::<Vec<_>>()
+    };
+    let say = |routes: Vec<(usize, String)>, without: &str, why: &str, fix: &str| {
+        let Some((first, _)) = routes.first() else { return };
+        let s = if routes.len() == 1 { "" } else { "s" };
+        let names = routes.iter().map(|(_, name)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        problems.warn(&At::root().key("routes").index(*first), format!("route{s} without {without}: {names}"), why, fix);
+    };
+    if raw.defaults.auth.is_none() {
+        let fix = "add `auth:`, or `auth: [anonymous]` where it is meant";
+        say(unsaid(|route| route.auth.is_none()), "auth", "anybody may call the service behind it", fix);
+    }
+    if raw.defaults.rate_limits.is_empty() {
+        let fix = "add `rate_limits:`, or `rate_limits: []` where it is meant";
+        say(unsaid(|route| route.rate_limits.is_none()), "a limit", "one client may take all that the service can bear", fix);
     }
 }
 

@@ -24,6 +24,18 @@ fn new_key(arguments: &[&str]) -> (String, String) {
 }
 
 #[test]
+fn entries_are_made_for_machines_too() {
+    let json = |arguments: &[&str], input| serde_json::from_str::<serde_json::Value>(&made(arguments, input)).expect("JSON");
+    let new = json(&["hash-key", "shop", "--scope", "read", "--json"], "");
+    assert_eq!((&new["entry"]["id"], &new["entry"]["scopes"][0]), (&"shop".into(), &"read".into()));
+    // The same key has the same hash.
+    let again = json(&["hash-key", "shop", "--stdin", "--json"], new["key"].as_str().expect("a key"));
+    assert_eq!((&again["entry"]["hash"], again.get("key")), (&new["entry"]["hash"], None));
+    let ada = json(&["hash-password", "ada", "--json"], "correct horse");
+    assert!(ada["entry"]["hash"].as_str().is_some_and(|hash| hash.starts_with("$argon2id$")), "{ada}");
+}
+
+#[test]
 fn keys_open_a_route_and_end_here() {
     let origin = Origin::echo();
     let folder = tempfile::tempdir().expect("a folder");

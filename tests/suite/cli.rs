@@ -141,6 +141,15 @@ fn shells_can_complete_commands() {
 }
 
 #[test]
+fn the_version_is_said_to_people_and_to_machines() {
+    let said = |arguments: &[&str]| String::from_utf8(run(frontdesk().args(arguments)).stdout).expect("UTF-8");
+    let line = said(&["version"]);
+    assert_eq!((said(&["--version"]), said(&["-V"])), (line.clone(), line.clone()));
+    let json: serde_json::Value = serde_json::from_str(&said(&["version", "--json"])).expect("JSON");
+    assert_eq!(line, format!("{} {}\n", json["name"].as_str().expect("a name"), json["version"].as_str().expect("a version")));
+}
+
+#[test]
 fn version_and_wrong_use() {
     let output = run(frontdesk().arg("version"));
     assert_eq!((output.status.code(), output.stdout), (Some(0), format!("frontdesk {}\n", env!("CARGO_PKG_VERSION")).into_bytes()));
