@@ -4,6 +4,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, COOKIE};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::hash::Hasher;
 use std::sync::Arc;
 
 /// A route's place in its snapshot.
@@ -192,6 +193,25 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
+}
+
+/// Of keys that are keyed hashes already: their lower half.
+#[derive(Debug, Default)]
+pub struct Pass(u64);
+
+impl Hasher for Pass {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
+    }
+    fn write_u128(&mut self, n: u128) {
+        self.0 = n as u64;
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
 }
 
 #[cfg(test)]

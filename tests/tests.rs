@@ -14,6 +14,7 @@ mod suite {
     mod auth_jwt;
     mod auth_keys;
     mod auth_mtls;
+    mod auth_secrets;
     mod balance;
     mod bodies;
     mod breaker;
@@ -31,6 +32,7 @@ mod suite {
     mod explain;
     mod forwarding;
     mod gateway_api;
+    mod grpc;
     mod health;
     mod house;
     mod http2;
@@ -50,6 +52,7 @@ mod suite {
     mod shaping;
     mod shared;
     mod sockets;
+    mod starved;
     mod strict;
     mod systemd;
     mod tls;

@@ -62,6 +62,20 @@ impl Held {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Holds so many bytes, whether there is room for them or not: they are here already.
+    pub fn set(&mut self, bytes: u64) {
+        match bytes >= self.bytes {
+            true => self.buffers.held.fetch_add(bytes - self.bytes, Relaxed),
+            false => self.buffers.held.fetch_sub(self.bytes - bytes, Relaxed),
+        };
+        self.bytes = bytes;
+    }
+
+    /// How much room all of them leave, from 1 for nothing held to 0.
+    pub fn room(&self) -> f64 {
+        1.0 - (self.buffers.held() as f64 / self.buffers.max().max(1) as f64).min(1.0)
+    }
 }
 
 impl Drop for Held {
@@ -84,6 +98,14 @@ mod tests {
         drop(one);
         assert_eq!((buffers.held(), other.grow(6), other.bytes()), (4, Ok(()), 10));
         drop(other);
+        assert_eq!(buffers.held(), 0);
+        let mut known = buffers.hold();
+        assert_eq!(known.room(), 1.0);
+        known.set(30);
+        assert_eq!((buffers.held(), known.room()), (30, 0.0));
+        known.set(5);
+        assert_eq!((buffers.held(), known.room()), (5, 0.5));
+        drop(known);
         assert_eq!(buffers.held(), 0);
     }
 }

@@ -16,7 +16,7 @@ pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &
     let service = exchange.service().map(|(entry, _)| &entry.service);
     forward::to_upstream(head, request, exchange, service.and_then(|service| service.host.as_ref()))?;
     if let Some(route) = exchange.route() {
-        forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
+        forward::apply_to_request(head, &route.request_headers, &Seen { exchange, head: request })?;
     }
     shaping::depart(head, exchange)?;
     let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);

@@ -8,6 +8,7 @@ use super::mirror::Copied;
 use super::pace::Pace;
 use super::shaping::Collected;
 use super::tunnel::Carried;
+use super::untaken::Untaken;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
@@ -81,6 +82,8 @@ pub struct Exchange {
     /// Bodies that are held until they are whole, where the route changes them.
     pub body_in: Option<Box<Collected>>,
     pub body_out: Option<Box<Collected>>,
+    /// What of the answer waits for its client.
+    pub untaken: Option<Untaken>,
     /// Codes the answer's body.
     pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
@@ -175,6 +178,7 @@ impl Exchange {
             on_behalf_of: None,
             body_in: None,
             body_out: None,
+            untaken: None,
             encoder: None,
             tunnel: None,
         }

@@ -27,6 +27,7 @@ mod shaping;
 mod steps;
 pub mod strict;
 mod tunnel;
+mod untaken;
 pub mod watch;
 
 pub use exchange::Exchange;
@@ -203,10 +204,11 @@ impl ProxyHttp for Gateway {
     fn upstream_response_body_filter(
         &self,
         _: &mut Session,
-        _: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
+        untaken::came(body.as_ref().map_or(0, Bytes::len), exchange);
         match end {
             true => exchange.upstream_done(),
             false => exchange.await_upstream(),
@@ -237,6 +239,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
+        untaken::goes(body.as_ref().map_or(0, Bytes::len), session, exchange);
         let end = end || caching::is_end(session, body, exchange);
         shaping::answer_body(body, end, session.req_header(), exchange)?;
         compress::go_on(body, end, exchange).map(|()| None)
