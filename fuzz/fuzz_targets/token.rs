@@ -27,6 +27,8 @@ fuzz_target!(|input: (&str, &str, Vec<&[u8]>)| {
     let Ok(mut uri) = payload.parse::<Uri>() else { return };
     for place in [Place::Cookie("a".into()), Place::Query("a".into()), Place::Header(AUTHORIZATION, Some("Bearer".into()))] {
         place.remove(&mut headers, &mut uri);
-        assert_eq!(place.find(&headers, uri.query().unwrap_or_default()), Found::Nothing, "{place:?} in {headers:?} {uri}");
+        // Several fields that are not for us are unclear to us, and go on.
+        let left = place.find(&headers, uri.query().unwrap_or_default());
+        assert!(!matches!(left, Found::One(_)), "{place:?} in {headers:?} {uri}");
     }
 });

@@ -33,6 +33,11 @@ impl Buffers {
         self.max.load(Relaxed)
     }
 
+    /// How much room there is, from 1 for nothing held to 0.
+    pub fn room(&self) -> f64 {
+        1.0 - (self.held() as f64 / self.max().max(1) as f64).min(1.0)
+    }
+
     /// Begins to hold something, of no size yet.
     pub fn hold(self: &Arc<Self>) -> Held {
         Held { buffers: self.clone(), bytes: 0 }
@@ -71,11 +76,6 @@ impl Held {
         };
         self.bytes = bytes;
     }
-
-    /// How much room all of them leave, from 1 for nothing held to 0.
-    pub fn room(&self) -> f64 {
-        1.0 - (self.buffers.held() as f64 / self.buffers.max().max(1) as f64).min(1.0)
-    }
 }
 
 impl Drop for Held {
@@ -100,11 +100,11 @@ mod tests {
         drop(other);
         assert_eq!(buffers.held(), 0);
         let mut known = buffers.hold();
-        assert_eq!(known.room(), 1.0);
+        assert_eq!(buffers.room(), 1.0);
         known.set(30);
-        assert_eq!((buffers.held(), known.room()), (30, 0.0));
+        assert_eq!((buffers.held(), buffers.room()), (30, 0.0));
         known.set(5);
-        assert_eq!((buffers.held(), known.room()), (5, 0.5));
+        assert_eq!((buffers.held(), buffers.room()), (5, 0.5));
         drop(known);
         assert_eq!(buffers.held(), 0);
     }

@@ -72,6 +72,8 @@ const GONE: u16 = 499;
 /// while a service is being connected to, with its connection. No hook is called then, and its head is gone.
 pub struct Begun {
     method: Method,
+    /// Of the answer, once that has begun.
+    pub status: Option<u16>,
     /// Where there is a log.
     head: Option<Remembered>,
 }
@@ -94,7 +96,7 @@ impl Begun {
             user_agent: field(USER_AGENT),
             referer: field(REFERER),
         };
-        Begun { method: head.method.clone(), head: snapshot.access_log.as_ref().map(remember) }
+        Begun { method: head.method.clone(), status: None, head: snapshot.access_log.as_ref().map(remember) }
     }
 }
 
@@ -108,7 +110,7 @@ pub fn abandoned(exchange: &mut Exchange, begun: &Begun) {
         _ => None,
     };
     exchange.refusal = exchange.refusal.take().or(late);
-    let status = exchange.refusal.as_ref().map_or(GONE, Refusal::status);
+    let status = begun.status.or(exchange.refusal.as_ref().map(Refusal::status)).unwrap_or(GONE);
     let times = count(exchange, &begun.method, status, "");
     if let Some(refusal) = &exchange.refusal {
         exchange.metrics().refused(refusal);

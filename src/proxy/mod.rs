@@ -27,7 +27,7 @@ mod shaping;
 mod steps;
 pub mod strict;
 mod tunnel;
-mod untaken;
+pub mod untaken;
 pub mod watch;
 
 pub use exchange::Exchange;
@@ -208,11 +208,11 @@ impl ProxyHttp for Gateway {
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
-        untaken::came(body.as_ref().map_or(0, Bytes::len), exchange);
         match end {
             true => exchange.upstream_done(),
             false => exchange.await_upstream(),
         }
+        untaken::came(body.as_ref().map_or(0, Bytes::len), end, exchange);
         Ok(None)
     }
 
@@ -239,7 +239,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
-        untaken::goes(body.as_ref().map_or(0, Bytes::len), session, exchange);
+        untaken::goes(body.as_ref().map_or(0, Bytes::len), exchange);
         let end = end || caching::is_end(session, body, exchange);
         shaping::answer_body(body, end, session.req_header(), exchange)?;
         compress::go_on(body, end, exchange).map(|()| None)

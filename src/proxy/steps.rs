@@ -201,8 +201,9 @@ pub(super) fn is_event_stream(head: &ResponseHeader) -> bool {
     head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// The connection ends with this answer, where it has to.
-pub(super) fn end_connection(session: &mut Session, head: &mut ResponseHeader, exchange: &Exchange) {
+/// The answer begins; the connection ends with it, where it has to.
+pub(super) fn end_connection(session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) {
+    exchange.begun.iter_mut().for_each(|begun| begun.status = Some(head.status.as_u16()));
     // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
     let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
     if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {

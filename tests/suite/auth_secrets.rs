@@ -18,6 +18,7 @@ listeners: [{{ bind: 127.0.0.1:0 }}]
 admin: {{ bind: 127.0.0.1:0, token: {ADMIN} }}
 server: {{ secret: {OWN} }}
 log: {{ level: debug }}
+access_log: {{ path: DIR/access.log, redact: [token, password] }}
 auth:
   field: {{ jwt: {{ secret: '{SECRET}' }} }}
   query: {{ jwt: {{ secret: '{SECRET}', from: {{ query: access_token }} }} }}
