@@ -15,7 +15,7 @@ pub use warnings::{advise, near_its_end};
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods};
-use crate::cache::{Cache, Rule};
+use crate::cache::{Bulletin, Cache, Rule};
 use crate::compose::Plan;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -37,7 +37,7 @@ use prometheus::IntCounter;
 use services::Services;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 use tokio::sync::Semaphore;
 
@@ -49,6 +49,8 @@ pub struct State {
     pub limits: Limits,
     /// Answers that are kept.
     pub cache: &'static Cache,
+    /// What gateways tell each other of them, and the store that it is written to.
+    bulletin: Mutex<(Weak<Shared>, Weak<Bulletin>)>,
     counts: Counts,
     load: Arc<Load>,
     /// Bodies that are held in memory.
@@ -74,6 +76,7 @@ impl State {
             logs,
             limits: Limits::default(),
             cache: Cache::new(),
+            bulletin: Mutex::default(),
             counts: Counts::default(),
             load: Arc::default(),
             buffers: Arc::default(),
@@ -90,6 +93,17 @@ impl State {
     /// What goes along into the process that takes the place of this one.
     pub fn carried(&self) -> Vec<&dyn Carried> {
         vec![&self.limits, &*self.metrics, &self.tickets]
+    }
+
+    /// What gateways of this store tell each other; it goes on for as long as the store is the same.
+    fn bulletin(&self, shared: &Arc<Shared>) -> Arc<Bulletin> {
+        let mut known = self.bulletin.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bulletin) = known.1.upgrade().filter(|_| std::ptr::eq(known.0.as_ptr(), &**shared)) {
+            return bulletin;
+        }
+        let bulletin = Arc::new(Bulletin::new(shared.client().clone()));
+        *known = (Arc::downgrade(shared), Arc::downgrade(&bulletin));
+        bulletin
     }
 
     /// For a configuration that is only looked at: nothing is opened or made.
@@ -133,6 +147,8 @@ pub struct Snapshot {
     pub caches: Vec<Arc<Rule>>,
     /// Where they keep answers.
     pub cache: &'static Cache,
+    /// Other gateways, where there are any: what is purged here is told to them.
+    pub bulletin: Option<Arc<Bulletin>>,
     /// The most that these take, in bytes.
     pub cache_memory: usize,
     /// Who was refused, and how often.
@@ -357,6 +373,7 @@ impl Snapshot {
             routes,
             services: services.into_iter().chain(url_services).collect(),
             limits: limits.into_entries()?,
+            bulletin: shared.as_ref().filter(|_| !raw.caches.0.is_empty()).map(|shared| state.bulletin(shared)),
             shared,
             methods,
             caches: caches.into_rules()?,

@@ -1,5 +1,7 @@
 //! Nouns that several rooms share.
 
+pub mod fields;
+
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, COOKIE};
 use serde_json::{Map, Value};

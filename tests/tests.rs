@@ -45,6 +45,7 @@ mod suite {
     mod own_tests;
     mod pools;
     mod proxied;
+    mod purges;
     mod refusals;
     mod reload;
     mod retries;

@@ -36,6 +36,12 @@ SCENARIOS = {
     "newconn": ("a new connection for each request, 1 KiB", (*WRK, "-H", "Connection: close"), "http", "/1k"),
     "body100k": ("HTTP/1.1, 64 connections, 100 KiB", WRK, "http", "/100k"),
 }
+# A cached hit beside nginx's, the price of a limit, and that of a request that a flood guard refuses.
+COMPARISONS = {
+    "cache": ["nginx_cache", "cache"],
+    "ratelimit": ["frontdesk", "ratelimit"],
+    "flood": ["frontdesk", "flood"],
+}
 
 
 def measure(bench, gateway, scenario, seconds):
@@ -54,6 +60,8 @@ def measure(bench, gateway, scenario, seconds):
     gateway.forget_log()
     read = read_h2load if generator[0] == "h2load" else read_wrk
     answered, per_second, errors = read(done.stdout + done.stderr)
+    if gateway.is_refused:
+        errors = [error for error in errors if not error.startswith("Non-2xx")]
     if done.returncode != 0 or answered == 0:
         errors.append(f"exit code {done.returncode}, {answered} answers: {(done.stdout + done.stderr)[-500:]}")
     if errors:
@@ -132,7 +140,8 @@ def report(results, options):
         table(["", *names], [[scenario, *(spread(figures[scenario][name], "{:.1f}") for name in names)]
                              for scenario in samples])
         pairs = [(name, base) for base in ("bare", "nginx") for name in NAMES if {name, base} <= set(names) and name != base]
-        pairs += [(name, "frontdesk") for name in VARIANTS if {name, "frontdesk"} <= set(names)]
+        bases = {"cache": "nginx_cache"}
+        pairs += [(name, base) for name in VARIANTS if {name, base := bases.get(name, "frontdesk")} <= set(names)]
         if pairs:
             print("Ratios, taken within each round\n")
             table(["", *(f"{name} / {base}" for name, base in pairs)],
@@ -193,6 +202,7 @@ def arguments():
 
     everything = (*SCENARIOS, "idle")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="?", choices=COMPARISONS, help="a comparison by name: its gateways, in `plain`")
     parser.add_argument("--rounds", type=positive, default=5, help="turns of each scenario and gateway (5)")
     parser.add_argument("--seconds", type=positive, default=3, help="length of a turn (3)")
     parser.add_argument("--connections", type=positive, default=2000, help="idle connections (2000)")
@@ -201,7 +211,10 @@ def arguments():
     parser.add_argument("--gateways", type=choice((*NAMES, *VARIANTS)), default=NAMES, metavar="NAME,...",
                         help=", ".join((*NAMES, *VARIANTS)))
     parser.add_argument("--json", metavar="FILE", help="write every sample there too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.what:
+        options.only, options.gateways = ["plain"], COMPARISONS[options.what]
+    return options
 
 
 def prepare(options):

@@ -59,6 +59,7 @@ ORIGIN = """\
 
 # The log is written in batches, as Frontdesk's is: a write for each line would flatter Frontdesk.
 PROXY = """\
+{store}
     access_log {log} combined buffer=32k flush=1s;
     upstream origin {{
         server 127.0.0.1:{origin};
@@ -78,6 +79,7 @@ PROXY = """\
             proxy_set_header Host $host;
             proxy_buffers 16 8k;
             proxy_max_temp_file_size 0;
+{location}
         }}
     }}
 """
@@ -89,7 +91,7 @@ listeners:
     bind: "127.0.0.1:{secure}"
     tls: {{ certificates: [{{ cert: {dir}/cert.pem, key: {dir}/key.pem }}] }}
 admin: {{ bind: "127.0.0.1:{admin}" }}
-server: {{ threads: 1 }}
+server: {{ threads: 1{server} }}
 access_log: {{ path: {log}, format: json }}
 services: {{ origin: {{ endpoints: ["127.0.0.1:{origin}"] }} }}
 {rest}
@@ -105,8 +107,13 @@ ROUTES = "".join(f"""
 SECRET = "bench-secret-of-at-least-thirty-two-bytes"
 JWT = "auth: {{{{ bench: {{{{ jwt: {{{{ issuer: https://bench.test, algorithms: [{algorithm}], {key} }}}} }}}} }}}}"
 # Frontdesk with another configuration, measured when asked for; beside `frontdesk` its price is told. `token` is the algorithm of
-# the one that each request shows.
+# the one that each request shows; where `refused` is set, all but the first are. With `store` it is nginx.
 VARIANTS = {
+    "nginx_cache": {"store": "    proxy_cache_path {dir}/{name}.cache keys_zone=bench:10m;\n",
+                    "location": "            proxy_cache bench;\n            proxy_cache_valid 200 1h;\n"},
+    "cache": {"route": ", cache: bench", "rest": "caches: {{ bench: {{ ttl: 1h }} }}"},
+    "ratelimit": {"route": ", rate_limits: [bench]", "rest": "rate_limits: {{ bench: {{ rate: 100000000/s, by: client_ip }} }}"},
+    "flood": {"server": ", flood: { rate: 20/1h }", "refused": True},
     "routes1000": {"routes": ROUTES},
     "jwt": {"route": ", auth: [bench]", "rest": JWT.format(algorithm="HS256", key=f"secret: {SECRET}"), "token": "HS256"},
     "jwt_rs256": {"route": ", auth: [bench]", "rest": JWT.format(algorithm="RS256", key="public_key: {dir}/rsa.pub"), "token": "RS256"},
@@ -145,23 +152,24 @@ class Bench:
         log = f"{self.dir}/{name}.access.log"
         values = {"dir": self.dir, "origin": self.origin_port, "plain": plain, "secure": secure, "admin": admin,
                   "log": log}
-        if name == "nginx":
-            command = self.nginx(f"nginx{plain}", PROXY.format(**values))
+        variant = VARIANTS.get(name, {})
+        if name == "nginx" or "store" in variant:
+            parts = {part: variant.get(part, "").format(dir=self.dir, name=name) for part in ("store", "location")}
+            command = self.nginx(f"nginx{plain}", PROXY.format(**values, **parts))
         elif name == "bare":
             command = [BINARIES["bare"], f"127.0.0.1:{plain}", f"127.0.0.1:{self.origin_port}", "1",
                        f"127.0.0.1:{secure}", f"{self.dir}/cert.pem", f"{self.dir}/key.pem"]
         else:
             config = pathlib.Path(f"{self.dir}/frontdesk{plain}.yaml")
-            variant = VARIANTS.get(name, {})
             parts = {part: variant.get(part, "").format(dir=self.dir) if part == "rest" else variant.get(part, "")
-                     for part in ("routes", "route", "rest")}
+                     for part in ("routes", "route", "rest", "server")}
             config.write_text(FRONTDESK.format(**values, **parts))
             command = [BINARIES["frontdesk"], "run", "-c", config]
-        algorithm = VARIANTS.get(name, {}).get("token")
+        algorithm = variant.get("token")
         headers = {"Authorization": f"Bearer {self.token(algorithm)}"} if algorithm else {}
         process = self.launch(name, command, self.gateway_cpu)
         self.wait_until_answers(name, process, plain, headers)
-        return Gateway(name, process, {"http": plain, "https": secure}, log, headers)
+        return Gateway(name, process, {"http": plain, "https": secure}, log, headers, "refused" in variant)
 
     def token(self, algorithm):
         def encode(raw):
@@ -208,10 +216,11 @@ class Bench:
 
 
 class Gateway:
-    """`headers` are those that each request has."""
+    """`headers` are those that each request has; it may be refused."""
 
-    def __init__(self, name, process, ports, log, headers=None):
+    def __init__(self, name, process, ports, log, headers=None, is_refused=False):
         self.name, self.process, self.ports, self.log, self.headers = name, process, ports, log, headers or {}
+        self.is_refused = is_refused
 
     def cpu_seconds(self):
         """User and system time so far, of all its processes."""

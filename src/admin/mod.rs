@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot};
 
@@ -106,6 +107,10 @@ impl Admin {
             let told = shared.told();
             self.state.metrics.store(told.is_up, told.questions, told.failures);
         }
+        if let Some(bulletin) = &self.snapshot.load().bulletin {
+            let counts = bulletin.counts();
+            self.state.metrics.purges(counts.sent.load(Relaxed), counts.heard.load(Relaxed), counts.missed.load(Relaxed));
+        }
         self.state.metrics.keys(self.snapshot.load().methods.issuers().into_iter().filter_map(|told| Some((told.url, told.age?))));
         let snapshot = self.snapshot.load();
         self.state.metrics.endpoints(snapshot.services.iter().flat_map(|entry| {
@@ -188,8 +193,9 @@ impl Admin {
                 return Answer::json(StatusCode::BAD_REQUEST, &json!({ "error": format!("unknown key `{name}`") }));
             }
         }
-        match forget::purge(&self.snapshot.load(), &wanted) {
-            Ok(purged) => Answer::json(StatusCode::OK, &json!({ "purged": purged })),
+        match forget::purge_everywhere(&self.snapshot.load_full(), &wanted).await {
+            Ok((purged, None)) => Answer::json(StatusCode::OK, &json!({ "purged": purged })),
+            Ok((purged, Some(is_told))) => Answer::json(StatusCode::OK, &json!({ "purged": purged, "told": is_told })),
             Err(error) => Answer::json(StatusCode::BAD_REQUEST, &json!({ "error": error })),
         }
     }

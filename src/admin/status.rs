@@ -2,11 +2,13 @@
 
 use super::Process;
 use crate::auth::Told;
+use crate::cache::Counts;
 use crate::limit::{Cap, StoreTold};
 use crate::snapshot::{LimitEntry, Route, ServiceEntry, Snapshot, State};
 use crate::upstream::Endpoint;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 pub fn json(snapshot: &Snapshot, state: &State, process: &dyn Process) -> Value {
     let listener = |listener: &crate::snapshot::Listener| {
@@ -70,7 +72,18 @@ fn cache(snapshot: &Snapshot, state: &State) -> Value {
         "entries": size.entries,
         "in_flight_bytes": size.in_flight_bytes,
         "evicted": size.evicted,
+        "gateways": snapshot.bulletin.as_ref().map(|bulletin| bulletin_counts(bulletin.counts())),
         "routes": snapshot.routes.iter().filter_map(route).collect::<Vec<_>>(),
+    })
+}
+
+/// What gateways tell each other of their caches.
+fn bulletin_counts(counts: &Counts) -> Value {
+    json!({
+        "up": counts.is_up.load(Relaxed),
+        "purges_sent": counts.sent.load(Relaxed),
+        "purges_heard": counts.heard.load(Relaxed),
+        "missed": counts.missed.load(Relaxed),
     })
 }
 

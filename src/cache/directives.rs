@@ -181,11 +181,15 @@ impl<'a> Argument<'a> {
         }
     }
 
-    /// RFC 9111, 1.2.2. What is not a number of seconds is none of them.
     fn seconds(self) -> Duration {
-        let digits = self.text().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
-        Duration::from_secs(digits.map_or(0, |digits| digits.parse().map_or(SECONDS_MAX, |seconds: u64| seconds.min(SECONDS_MAX))))
+        self.text().map_or(Duration::ZERO, delta_seconds)
     }
+}
+
+/// RFC 9111, 1.2.2. What is not a number of seconds is none of them.
+pub fn delta_seconds(text: &str) -> Duration {
+    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    Duration::from_secs(if is_number { text.parse().map_or(SECONDS_MAX, |seconds: u64| seconds.min(SECONDS_MAX)) } else { 0 })
 }
 
 /// The members of a list, each with its argument.

@@ -3,9 +3,10 @@
 use super::fill::Fill;
 use super::fresh::Terms;
 use super::key::Key;
+use crate::types::fields::{HOP_BY_HOP, nominated};
 use bytes::Bytes;
-use http::header::{AGE, CONNECTION, CONTENT_LENGTH, DATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -60,18 +61,12 @@ pub enum Body {
 
 impl Entry {
     /// `head` is the service's; what concerns its connection or nobody but the first client is left out.
-    pub fn new(key: Key, variance: Option<[u8; 16]>, mut head: ResponseHeader, told: Arc<Told>, body: Body) -> Entry {
-        tidy(&mut head, &told.terms);
+    pub fn new(key: Key, variance: Option<[u8; 16]>, head: ResponseHeader, told: Arc<Told>, body: Body) -> Entry {
         let length = match &body {
-            Body::Whole(_, length) => {
-                // Its length is known now, though it may have come in chunks.
-                if !matches!(head.status.as_u16(), 204) {
-                    let _ = head.insert_header(CONTENT_LENGTH, *length);
-                }
-                *length
-            }
-            Body::Coming(_) => 0,
+            Body::Whole(_, length) => Some(*length),
+            Body::Coming(_) => None,
         };
+        let head = tidy(head, &told.terms, length);
         let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum::<usize>();
         let texts = told.url.len() + told.tags.iter().map(|tag| tag.len() + size_of::<Box<str>>()).sum::<usize>();
         Entry {
@@ -80,7 +75,7 @@ impl Entry {
             head,
             told,
             body,
-            weight: ENTRY_BYTES + length + fields + texts,
+            weight: ENTRY_BYTES + length.unwrap_or(0) + fields + texts,
             uses: AtomicU8::new(0),
             is_listed: AtomicBool::new(false),
             is_main: AtomicBool::new(false),
@@ -95,6 +90,15 @@ impl Entry {
         match self.expired_ms.load(Relaxed) {
             0 => own,
             ms => own.min(UNIX_EPOCH + Duration::from_millis(ms)),
+        }
+    }
+
+    /// For how many seconds it is fresh yet: below 0 for how many it is no more.
+    pub fn seconds_left(&self, now: SystemTime) -> i64 {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        match self.fresh_until().duration_since(now) {
+            Ok(left) => seconds(left),
+            Err(past) => -seconds(past.duration()) - 1,
         }
     }
 
@@ -135,38 +139,63 @@ impl Entry {
     }
 }
 
-/// RFC 9111, 3.1 and RFC 9110, 7.6.1: what is stored is the answer, not how it came.
-fn tidy(head: &mut ResponseHeader, terms: &Terms) {
-    let nominated: Vec<HeaderName> = nominated(&head.headers).collect();
-    let of_connection = [CONNECTION, TRANSFER_ENCODING, TE, TRAILER, UPGRADE, AGE];
-    let named = ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization"];
-    for name in of_connection.iter().chain(&nominated).chain(&terms.withheld) {
-        head.remove_header(name);
+/// Fields that are nobody's but the first client's connection, beside those that end at every hop.
+const OF_FIRST: [HeaderName; 4] = [
+    AGE,
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authentication-info"),
+    HeaderName::from_static("proxy-authorization"),
+];
+
+/// RFC 9111, 3.1 and RFC 9110, 7.6.1: what is stored is the answer, not how it came; in as little room as it needs, since what a
+/// head was read from is part of a larger buffer, which its values would keep alive.
+fn tidy(head: ResponseHeader, terms: &Terms, length: Option<usize>) -> ResponseHeader {
+    let reason = head.get_reason_phrase().filter(|reason| Some(*reason) != head.status.canonical_reason()).map(str::to_string);
+    let mut parts = http::response::Parts::from(head);
+    let nominated = nominated(&parts.headers);
+    for name in HOP_BY_HOP.iter().chain(&OF_FIRST).chain(&nominated).chain(&terms.withheld) {
+        parts.headers.remove(name);
     }
-    named.into_iter().for_each(|name| drop(head.remove_header(name)));
-    if !head.headers.contains_key(DATE) {
+    if !parts.headers.contains_key(DATE)
+        && let Ok(date) = HeaderValue::from_maybe_shared(Bytes::from(httpdate::fmt_http_date(terms.received)))
+    {
         // RFC 9110, 6.6.1: without a date it was made when it came.
-        let _ = head.insert_header(DATE, httpdate::fmt_http_date(terms.received));
+        parts.headers.insert(DATE, date);
     }
+    if let Some(length) = length.filter(|_| parts.status != StatusCode::NO_CONTENT) {
+        // It is known now, though it may have come in chunks.
+        parts.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    parts.headers = compact(&parts.headers);
+    let mut head = ResponseHeader::from(parts);
+    if let Some(reason) = reason {
+        // It came, so it can be kept.
+        let _ = head.set_reason_phrase(Some(&reason));
+    }
+    head
 }
 
-fn nominated(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
-    let values = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
-    values.flat_map(|value| value.split(|b| *b == b',')).filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+/// The same fields in a map of their size, with one text for all values.
+fn compact(headers: &HeaderMap) -> HeaderMap {
+    let text: Bytes = headers.values().flat_map(HeaderValue::as_bytes).copied().collect::<Vec<u8>>().into();
+    let (mut compact, mut at) = (HeaderMap::with_capacity(headers.len()), 0);
+    for (name, value) in headers {
+        let copy = HeaderValue::from_maybe_shared(text.slice(at..at + value.len()));
+        at += value.len();
+        compact.append(name, copy.unwrap_or_else(|_| value.clone()));
+    }
+    compact
 }
+
+/// Fields that describe the body.
+const OF_BODY: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE];
 
 /// RFC 9111, 3.2: a stored head with what a 304 says anew. What describes the body stays, since the body does; so do cookies, which
 /// were for whoever asked.
 pub fn renewed(stored: &ResponseHeader, anew: &HeaderMap, received: SystemTime) -> ResponseHeader {
     let mut head = stored.clone();
-    let dropped: Vec<HeaderName> = nominated(anew).collect();
-    let stays = |name: &HeaderName| {
-        matches!(
-            name.as_str(),
-            "content-length" | "content-encoding" | "content-range" | "content-type" | "keep-alive" | "proxy-connection"
-        ) || [CONNECTION, TRANSFER_ENCODING, TE, TRAILER, UPGRADE, SET_COOKIE].contains(name)
-            || dropped.contains(name)
-    };
+    let nominated = nominated(anew);
+    let stays = |name: &HeaderName| OF_BODY.contains(name) || HOP_BY_HOP.contains(name) || *name == SET_COOKIE || nominated.contains(name);
     for name in anew.keys().filter(|name| !stays(name)) {
         head.remove_header(name);
         for value in anew.get_all(name) {

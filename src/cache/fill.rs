@@ -69,6 +69,10 @@ enum End {
 }
 
 impl State {
+    fn piece(&self, position: usize, end: usize) -> Option<Bytes> {
+        piece(self.chunks.iter(), self.base, position, end)
+    }
+
     /// Forgets what all have read.
     fn trim(&mut self) -> usize {
         let slowest = self.positions.values().copied().min().unwrap_or(self.written);
@@ -199,7 +203,7 @@ impl Fill {
                 }
                 let is_passing = state.is_passing;
                 // Where much may wait, as much as possible goes at once.
-                let next = if is_passing { joined(&state, *position, end) } else { slice(&state, *position, end) };
+                let next = if is_passing { joined(&state, *position, end) } else { state.piece(*position, end) };
                 if let Some(bytes) = next {
                     *position += bytes.len();
                     drop(state);
@@ -226,9 +230,10 @@ impl Drop for Fill {
     }
 }
 
-fn slice(state: &State, position: usize, end: usize) -> Option<Bytes> {
-    let mut at = state.base;
-    for chunk in &state.chunks {
+/// The bytes from `position` on, as far as they lie together; the first of the chunks begins at `base`.
+pub fn piece<'a>(chunks: impl Iterator<Item = &'a Bytes>, base: usize, position: usize, end: usize) -> Option<Bytes> {
+    let mut at = base;
+    for chunk in chunks {
         if position < at + chunk.len() {
             let from = position.checked_sub(at)?;
             return Some(chunk.slice(from..chunk.len().min(end - at)));
@@ -240,14 +245,14 @@ fn slice(state: &State, position: usize, end: usize) -> Option<Bytes> {
 
 /// All that is there from `position` on, in one piece.
 fn joined(state: &State, position: usize, end: usize) -> Option<Bytes> {
-    let first = slice(state, position, end)?;
+    let first = state.piece(position, end)?;
     let mut at = position + first.len();
     if at >= state.written.min(end) {
         return Some(first);
     }
     let mut all = Vec::with_capacity(state.written.min(end) - position);
     all.extend_from_slice(&first);
-    while let Some(next) = slice(state, at, end).filter(|_| at < end) {
+    while let Some(next) = state.piece(at, end).filter(|_| at < end) {
         at += next.len();
         all.extend_from_slice(&next);
     }

@@ -1,6 +1,6 @@
 //! May an answer be kept, and how long is it fresh? RFC 9111, 3 and 4.2, with the configuration's say where the service is silent.
 
-use super::directives::{Directives, Scope, targeted};
+use super::directives::{Directives, Scope, delta_seconds, targeted};
 use http::header::{AGE, CACHE_CONTROL, DATE, ETAG, EXPIRES, LAST_MODIFIED, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, StatusCode};
 use std::time::{Duration, SystemTime};
@@ -210,8 +210,7 @@ fn initial_age(answer: &Answer<'_>) -> Duration {
 /// RFC 9111, 5.1: the first value counts; what is no number of seconds is not there.
 fn age_field(headers: &HeaderMap) -> Duration {
     let text = headers.get(AGE).and_then(|value| value.to_str().ok()).and_then(|text| text.split(',').next()).map(str::trim);
-    let digits = text.filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
-    Duration::from_secs(digits.map_or(0, |digits| digits.parse().map_or(1 << 31, |age: u64| age.min(1 << 31))))
+    text.map_or(Duration::ZERO, delta_seconds)
 }
 
 /// A date: the outer `None` when there is none, the inner when it can't be read, or there are several.

@@ -1,8 +1,10 @@
 //! Can we avoid asking? Answers that are kept, by the rules of RFC 9111 and those of the configuration.
 //!
-//! `directives`, `fresh` and `asked` are the rules, pure; `store` is where answers lie; `storage` is what Pingora's cache sees of it.
+//! `directives`, `fresh` and `asked` are the rules, pure; `store` is where answers lie; `storage` is what Pingora's cache sees of it;
+//! `bulletin` is what gateways tell each other.
 
 pub mod asked;
+mod bulletin;
 pub mod directives;
 pub mod entry;
 mod fill;
@@ -15,6 +17,7 @@ pub mod storage;
 mod store;
 mod turns;
 
+pub use bulletin::{Bulletin, Counts, Heard};
 pub use entry::{Entry, Told};
 pub use rule::Rule;
 pub use storage::entry_of;

@@ -1,7 +1,7 @@
 //! The store as Pingora's cache sees it.
 
 use super::entry::{Body, Entry, Told};
-use super::fill::{Broken, Fill};
+use super::fill::{Broken, Fill, piece};
 use super::key::Key;
 use super::store::Store;
 use crate::types::content_length;
@@ -150,25 +150,13 @@ impl Drop for Reader {
     }
 }
 
-/// The bytes from `position` on, as far as they lie together.
-fn piece(chunks: &[Bytes], position: usize, end: usize) -> Option<Bytes> {
-    let mut at = 0;
-    for chunk in chunks {
-        if position < at + chunk.len() {
-            return Some(chunk.slice(position - at..chunk.len().min(end - at)));
-        }
-        at += chunk.len();
-    }
-    None
-}
-
 #[async_trait]
 impl HandleHit for Reader {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         let piece = match &self.entry.body {
             _ if self.position >= self.end => None,
             Body::Whole(chunks, _) => {
-                let piece = piece(chunks, self.position, self.end);
+                let piece = piece(chunks.iter(), 0, self.position, self.end);
                 self.position += piece.as_ref().map_or(0, Bytes::len);
                 piece
             }

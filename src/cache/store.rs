@@ -87,6 +87,15 @@ impl Store {
         Some(found)
     }
 
+    /// The variant that a request matches, which is not used thereby.
+    pub fn find_for(&self, key: Key, of: impl Fn(&[HeaderName]) -> [u8; 16]) -> Option<Arc<Entry>> {
+        let shard = self.shard(key.page);
+        match shard.matching(key, of) {
+            Some(variance) => shard.find(key, Some(variance)),
+            None => shard.find(key, None).filter(|entry| entry.told.vary.is_empty()),
+        }
+    }
+
     /// The variance of the variant that a request matches.
     pub fn matching(&self, key: Key, of: impl Fn(&[HeaderName]) -> [u8; 16]) -> Option<[u8; 16]> {
         self.shard(key.page).matching(key, of)

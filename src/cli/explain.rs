@@ -141,6 +141,9 @@ fn told(answer: &Value) -> String {
         let (name, rate, by, key) = (text(&limit["limit"]), text(&limit["rate"]), text(&limit["by"]), text(&limit["key"]));
         let _ = writeln!(out, "limit {name} ({rate}) by {by}, key {key}: {}, {} left", text(&limit["verdict"]), limit["left"]);
     }
+    if answer["cache"].is_object() {
+        cached(&mut out, &answer["cache"]);
+    }
     let _ = match answer["outcome"].as_object().and_then(|outcome| outcome.iter().next()) {
         Some((kind, refused)) if kind == "refused" => {
             writeln!(out, "refused: {} {}: {}", refused["status"], text(&refused["code"]), text(&refused["detail"]))
@@ -154,6 +157,17 @@ fn told(answer: &Value) -> String {
         None => Ok(()),
     };
     out
+}
+
+fn cached(out: &mut String, told: &Value) {
+    let text = |key: &str| told[key].as_str().unwrap_or_default();
+    let _ = writeln!(out, "cache {} by {}, key {}: {}, {}", text("cache"), text("by"), text("key"), text("status"), text("why"));
+    if let Some(kept) = told["kept"].as_object() {
+        let _ = writeln!(out, "  kept       {} bytes, {} s old, fresh for {} s", kept["bytes"], kept["age_seconds"], kept["fresh_seconds"]);
+    }
+    if !text("condition").is_empty() {
+        let _ = writeln!(out, "  condition  {}", text("condition"));
+    }
 }
 
 fn composed(out: &mut String, told: &Value) -> std::fmt::Result {

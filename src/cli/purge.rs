@@ -32,9 +32,17 @@ pub fn purge(asked: &Purging) -> Result<String, String> {
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
     let parameters: Vec<_> = texts.chain(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (name, "true"))).collect();
     let answer = remote::tell(&asked.target, "/purge", &parameters)?;
-    Ok(match (asked.target.is_json(), answer["purged"].as_u64().unwrap_or_default()) {
-        (true, _) => format!("{answer:#}\n"),
-        (false, 1) => "purged 1 answer\n".to_string(),
-        (false, n) => format!("purged {n} answers\n"),
-    })
+    if asked.target.is_json() {
+        return Ok(format!("{answer:#}\n"));
+    }
+    let here = match answer["purged"].as_u64().unwrap_or_default() {
+        1 => "purged 1 answer\n".to_string(),
+        n => format!("purged {n} answers\n"),
+    };
+    let elsewhere = match answer["told"].as_bool() {
+        None => "",
+        Some(true) => "the other gateways are told\n",
+        Some(false) => "the other gateways will be told when the store that they share is back\n",
+    };
+    Ok(here + elsewhere)
 }

@@ -236,6 +236,13 @@ impl Leases {
         self.len.load(Relaxed)
     }
 
+    pub fn all(&self) -> Vec<Arc<Lease>> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+
     /// Forgets what has rested and holds nothing, in a part of the shards.
     pub fn sweep(&self, now_ns: u64) {
         let step = self.next_sweep.fetch_add(1, Relaxed) % SWEEPS;

@@ -38,6 +38,7 @@ const QUEUE: usize = 8_192;
 #[derive(Debug)]
 pub struct Shared {
     door: Arc<Door>,
+    client: Client,
     pub leases: Leases,
     queue: Sender<Arc<Lease>>,
     /// Until it is started.
@@ -102,7 +103,13 @@ impl Shared {
             last_error: Mutex::default(),
             is_tried: tried,
         };
-        Ok(Shared { door: Arc::new(door), leases: Leases::default(), queue, asked: Mutex::new(Some((client, asked))), is_tried })
+        let asked = Mutex::new(Some((client.clone(), asked)));
+        Ok(Shared { door: Arc::new(door), client, leases: Leases::default(), queue, asked, is_tried })
+    }
+
+    /// How it is reached.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Begins to connect, if it has not begun. It ends when nobody holds the store any more.
@@ -147,6 +154,16 @@ impl Shared {
         answered.as_mut().enable();
         self.fetch(lease);
         timeout_at(until.into(), answered).await.is_ok() && self.is_up()
+    }
+
+    /// Gives back all that is held, at the end of the process: what it can't by then is lost.
+    pub async fn give_all_back(&self) {
+        let Some(connection) = self.door.connection.load_full() else { return };
+        let held: Vec<_> = self.leases.all().into_iter().map(|lease| (lease.rested(u64::MAX, Duration::ZERO), lease)).collect();
+        let held: Vec<_> = held.into_iter().filter(|(tokens, _)| *tokens > 0).map(|(tokens, lease)| (lease, tokens)).collect();
+        if let Err(e) = self.door.put_back(&connection, &held).await {
+            log::warn!("shared limits: what is held could not be given back: {}", e.category());
+        }
     }
 
     /// Charges these at once, or none of them: one call.
@@ -262,13 +279,16 @@ impl Door {
             let ping = redis::cmd("PING");
             return timed(ping.query_async(&mut connection)).await;
         }
-        for part in rested.chunks(BATCH) {
-            let back = |(lease, back): &'_ (Arc<Lease>, u32)| (lease.clone(), *back);
-            let part: Vec<_> = part.iter().map(back).collect();
-            let wants: Vec<Want<'_>> = part
-                .iter()
-                .map(|(lease, back)| Want { name: &lease.name, terms: lease.terms, wanted: 0, back: *back, must: false })
-                .collect();
+        self.put_back(connection, &rested).await
+    }
+
+    /// Puts back what was taken from leases, many at once.
+    async fn put_back(&self, connection: &MultiplexedConnection, taken: &[(Arc<Lease>, u32)]) -> redis::RedisResult<()> {
+        for part in taken.chunks(BATCH) {
+            let mut wants = Vec::with_capacity(part.len());
+            for (lease, back) in part {
+                wants.push(Want { name: &lease.name, terms: lease.terms, wanted: 0, back: *back, must: false });
+            }
             self.within(connection, &wants).await?;
         }
         Ok(())

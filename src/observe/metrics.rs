@@ -57,6 +57,7 @@ pub struct Metrics {
     cache_bytes: IntGauge,
     cache_entries: IntGauge,
     cache_evicted: IntCounter,
+    purges: [IntCounter; 3],
     limit_alone: IntCounterVec,
     pub store_up: IntGauge,
     pub store_failures: IntCounter,
@@ -112,6 +113,11 @@ impl Metrics {
             cache_bytes: register(&registry, IntGauge::new("frontdesk_cache_bytes", "What the answers take that are kept.")?)?,
             cache_entries: register(&registry, IntGauge::new("frontdesk_cache_entries", "Answers that are kept.")?)?,
             cache_evicted: register(&registry, IntCounter::new("frontdesk_cache_evicted_total", "Answers that made room for others.")?)?,
+            purges: [
+                counter("frontdesk_purges_sent_total", "Purges that other gateways were told.")?,
+                counter("frontdesk_purges_heard_total", "Purges of other gateways.")?,
+                counter("frontdesk_purges_missed_total", "Times that all was forgotten, since purges may have been missed.")?,
+            ],
             limit_alone: counters(
                 "frontdesk_limit_alone_total",
                 "Decisions of shared limits without their store, which was away or late.",
@@ -205,6 +211,11 @@ impl Metrics {
         self.store_up.set(i64::from(is_up));
         self.store_questions.inc_by(questions.saturating_sub(self.store_questions.get()));
         self.store_failures.inc_by(failures.saturating_sub(self.store_failures.get()));
+    }
+
+    /// What gateways have told each other so far.
+    pub fn purges(&self, sent: u64, heard: u64, missed: u64) {
+        self.purges.iter().zip([sent, heard, missed]).for_each(|(counter, so_far)| counter.inc_by(so_far.saturating_sub(counter.get())));
     }
 
     pub fn cache(&self, route: &str) -> CacheMetrics {

@@ -13,7 +13,7 @@ use crate::cache::{Rule, THIS_TIME, entry_of};
 use crate::types::{Refusal, content_length};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, VARY};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -169,7 +169,7 @@ pub fn behind(session: &mut Session) -> Behind {
 }
 
 /// What tells variants apart, for one that goes by these fields.
-fn variance(names: &[HeaderName], exchange: &Exchange, head: &RequestHeader) -> HashBinary {
+pub fn variance(names: &[HeaderName], exchange: &Exchange, head: &RequestHeader) -> HashBinary {
     // Fields that the gateway sets by who asks are not in the client's head.
     let is_by_who = names.iter().any(|name| exchange.snapshot.methods.is_own(name));
     variance_of(names, &head.headers, who(exchange).filter(|_| is_by_who), &exchange.snapshot.cache.store.seed)
@@ -200,6 +200,22 @@ pub fn ask(exchange: &mut Exchange) -> Result<(), Refusal> {
         true => Err(Refusal::NotCached),
         false => Ok(()),
     }
+}
+
+/// An interim answer (RFC 9110, 15.2; RFC 8297) of a service whose final answer may be kept. Pingora drops it where both come
+/// together, since the final one then goes by way of the store: so it is passed on here, and not a second time.
+///
+/// # Errors
+/// The client is gone.
+pub async fn interim(session: &mut Session, head: &ResponseHeader, exchange: &Exchange) -> Result<()> {
+    let is_told = matches!(head.status.as_u16(), 102 | 103) && session.req_header().version == Version::HTTP_11;
+    if !is_told || exchange.is_background() || !session.cache.enabled() {
+        return Ok(());
+    }
+    session.as_mut().set_ignore_info_resp(false);
+    session.write_response_header(Box::new(head.clone()), false).await?;
+    session.as_mut().set_ignore_info_resp(true);
+    Ok(())
 }
 
 /// The service has answered.

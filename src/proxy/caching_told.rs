@@ -2,9 +2,12 @@
 
 use super::caching::{self, Caching};
 use super::exchange::Exchange;
+use super::forward;
+use crate::cache::Entry;
 use crate::cache::fresh::Why;
-use http::Method;
-use http::header::{AGE, HeaderName};
+use bytes::Bytes;
+use http::header::{ACCEPT_RANGES, AGE, HeaderName};
+use http::{HeaderValue, Method, StatusCode};
 use pingora::cache::{CachePhase, NoCacheReason};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -24,6 +27,9 @@ pub fn reason(why: Why) -> NoCacheReason {
 pub fn outcome(session: &Session, exchange: &Exchange) -> &'static str {
     if exchange.route().is_none_or(|route| route.cache.is_none()) || exchange.refusal.is_some() {
         return "";
+    }
+    if exchange.is_hit {
+        return "hit";
     }
     match (session.cache.phase(), &exchange.caching) {
         (_, None) | (CachePhase::Bypass, _) => "bypass",
@@ -67,16 +73,26 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
     head.append_header(CACHE_STATUS, caching::value(status)?).map(drop)
 }
 
+/// The same for an answer from memory that is fresh.
+pub fn tell_hit(head: &mut ResponseHeader, entry: &Entry, now: SystemTime) -> Result<()> {
+    forward::edit(head, |_, headers| {
+        if entry.head.status == StatusCode::OK {
+            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
+        headers.insert(AGE, entry.told.terms.age(now).as_secs().into());
+        let status = format!("frontdesk; hit; ttl={}", entry.seconds_left(now));
+        // Digits and words.
+        headers.append(
+            CACHE_STATUS,
+            HeaderValue::from_maybe_shared(Bytes::from(status)).unwrap_or(HeaderValue::from_static("frontdesk; hit")),
+        );
+    })
+}
+
 /// The age of what was found, and for how many seconds it is fresh yet: below 0 for how many it is no more.
 fn standing(caching: &Caching, now: SystemTime) -> (Duration, i64) {
     let Some(entry) = &caching.entry else { return (Duration::ZERO, 0) };
-    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let fresh_until = entry.fresh_until();
-    let left = match fresh_until.duration_since(now) {
-        Ok(left) => seconds(left),
-        Err(past) => -seconds(past.duration()) - 1,
-    };
-    (entry.told.terms.age(now), left)
+    (entry.told.terms.age(now), entry.seconds_left(now))
 }
 
 /// Why the service was asked.

@@ -77,6 +77,8 @@ pub struct Exchange {
     pub attempt: Attempt,
     /// What the cache has to do with it, where the route has one.
     pub caching: Option<Box<Caching>>,
+    /// It was answered from memory at once, see `hit`.
+    pub is_hit: bool,
     /// It serves nobody who waits; on whose behalf it began.
     pub on_behalf_of: Option<Behalf>,
     /// Bodies that are held until they are whole, where the route changes them.
@@ -175,6 +177,7 @@ impl Exchange {
             body: Body::default(),
             attempt: Attempt::default(),
             caching: None,
+            is_hit: false,
             on_behalf_of: None,
             body_in: None,
             body_out: None,

@@ -1,11 +1,12 @@
 //! What would become of a request, and why: the steps that serve requests, without a service to send it to.
 
+pub use super::explain_cache::Cached;
 pub use super::question::Question;
 
 use super::exchange::{Exchange, Seen, authority, target};
 use super::question::{head, listener, raw};
 use super::strict::head::HeadReader;
-use super::{admit, forward, limits, steps};
+use super::{admit, explain_cache, forward, limits, steps};
 use crate::compose::Shown;
 use crate::route::Criterion;
 use crate::route::explain::Verdict;
@@ -34,6 +35,9 @@ pub struct Explanation {
     pub others: usize,
     /// What the route's limits say, the tightest first.
     pub limits: Vec<Limited>,
+    /// What the route's cache, if it has one, would do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cached>,
     /// What is asked of who comes; nothing where everybody may come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Checked>,
@@ -184,6 +188,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
     let taken = read.and_then(|()| steps::take(&mut exchange, explained.outcome));
     let admitted = taken.and_then(|()| admit(&head, question.claims.as_ref(), &mut exchange));
     let (limits, within) = within(&head, &exchange);
+    let cache = explain_cache::cached(&head, &exchange);
     Ok(Explanation {
         method: head.method.to_string(),
         host: authority(&head).to_string(),
@@ -195,6 +200,7 @@ pub fn explain(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Explanat
         auth: checked(&exchange, &admitted),
         identity: exchange.identity.as_ref().map(|identity| identity.name.to_string()),
         limits,
+        cache,
         outcome: match admitted.map(drop).and(within).and_then(|()| outcome(&head, &exchange)) {
             Ok(outcome) => outcome,
             Err(refusal) => refused(&refusal, exchange.route()),

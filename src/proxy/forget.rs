@@ -2,17 +2,22 @@
 
 use super::caching::url;
 use super::exchange::Exchange;
+use crate::cache::Heard;
 use crate::cache::key::Url;
 use crate::cache::purge::{How, Purge};
-use crate::route::normalize;
+use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::Snapshot;
-use http::Uri;
+use crate::types::ListenerId;
 use http::header::{CONTENT_LOCATION, LOCATION};
-use pingora::http::ResponseHeader;
+use http::{Method, Uri};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// What is to be forgotten, as somebody says it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Wanted {
     pub url: Option<String>,
     pub prefix: Option<String>,
@@ -40,6 +45,28 @@ pub fn purge(snapshot: &Snapshot, wanted: &Wanted) -> Result<usize, String> {
     Ok(snapshot.cache.store.purge(&purge, if wanted.soft { How::Soft } else { How::Hard }))
 }
 
+/// The same, and tells the other gateways: with how many answers it was here, whether they have been told, where there are others.
+///
+/// # Errors
+/// What of it can't be understood.
+pub async fn purge_everywhere(snapshot: &Snapshot, wanted: &Wanted) -> Result<(usize, Option<bool>), String> {
+    let purged = purge(snapshot, wanted)?;
+    let (Some(bulletin), Ok(note)) = (&snapshot.bulletin, serde_json::to_string(wanted)) else { return Ok((purged, None)) };
+    Ok((purged, Some(bulletin.tell(note).await)))
+}
+
+/// Forgets what another gateway has forgotten, and what it may have.
+pub fn hear(snapshot: &Snapshot, heard: Heard<'_>) {
+    let wanted = match heard {
+        Heard::Note(note) => serde_json::from_str::<Wanted>(note).map_err(|e| e.to_string()),
+        Heard::Missed => Ok(Wanted { all: true, ..Wanted::default() }),
+    };
+    if let Err(what) = wanted.and_then(|wanted| purge(snapshot, &wanted)) {
+        log::warn!("purges: all answers are forgotten, since what another gateway says can't be understood: {what}");
+        snapshot.cache.store.purge(&Purge::All, How::Hard);
+    }
+}
+
 fn pages_of(snapshot: &Snapshot, text: &str) -> Result<Vec<u128>, String> {
     let wrong = || format!("`{text}` is not a URL such as https://api.example.com/menus/7");
     let uri: Uri = text.split('#').next().unwrap_or_default().parse().map_err(|_| wrong())?;
@@ -60,8 +87,31 @@ pub fn changed(session: &Session, head: &ResponseHeader, exchange: &Exchange) {
     let named = [LOCATION, CONTENT_LOCATION].iter().filter_map(|name| head.headers.get(name)?.to_str().ok());
     let others: Vec<(String, Option<String>)> = named.filter_map(|named| same_host(named, &own)).collect();
     let others = others.iter().map(|(path, query)| Url { path, query: query.as_deref(), ..own });
-    let pages = std::iter::once(own).chain(others).flat_map(|url| pages(&exchange.snapshot, &url)).collect();
+    let urls: SmallVec<[Url<'_>; 2]> = std::iter::once(own).chain(others).collect();
+    let pages = urls.iter().flat_map(|url| pages(&exchange.snapshot, url)).collect();
     exchange.snapshot.cache.store.purge(&Purge::Pages(pages), How::Hard);
+    if let Some(bulletin) = &exchange.snapshot.bulletin {
+        let kept = urls.iter().filter(|url| is_kept(url, request, exchange));
+        let notes = kept.filter_map(|url| serde_json::to_string(&Wanted { url: Some(url.to_string()), ..Wanted::default() }).ok());
+        notes.for_each(|note| bulletin.mention(note));
+    }
+}
+
+/// Whether answers to a URL are kept, as far as the request that changed it tells: others need not hear of it where they are not.
+fn is_kept(url: &Url<'_>, request: &RequestHeader, exchange: &Exchange) -> bool {
+    let listener = exchange.connection().map_or(ListenerId(u32::MAX), |connection| connection.listener);
+    let asked = Query {
+        listener,
+        host: host::name(url.authority),
+        path: url.path,
+        parameters: url.query.unwrap_or_default(),
+        method: &Method::GET,
+        headers: &request.headers,
+    };
+    match exchange.snapshot.table.find(&asked) {
+        Outcome::Found(found) => exchange.snapshot.routes.get(found.id.0 as usize).is_some_and(|route| route.cache.is_some()),
+        Outcome::MethodNotAllowed(_) | Outcome::Nothing => false,
+    }
 }
 
 /// The pages of a URL: one for each way in which caches tell answers apart, whether it came over TLS or not.

@@ -15,8 +15,10 @@ mod depart;
 pub mod difference;
 mod exchange;
 pub mod explain;
+mod explain_cache;
 pub mod forget;
 mod forward;
+mod hit;
 mod limits;
 mod mirror;
 pub mod pace;
@@ -38,7 +40,6 @@ use crate::upstream::retry;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use exchange::Seen;
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora::connectors::TransportConnector;
@@ -193,7 +194,8 @@ impl ProxyHttp for Gateway {
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
         strict::response(head)?;
         if head.status.is_informational() {
-            return exchange.interim();
+            exchange.interim()?;
+            return caching::interim(session, head, exchange).await;
         }
         exchange.is_long_lived |= steps::is_event_stream(head);
         exchange.answered(session, head.status.as_u16())?;
@@ -221,15 +223,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         caching_told::tell(session, head, exchange)?;
-        forward::to_client(head, session.req_header(), exchange)?;
-        exchange.stick(head)?;
-        if let Some(route) = exchange.route() {
-            forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
-        }
-        shaping::answer(head, session.req_header(), exchange)?;
-        compress::begin(head, session.req_header(), exchange)?;
-        steps::end_connection(session, head, exchange);
-        Ok(())
+        steps::finish_head(session, head, exchange)
     }
 
     fn response_body_filter(

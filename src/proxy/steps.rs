@@ -2,8 +2,8 @@
 
 use super::account::Begun;
 use super::connection::Fault;
-use super::exchange::{self, Exchange, authority};
-use super::{Gateway, caching, forward, limits, respond, shaping, tunnel};
+use super::exchange::{self, Exchange, Seen, authority};
+use super::{Gateway, caching, compress, forward, hit, limits, respond, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
@@ -42,6 +42,7 @@ impl Gateway {
                 match tunnel::is_wanted(session) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
                     // Who waits for the service is known when no cache has the answer, see `ask`.
+                    false if exchange.route().is_some_and(|route| route.cache.is_some()) => Box::pin(hit::answer(session, exchange)).await,
                     false => Ok(false),
                 }
             }
@@ -201,9 +202,22 @@ pub(super) fn is_event_stream(head: &ResponseHeader) -> bool {
     head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// The answer begins; the connection ends with it, where it has to.
-pub(super) fn end_connection(session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) {
+/// Makes the head of an answer the client's.
+pub(super) fn finish_head(session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> pingora::Result<()> {
+    forward::to_client(head, session.req_header(), exchange)?;
+    exchange.stick(head)?;
+    if let Some(route) = exchange.route() {
+        forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
+    }
+    shaping::answer(head, session.req_header(), exchange)?;
+    compress::begin(head, session.req_header(), exchange)?;
     exchange.begun.iter_mut().for_each(|begun| begun.status = Some(head.status.as_u16()));
+    end_connection(session, head, exchange);
+    Ok(())
+}
+
+/// The connection ends with this answer, where it has to.
+fn end_connection(session: &mut Session, head: &mut ResponseHeader, exchange: &Exchange) {
     // RFC 9112, 6.1: an old client knows no chunks, so the end of the connection is the end of the body.
     let is_old = session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some();
     if is_old || exchange.connection().is_some_and(|connection| connection.is_closing()) {

@@ -378,6 +378,10 @@ impl Server {
         if timeout(limit, self.connections.drained()).await.is_err() {
             log::warn!("{} connections were still open after {limit:?}", self.connections.live());
         }
+        if let Some(shared) = self.snapshot.load_full().shared.as_ref() {
+            // Other gateways may need what this one has taken ahead.
+            shared.give_all_back().await;
+        }
         log::info!("done");
     }
 }

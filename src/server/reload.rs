@@ -13,6 +13,7 @@ use crate::admin;
 use crate::config::raw::Config;
 use crate::config::render::SHOWN_MAX;
 use crate::config::scalar::Bind;
+use crate::proxy::forget;
 use crate::snapshot::{Listener, Snapshot};
 use crate::types::ListenerId;
 use std::collections::HashSet;
@@ -164,6 +165,10 @@ impl Server {
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
         if let Some(shared) = &snapshot.shared {
             shared.start();
+        }
+        if let Some(bulletin) = &snapshot.bulletin {
+            let running = self.snapshot.clone();
+            bulletin.start(move |heard| forget::hear(&running.load(), heard));
         }
         self.snapshot.store(snapshot.clone());
         for (id, bound) in sockets.listeners {

@@ -5,19 +5,8 @@ use super::template::{Names, Target, Template, Values, Variable};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw;
+pub use crate::types::fields::{HOP_BY_HOP, nominated};
 use http::{HeaderName, HeaderValue};
-
-/// Fields that belong to one connection (RFC 9110, 7.6.1) or to the message's framing: they are the gateway's own.
-pub const HOP_BY_HOP: [HeaderName; 8] = [
-    http::header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    http::header::TE,
-    http::header::TRAILER,
-    http::header::TRANSFER_ENCODING,
-    http::header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
 
 /// One change to a header.
 #[derive(Debug)]
@@ -160,15 +149,6 @@ fn field(name: &str, place: Place, problems: &Problems) -> Option<HeaderName> {
     Some(field)
 }
 
-/// The names that Connection fields nominate, which end at this hop like those above.
-pub fn nominated(headers: &http::HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(http::header::CONNECTION);
-    let names = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    // What says where a message goes or where it ends can't be nominated away: a broken-off answer would become a whole one.
-    let stays = [http::header::HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING];
-    names.filter_map(|name| name.trim().parse().ok()).filter(|name| !stays.contains(name)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,13 +187,5 @@ mod tests {
         let raw = raw(&[("Content-Length", "1"), ("Host", "a"), ("a b", "1"), ("X", "${nope}")], &["Connection"]);
         assert!(HeaderEdits::build(&raw, Names::default(), &At::root(), &problems).is_none());
         assert_eq!(problems.count(), 5);
-    }
-
-    #[test]
-    fn connection_nominates() {
-        let mut headers = http::HeaderMap::new();
-        headers.insert("connection", HeaderValue::from_static("close, X-One , host,bad name,content-length"));
-        headers.append("connection", HeaderValue::from_static("x-two"));
-        assert_eq!(nominated(&headers), ["close", "x-one", "x-two"]);
     }
 }

@@ -488,6 +488,34 @@ fn a_ttl_by_status_and_cookies_never() {
 }
 
 #[test]
+fn an_interim_answer_reaches_who_asked_and_is_not_kept() {
+    for is_together in [true, false] {
+        let gate = kit::Gate::default();
+        let theirs = gate.clone();
+        let service = Origin::scripted(move |_, stream| {
+            let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n".to_vec();
+            let last = kit::answer(200, &[("Cache-Control", "max-age=60")], b"page");
+            let first = if is_together { [early, last.clone()].concat() } else { early };
+            stream.get_mut().write_all(&first)?;
+            if !is_together {
+                theirs.wait();
+                stream.get_mut().write_all(&last)?;
+            }
+            Ok(true)
+        });
+        let gateway = gateway("{}", &service);
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        let early = client.next_answer("GET");
+        assert_eq!((early.status, early.header("link")), (103, Some("</a.css>; rel=preload")), "{is_together}");
+        gate.open();
+        assert_eq!(client.next_answer("GET").text(), "page");
+        let kept = client.get("/");
+        assert!(kept.status == 200 && kept.header("link").is_none() && status(&kept).contains("; hit"), "{kept:?}");
+    }
+}
+
+#[test]
 fn http2_is_served_from_memory_too() {
     let service = counting(&[]);
     let gateway = gateway("{ ttl: 60s }", &service);

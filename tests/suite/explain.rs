@@ -157,3 +157,58 @@ fn the_running_gateway_is_asked_and_not_the_file() {
     let (code, text) = told(&["explain", "--admin", &admin, "GET", "/robots.txt", "--listener", "nobody"]);
     assert!(code == 1 && text.contains("no listener is named `nobody`"), "{text}");
 }
+
+#[test]
+fn the_cache_says_whether_why_not_and_under_which_key() {
+    let service = Origin::new(|_| crate::kit::answer(200, &[("Vary", "Accept-Language"), ("Cache-Tag", "m")], b"x"));
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ bind: 127.0.0.1:0 }}]
+caches: {{ menus: {{ ttl: 60s, stale_if_error: 1h, vary: [X-Shop], tags: Cache-Tag }} }}
+routes: [{{ path: /menus/*, cache: menus, to: 'http://{service}' }}, {{ path: /*, to: 'http://{service}' }}]
+"
+    ));
+    let admin = format!("http://{}", gateway.admin());
+    let explain = |arguments: &[&str]| {
+        let all: Vec<&str> = [&["explain"], arguments, &["--live", "--admin", &admin]].concat();
+        let (code, text) = told(&[&all[..], &["--json"]].concat());
+        assert_eq!(code, 0, "{text}");
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        let shown = told(&all).1;
+        (answer["cache"].clone(), shown)
+    };
+    let status = |arguments: &[&str]| explain(arguments).0["status"].as_str().map(str::to_string);
+    let url = "http://test/menus/1";
+    let cold = explain(&["GET", url]).0;
+    assert_eq!(
+        (&cold["cache"], &cold["by"], &cold["status"]),
+        (&json!("menus"), &json!("scheme, host, path, query, field x-shop"), &json!("miss"))
+    );
+    gateway.connect().request("GET", "/menus/1", &[("Accept-Language", "de")], b"");
+    assert_eq!(status(&["GET", url, "-H", "Accept-Language: en"]), Some("miss".into()), "another variant");
+    let (warm, shown) = explain(&["GET", url, "-H", "Accept-Language: de"]);
+    assert_eq!((&warm["status"], &warm["key"], &warm["kept"]["tags"]), (&json!("hit"), &cold["key"], &json!(["m"])));
+    assert!(warm["kept"]["fresh_seconds"].as_i64().is_some_and(|left| (50..60).contains(&left)), "{warm:#}");
+    assert!(
+        shown.contains("cache menus by scheme, host, path, query, field x-shop, key ") && shown.contains(": hit, it is fresh"),
+        "{shown}"
+    );
+    for (arguments, expected, why) in [
+        (&["POST", url][..], "bypass", "only GET and HEAD"),
+        (&["GET", url, "-H", "Accept-Language: de", "-H", "Cache-Control: no-store"], "bypass", "no-store"),
+        (&["GET", url, "-H", "Accept-Language: de", "-H", "Cache-Control: no-cache"], "expired", "wants the service"),
+    ] {
+        let told = explain(arguments).0;
+        assert!(told["status"] == expected && told["why"].as_str().is_some_and(|said| said.contains(why)), "{arguments:?}: {told:#}");
+    }
+    let personal = explain(&["GET", url, "-H", "Authorization: Basic eDp5"]).0;
+    assert!(personal["condition"].as_str().is_some_and(|said| said.contains("public")), "{personal:#}");
+    assert_ne!(explain(&["GET", url, "-H", "X-Shop: 2"]).0["key"], cold["key"]);
+    assert!(explain(&["GET", "http://test/other"]).0.is_null());
+    // To ask about an answer is no use of it, nor a request.
+    assert_eq!(service.seen().len(), 1);
+    let output = run(frontdesk().args(["purge", "--all", "--soft", "--admin", &admin]));
+    assert!(output.status.success());
+    let (stale, shown) = explain(&["GET", url, "-H", "Accept-Language: de"]);
+    assert_eq!(stale["status"], "expired", "{stale:#}");
+    assert!(shown.contains("it stands in should that fail"), "{shown}");
+}

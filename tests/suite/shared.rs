@@ -140,11 +140,13 @@ fn a_store_that_dies_is_done_without_and_found_again() {
     let mut redis = Redis::start();
     let gateway = gateway(&redis.url(), "rate: 40/1h, by: global, shared: true, nodes: 4");
     pass(&[&gateway], 5);
+    // On a loaded machine an answer may be late, and the request is counted here.
+    let late = gateway.metric("frontdesk_limit_alone_total{limit=\"few\"}") as usize;
     redis.kill();
     gateway.wait_for_log("is away, they are decided without it");
     let mut client = gateway.connect();
     let passed = (0..40).filter(|_| client.get("/x").status == 200).count();
-    assert_eq!(passed, 10, "a quarter of it");
+    assert_eq!(passed, 10 - late, "a quarter of it");
     assert!(gateway.metric("frontdesk_limit_alone_total{limit=\"few\"}") >= 40.0);
     assert_eq!((gateway.metric("frontdesk_store_up"), gateway.metric("frontdesk_store_failures_total")), (0.0, 1.0));
     assert_eq!(gateway.ask("/readyz").status, 200);
@@ -242,6 +244,29 @@ fn a_reload_goes_on_with_the_store_and_may_change_it() {
     pass(&[&gateway], 4);
     assert!(gateway.reload(&yaml(&one.url(), limit).replace("shared: true, ", "")));
     pass(&[&gateway], 4);
+}
+
+#[test]
+fn what_a_gateway_holds_is_given_back_at_its_end() {
+    let redis = Redis::start();
+    let limit = "rate: 200/1h, by: global, shared: true, when_store_is_down: refuse";
+    let mut leaving = gateway(&redis.url(), limit);
+    let staying = gateway(&redis.url(), limit);
+    // Some requests in a row, until more is held than is needed.
+    let (mut client, mut passed) = (leaving.connect(), 0);
+    eventually("a lease", || {
+        passed += usize::from(client.get("/x").status == 200);
+        (leaving.ask("/status").json()["limits"][0]["shared"]["held"].as_u64()? > 1 || passed == 100).then_some(())
+    });
+    leaving.signal("TERM");
+    drop(client);
+    assert!(leaving.wait().success());
+    pass(&[&staying], 190 - passed);
+    // What it holds itself goes back when it rests.
+    eventually("nothing held", || (staying.ask("/status").json()["limits"][0]["shared"]["held"] == 0).then_some(()));
+    let last = gateway(&redis.url(), limit);
+    pass(&[&last], 10);
+    none_passes(&[&staying, &last], 2);
 }
 
 #[test]

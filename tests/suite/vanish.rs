@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Clients at once, of each kind: there are 34 kinds.
 static CLIENTS: LazyLock<usize> = LazyLock::new(|| scale(100, 300));
 
+/// How often they come: ten thousand at each stage in all.
+static ROUNDS: LazyLock<usize> = LazyLock::new(|| scale(1, 17));
+
 /// Writes each request down at its head, and takes what it is told to by the path.
 fn service() -> Origin {
     Origin::bare(|stream, seen| {
@@ -57,13 +60,13 @@ routes: [{{ path: /*, max_in_flight: 10000, to: it }}]
 /// Lets clients reach a stage and vanish; then nothing may be left of them, and the next is served.
 #[track_caller]
 fn vanish(origin: &Origin, gateway: &Gateway, stage: impl Fn(&mut Client, &str) + Sync) {
-    for is_reset in [false, true] {
+    for (round, is_reset) in (0..*ROUNDS).flat_map(|round| [(round, false), (round, true)]) {
         std::thread::scope(|scope| {
             for i in 0..*CLIENTS {
                 let stage = &stage;
                 scope.spawn(move || {
                     let mut client = gateway.connect();
-                    stage(&mut client, &format!("{is_reset}-{i}"));
+                    stage(&mut client, &format!("{is_reset}-{round}-{i}"));
                     if is_reset {
                         client.reset();
                     }

@@ -1,0 +1,39 @@
+//! Header fields that end at this hop.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName};
+
+/// Fields that belong to one connection (RFC 9110, 7.6.1) or to the message's framing: they are the gateway's own.
+pub const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// The names that Connection fields nominate, which end at this hop like those above.
+pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION);
+    let names = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    // What says where a message goes or where it ends can't be nominated away: a broken-off answer would become a whole one.
+    let stays = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
+    names.filter_map(|name| name.trim().parse().ok()).filter(|name| !stays.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn connection_nominates() {
+        let mut headers = HeaderMap::new();
+        headers.insert("connection", HeaderValue::from_static("close, X-One , host,bad name,content-length"));
+        headers.append("connection", HeaderValue::from_static("x-two"));
+        assert_eq!(nominated(&headers), ["close", "x-one", "x-two"]);
+    }
+}
