@@ -11,7 +11,7 @@ use crate::types::{Certificate, ListenerId};
 use http::HeaderValue;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
-use pingora::protocols::Digest;
+use pingora::protocols::{Digest, Stream};
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
 use std::future::Future;
@@ -44,6 +44,8 @@ pub struct Connection {
     timer: Mutex<Timer>,
     /// The peer's address as the fields of a head have it.
     peer_text: HeaderValue,
+    /// The stream, from a request that failed and was answered to the next one.
+    left: Mutex<Option<Stream>>,
 }
 
 impl Connection {
@@ -64,6 +66,7 @@ impl Connection {
             is_tunnel: AtomicBool::new(false),
             timer: Mutex::default(),
             peer_text,
+            left: Mutex::default(),
         }
     }
 
@@ -78,6 +81,16 @@ impl Connection {
         let done = watch::over(&self.deadline, &mut timer, || self.has_ended(), work).await;
         *slot() = timer;
         done
+    }
+
+    /// Leaves the stream for the next request.
+    pub fn leave(&self, stream: Stream) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    }
+
+    /// The stream that the last request has left.
+    pub fn take_left(&self) -> Option<Stream> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Told by the stream when it is made and when it is dropped.

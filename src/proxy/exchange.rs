@@ -12,7 +12,7 @@ use super::untaken::Untaken;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
-use crate::route::Captures;
+use crate::route::{Captures, host};
 use crate::shape::answer::Respond;
 use crate::shape::encode::Encoder;
 use crate::shape::forward::{NO_ID, Origin, Trace};
@@ -45,6 +45,8 @@ pub struct Exchange {
     pub tls: &'static str,
     /// The client speaks HTTP/2.
     pub is_h2: bool,
+    /// It failed at the service and was answered in whole: its connection is fit for another request.
+    pub goes_on: bool,
     pub route: Option<RouteId>,
     /// Until the request is written down.
     pub begun: Option<Begun>,
@@ -159,6 +161,7 @@ impl Exchange {
             trace: Trace::NONE,
             tls: "",
             is_h2: false,
+            goes_on: false,
             route: None,
             begun: None,
             identity: None,
@@ -266,7 +269,8 @@ impl Values for Seen<'_> {
                 Value::Plain(identity.and_then(|identity| identity.claim_text(path)).unwrap_or_default())
             }
             Variable::RequestId => plain(self.exchange.id()),
-            Variable::Host => plain(authority(self.head)),
+            // Without its port, which is seldom that of the place a redirect leads to. It is checked: it can stand in a URL as it is.
+            Variable::Host => Value::Path(host::name(authority(self.head)).into()),
             Variable::Path => Value::Path(path.into()),
             Variable::Rest => Value::Path(captured(self.exchange.captures.len().saturating_sub(1)).into()),
             Variable::Capture(index) => Value::Path(captured(*index).into()),

@@ -273,7 +273,9 @@ impl ProxyHttp for Gateway {
         exchange.deadline.set_upstream(None);
         account::finish(session, exchange);
         mirror::send(exchange, &self.copies);
-        if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
+        if exchange.goes_on {
+            Box::pin(respond::go_on(session, exchange)).await;
+        } else if !exchange.is_h2 && exchange.attempt.is_answered && !session.as_mut().is_body_done() {
             // The service has answered before it heard all: the client must get to read that.
             Box::pin(respond::linger(session, exchange)).await;
         }

@@ -15,6 +15,7 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::*;
 use pingora::protocols::http::ServerSession;
 use serde::Serialize;
+use std::io::Cursor;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Characters of an error that are logged.
@@ -193,6 +194,17 @@ pub async fn linger(session: &mut Session, exchange: &Exchange) {
     if let Some(connection) = exchange.connection().filter(|connection| !connection.is_lingering()) {
         connection.set_lingering();
         session.downstream_session.shutdown().await;
+    }
+}
+
+/// Leaves the client's connection to its next request: Pingora itself would close it behind one that failed at the service, and
+/// while that is down each request would cost a handshake. The session ends with a stand-in.
+pub async fn go_on(session: &mut Session, exchange: &Exchange) {
+    let stand_in = ServerSession::new_http1(Box::new(Cursor::new(Vec::new())));
+    let session = std::mem::replace(&mut *session.downstream_session, stand_in);
+    // What can't go on is ended by this.
+    if let (Ok(Some(left)), Some(connection)) = (session.finish().await, exchange.connection()) {
+        connection.leave(left.into_parts().0);
     }
 }
 

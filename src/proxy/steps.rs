@@ -104,6 +104,9 @@ impl Gateway {
 
     /// Normalises the path and finds the route.
     pub(super) fn route(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Refusal> {
+        if session.req_header().method == Method::CONNECT {
+            return Err(Refusal::MethodNotAllowed(METHODS.into()));
+        }
         normalise(session.req_header_mut())?;
         let connection = exchange.connection();
         let query = query(session.req_header(), connection.map_or(ListenerId(u32::MAX), |connection| connection.listener));
@@ -116,6 +119,9 @@ impl Gateway {
         Ok(())
     }
 }
+
+/// What a gateway that is no forward proxy allows to anybody.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Puts a path in its normal form: what is matched is what is sent on.
 pub(super) fn normalise(head: &mut RequestHeader) -> Result<(), Refusal> {
@@ -234,13 +240,14 @@ pub(super) async fn fail(session: &mut Session, e: &Error, exchange: &mut Exchan
     let Some(refusal) = refusal else {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     };
-    if e.esource() != &ErrorSource::Downstream {
-        session.set_keepalive(None);
-    }
+    let is_framed =
+        e.esource() != &ErrorSource::Downstream && exchange.connection().is_none_or(|connection| connection.fault() == Fault::None);
+    let can_go_on = is_framed && !exchange.is_h2 && !respond::has_begun(session);
     // A client that is gone by now is told nothing.
-    let _ = respond::refusal(session, exchange, &refusal).await;
-    if exchange.connection().is_some_and(|connection| connection.is_lingering()) {
-        session.downstream_session.shutdown().await; // which waits for the client to end
+    let is_told = respond::refusal(session, exchange, &refusal).await.is_ok();
+    match exchange.connection().is_some_and(|connection| connection.is_lingering()) {
+        true => session.downstream_session.shutdown().await, // which waits for the client to end
+        false => exchange.goes_on = is_told && can_go_on,
     }
     let error_code = refusal.status();
     exchange.refusal = Some(refusal);

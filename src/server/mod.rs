@@ -196,6 +196,8 @@ impl Server {
         proxy.handle_init_modules();
         let mut http_options = HttpServerOptions::default();
         http_options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
+        // Or Pingora would refuse it in a way of its own, before anything is counted or logged.
+        http_options.allow_connect_method_proxying = true;
         proxy.server_options = Some(http_options);
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
         let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));

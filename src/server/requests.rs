@@ -101,7 +101,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
                 // Pingora could not read it, and has said so by itself.
                 account::unread(&self.snapshot.load(), &connection, &Refusal::BadRequest("The request can't be read."));
             }
-            let (next, kept) = served?.consume();
+            let (next, kept) = match (served, connection.take_left()) {
+                (Some(next), _) => next.consume(),
+                (None, left) => (left?, None),
+            };
             (stream, settings) = (next.into_any().downcast().ok()?, kept);
             if stream.has_more() {
                 // Whoever sends many requests ahead is not served before all others.

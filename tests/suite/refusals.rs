@@ -1,6 +1,6 @@
 //! Why was it refused? `/refusals`, `why` and the dashboard.
 
-use crate::kit::{Client, Gateway, dead_address, eventually, frontdesk, run};
+use crate::kit::{Client, Gateway, Origin, dead_address, eventually, frontdesk, run};
 use serde_json::{Value, json};
 
 fn gateway(more: &str) -> Gateway {
@@ -100,4 +100,38 @@ fn the_dashboard_is_one_page_that_needs_nothing_else() {
     }
     let mut stranger = Client::connect(gateway.admin());
     assert_eq!(stranger.request("GET", "/", &[("Host", "evil.example")], b"").status, 403);
+}
+
+#[test]
+fn a_connection_outlives_a_service_that_fails() {
+    let origin = Origin::fixed("hello");
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ down: {{ endpoints: [{}] }} }}
+routes:
+  - {{ path: /down, to: down, response: {{ headers: {{ set: {{ X-A: a }} }} }} }}
+  - {{ path: /*, to: http://{origin} }}
+",
+        dead_address()
+    ));
+    let mut client = gateway.connect();
+    // With a body that has to be read away, and with what was sent ahead.
+    for body in ["", "little", &"x".repeat(60_000)] {
+        let answer = client.request("POST", "/down", &[], body.as_bytes());
+        assert_eq!((answer.code(), answer.header("connection")), ("upstream_connect".to_string(), Some("keep-alive")), "{}", body.len());
+        assert_eq!(client.get("/x").text(), "hello");
+    }
+    client.send("GET /down HTTP/1.1\r\nHost: test\r\n\r\nGET /down HTTP/1.1\r\nHost: test\r\n\r\nGET /x HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!([client.answer().code(), client.answer().code(), client.answer().text()], ["upstream_connect", "upstream_connect", "hello"]);
+    // One that wants to end does, and so does one whose body is too long to wait for.
+    let answer = client.request("GET", "/down", &[("Connection", "close")], b"");
+    assert_eq!((answer.code(), answer.header("connection")), ("upstream_connect".to_string(), Some("close")));
+    client.wait_for_close();
+    let mut client = gateway.connect();
+    client.send("POST /down HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\nx");
+    let answer = client.answer();
+    assert_eq!((answer.code(), answer.header("connection")), ("upstream_connect".to_string(), Some("close")));
+    eventually("no connection is left", || (gateway.metric("frontdesk_in_flight") == 0.0).then_some(()));
+    assert_eq!(gateway.access_log(11).iter().filter(|line| line["status"] == 502).count(), 7);
 }

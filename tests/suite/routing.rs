@@ -84,6 +84,12 @@ routes:
     assert_eq!(location("/old"), (308, "/new/".to_string()));
     assert_eq!(location("/q?x=1"), (302, "/r?fixed=1".to_string()));
     assert_eq!(location("/tls/x?y"), (301, "https://test/tls/x?y".to_string()));
+    for (host, place) in
+        [("a.example:8080", "https://a.example/tls/x"), ("[::1]:80", "https://[::1]/tls/x"), ("a%2Fb", "https://a%2Fb/tls/x")]
+    {
+        let answer = gateway.connect().request("GET", "/tls/x", &[("Host", host)], b"");
+        assert_eq!(answer.header("location"), Some(place), "{host}");
+    }
     let answer = gateway.get("/gone");
     assert_eq!((answer.status, answer.text()), (410, "gone\n".to_string()));
     assert_eq!((answer.header("content-type"), answer.header("x-ip")), (Some("text/plain"), Some("127.0.0.1")));

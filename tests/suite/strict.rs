@@ -1,6 +1,7 @@
 //! What could be understood in two ways is refused; what is legal arrives as it was meant.
 
-use crate::kit::{Client, Gateway, Origin, answer};
+use crate::kit::{Client, Gateway, H2Client, Origin, answer, run_async};
+use http::Method;
 use std::io::Write;
 
 fn before(origin: &Origin) -> Gateway {
@@ -204,4 +205,20 @@ fn a_service_can_not_nominate_its_framing_away() {
 fn the_version_of_an_answer_is_our_own() {
     let (raw, _) = behind(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello");
     assert!(raw.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&raw));
+}
+
+#[test]
+fn the_gateway_is_no_forward_proxy() {
+    let origin = Origin::echo();
+    let gateway = before(&origin);
+    let answer = gateway.connect().request("CONNECT", "/", &[], b"");
+    assert_eq!((answer.status, answer.code(), answer.header("server")), (405, "method_not_allowed".to_string(), None));
+    run_async(async {
+        let answer = H2Client::connect(gateway.address()).await.request(Method::CONNECT, "", &[], b"").await;
+        assert_eq!((answer.status, answer.header("server")), (405, None));
+        assert!(answer.header("allow").is_some_and(|allow| !allow.contains("CONNECT")), "{answer:?}");
+    });
+    assert_eq!(origin.seen().len(), 0);
+    let lines = gateway.access_log(2);
+    assert!(lines.iter().all(|line| line["method"] == "CONNECT" && line["code"] == "method_not_allowed"), "{lines:?}");
 }
