@@ -11,6 +11,7 @@ mod warnings;
 
 pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
+pub use listeners::check_admin;
 pub use warnings::{advise, near_its_end};
 
 use crate::auth::cors::Cors;
@@ -29,6 +30,7 @@ use crate::shape::body::JsonEdits;
 use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
+use crate::tls::acme::Acme;
 use crate::tls::{Termination, TicketSecret};
 use crate::types::{Carried, ListenerId};
 use crate::upstream::{Service, Split, States, Timeouts};
@@ -63,7 +65,7 @@ pub struct State {
     /// The last that were refused.
     pub refusals: Arc<Refusals>,
     tickets: TicketSecret,
-    endpoints: States,
+    pub endpoints: States,
     /// The numbers of listeners, by address and, of those with the same (port 0), their order.
     listeners: Mutex<HashMap<(Bind, usize), ListenerId>>,
 }
@@ -92,7 +94,7 @@ impl State {
 
     /// What goes along into the process that takes the place of this one.
     pub fn carried(&self) -> Vec<&dyn Carried> {
-        vec![&self.limits, &*self.metrics, &self.tickets]
+        vec![&self.limits, &*self.metrics, &self.tickets, &self.endpoints]
     }
 
     /// What gateways of this store tell each other; it goes on for as long as the store is the same.
@@ -136,6 +138,8 @@ pub struct Snapshot {
     pub loaded_at: SystemTime,
     pub server: Server,
     pub listeners: Vec<Listener>,
+    /// Certificates that are ordered, and whose challenges are answered.
+    pub acme: Vec<Arc<Acme>>,
     pub table: Table,
     pub routes: Vec<Route>,
     pub services: Vec<Arc<ServiceEntry>>,
@@ -345,11 +349,12 @@ impl Snapshot {
                 problems.ok(opened, &root.key("access_log").key("path"), "requests could not be written down", fix).map(Some)
             }
         };
-        if let Some(admin) = &raw.admin {
-            listeners::check_admin(admin, &root.key("admin"), problems);
+        if let Some(admin @ raw::Admin { bind: Bind::Tcp(address), .. }) = &raw.admin {
+            listeners::check_admin(admin, *address, &root.key("admin"), problems);
         }
         let overload = overload(raw, state, &root.key("server").key("overload"), problems);
         let (table, routes, url_services) = routes?;
+        let acme = listeners::ordered(&listeners, &root.key("listeners"), problems);
         warnings::warn(raw, &listeners, &services, problems);
         let services = services.all.into_iter().map(|(_, entry)| entry).collect::<Option<Vec<_>>>()?;
         problems.is_empty().then_some(())?;
@@ -368,6 +373,7 @@ impl Snapshot {
                 untaken: state.untaken.clone(),
                 buffers_max: raw.server.buffers.0,
             },
+            acme: acme?,
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             table,
             routes,

@@ -23,7 +23,12 @@ pub trait Carried {
     /// Of the form: what has another version is not taken.
     fn version(&self) -> u32;
     fn give(&self) -> Vec<u8>;
-    /// Before anything is built from the configuration. What can't be read is left.
+    /// What has come since the last time that something was given, while this process finishes what it has begun; `None` where
+    /// there is nothing, or nothing can be added to what was given.
+    fn give_more(&self) -> Option<Vec<u8>> {
+        None
+    }
+    /// First before anything is built from the configuration, then whatever comes later. What can't be read is left.
     fn take(&self, bytes: &[u8]);
 }
 

@@ -6,6 +6,7 @@
 mod kit;
 
 mod suite {
+    mod acme;
     mod admin;
     mod auth_access;
     mod auth_asked;
@@ -43,6 +44,7 @@ mod suite {
     mod mirror;
     mod overload;
     mod own_tests;
+    mod pair;
     mod pools;
     mod proxied;
     mod purges;
@@ -52,6 +54,7 @@ mod suite {
     mod routing;
     mod shaping;
     mod shared;
+    mod soak_upgrade;
     mod sockets;
     mod starved;
     mod strict;

@@ -82,7 +82,9 @@ impl Admin {
             return refused;
         }
         match path {
-            "/metrics" => Answer::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()),
+            "/metrics" => {
+                Answer::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.state.metrics.scrape(|| self.measure()))
+            }
             "/config" => Answer::new(StatusCode::OK, "application/yaml", self.snapshot.load().meta.shown.clone()),
             "/explain" => self.explain(head.uri.query().unwrap_or_default()),
             "/routes" => Answer::json(StatusCode::OK, &json!(explain::routes(&self.snapshot.load()))),
@@ -98,7 +100,8 @@ impl Admin {
         }
     }
 
-    fn metrics(&self) -> String {
+    /// What is not counted by itself, as it stands now.
+    fn measure(&self) {
         let keys = &self.state.limits.store;
         let kept = self.state.cache.store.size();
         self.state.metrics.cache_kept(kept.bytes, kept.entries, kept.evicted);
@@ -114,14 +117,11 @@ impl Admin {
         self.state.metrics.keys(self.snapshot.load().methods.issuers().into_iter().filter_map(|told| Some((told.url, told.age?))));
         let snapshot = self.snapshot.load();
         self.state.metrics.endpoints(snapshot.services.iter().flat_map(|entry| {
-            let told = |endpoint: &Arc<Endpoint>| {
-                (&*entry.service.name, endpoint.label.to_string(), endpoint.standing().is_up(), endpoint.state.ejections())
-            };
+            let told = |endpoint: &Arc<Endpoint>| (&*entry.service.name, endpoint.label.to_string(), endpoint.standing().is_up());
             entry.service.pool.set().endpoints.iter().map(told).collect::<Vec<_>>()
         }));
         let breakers = snapshot.services.iter().filter_map(|entry| Some((&*entry.service.name, entry.service.is_open()?)));
         self.state.metrics.breakers(breakers);
-        self.state.metrics.render()
     }
 
     /// What would become of a request: `method`, `url`, `header` (any number), `listener`, `client_ip`.

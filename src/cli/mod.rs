@@ -23,9 +23,12 @@ use test::Tested;
 
 const DEFAULT_CONFIG: &str = "/etc/frontdesk/frontdesk.yaml";
 
+const AFTER: &str =
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong use. The configuration is /etc/frontdesk/frontdesk.yaml unless -c says otherwise.";
+
 /// An API gateway on Pingora: one front door for many services.
 #[derive(Parser)]
-#[command(name = "frontdesk", version)]
+#[command(name = "frontdesk", version, after_help = AFTER)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -90,6 +93,11 @@ enum Command {
     HashPassword(hash::PasswordFor),
     /// Prints what a shell needs to complete commands: `frontdesk completions bash > /etc/bash_completion.d/frontdesk`.
     Completions { shell: Shell },
+    /// Prints the manual: `frontdesk man | man -l -`; of a command, its own page.
+    Man {
+        #[arg(value_name = "COMMAND")]
+        of: Option<String>,
+    },
     /// Says which version this is.
     Version {
         /// Says it as JSON.
@@ -128,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::HashKey(asked) => print(hash::key(&asked)),
         Command::HashPassword(asked) => print(hash::password(&asked)),
         Command::Completions { shell } => print(Ok(completions(shell))),
+        Command::Man { of } => print(man(of.as_deref())),
         Command::Version { json } => print(Ok(version(json))),
     }
 }
@@ -142,6 +151,22 @@ fn completions(shell: Shell) -> String {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "frontdesk", &mut out);
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A page of the manual, in roff: of the program, or of one of its commands.
+fn man(of: Option<&str>) -> Result<String, String> {
+    let mut command = Arguments::command();
+    command.build();
+    let command = match of {
+        None => command,
+        Some(name) => {
+            let found = command.find_subcommand(name).ok_or_else(|| format!("no command is named `{name}`\n"))?;
+            found.clone()
+        }
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page).map_err(|e| format!("{e}\n"))?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// Prints an outcome: what was done to stdout, what failed to stderr.

@@ -147,8 +147,8 @@ impl Line<'_> {
     /// What a failure says of the endpoint.
     fn count_failure(&self, picked: &Picked, failure: Failure, is_stale: bool) {
         self.metrics.failed(&picked.endpoint().label, failure.name());
-        if !is_stale {
-            self.service.pool.failed(picked.endpoint(), failure);
+        if !is_stale && self.service.pool.failed(picked.endpoint(), failure) {
+            self.metrics.ejected(&picked.endpoint().label);
         }
     }
 

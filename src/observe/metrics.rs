@@ -1,19 +1,16 @@
 //! Prometheus metrics. Handles are looked up once, when a snapshot is built or a status is first seen; after that a
 //! request costs an atomic addition each. Labels are bounded: names from the configuration, never from a client.
 
+use super::carried::Totals;
+use super::histogram::{Histogram, Histograms};
 use crate::types::Refusal;
 use http::Method;
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::cell::RefCell;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-
-/// Upper bounds of the histograms' buckets, in seconds.
-const BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Unknown methods are counted as the last one.
 const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
@@ -27,16 +24,36 @@ pub(super) enum Counters {
     Many(IntCounterVec),
 }
 
+/// A counter of what is counted elsewhere, where it may begin anew: with another store, in another process.
+#[derive(Debug)]
+struct Followed {
+    counter: IntCounter,
+    /// Where the other one stood. One scrape is answered at a time.
+    last: AtomicU64,
+}
+
+impl Followed {
+    fn follow(&self, source: u64) {
+        let last = self.last.swap(source, Relaxed);
+        self.counter.inc_by(source.checked_sub(last).unwrap_or(source));
+    }
+}
+
 /// All families of the process. They outlive reloads.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// All that only grow, by name.
     pub(super) counters: Vec<(String, Counters)>,
+    pub(super) histograms: Vec<Histograms>,
+    /// What scrapes are answered with once another process counts on.
+    last: Mutex<Option<String>>,
+    /// What was given to another process so far.
+    pub(super) given: Mutex<Totals>,
     requests: IntCounterVec,
-    request_seconds: HistogramVec,
-    gateway_seconds: HistogramVec,
-    upstream_seconds: HistogramVec,
+    request_seconds: Histograms,
+    gateway_seconds: Histograms,
+    upstream_seconds: Histograms,
     upstream_requests: IntCounterVec,
     retries: IntCounterVec,
     endpoint_up: IntGaugeVec,
@@ -56,15 +73,15 @@ pub struct Metrics {
     cache: IntCounterVec,
     cache_bytes: IntGauge,
     cache_entries: IntGauge,
-    cache_evicted: IntCounter,
-    purges: [IntCounter; 3],
+    cache_evicted: Followed,
+    purges: [Followed; 3],
     limit_alone: IntCounterVec,
     pub store_up: IntGauge,
-    pub store_failures: IntCounter,
-    pub store_questions: IntCounter,
+    store_failures: Followed,
+    store_questions: Followed,
     pub flood_refused: IntCounter,
     pub limit_keys: IntGauge,
-    pub limit_keys_dropped: IntCounter,
+    limit_keys_dropped: Followed,
 }
 
 impl Metrics {
@@ -84,9 +101,12 @@ impl Metrics {
             prometheus::Result::Ok(counter)
         };
         let gauges = |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
-        let histograms = |name: &str, help: &str, label: &str| {
-            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            register(&registry, HistogramVec::new(options, &[label])?)
+        let followed = |name: &str, help: &str| counter(name, help).map(|counter| Followed { counter, last: AtomicU64::new(0) });
+        let times = RefCell::new(Vec::new());
+        let histograms = |name: &str, help: &str, label: &'static str| {
+            let family = register(&registry, Histograms::new(name, help, label)?)?;
+            times.borrow_mut().push(family.clone());
+            prometheus::Result::Ok(family)
         };
         Ok(Arc::new(Metrics {
             requests: counters("frontdesk_requests_total", "Requests answered.", &["route", "method", "status"])?,
@@ -112,11 +132,11 @@ impl Metrics {
             cache: counters("frontdesk_cache_total", "Requests of routes with a cache, by what it came to.", &["route", "status"])?,
             cache_bytes: register(&registry, IntGauge::new("frontdesk_cache_bytes", "What the answers take that are kept.")?)?,
             cache_entries: register(&registry, IntGauge::new("frontdesk_cache_entries", "Answers that are kept.")?)?,
-            cache_evicted: register(&registry, IntCounter::new("frontdesk_cache_evicted_total", "Answers that made room for others.")?)?,
+            cache_evicted: followed("frontdesk_cache_evicted_total", "Answers that made room for others.")?,
             purges: [
-                counter("frontdesk_purges_sent_total", "Purges that other gateways were told.")?,
-                counter("frontdesk_purges_heard_total", "Purges of other gateways.")?,
-                counter("frontdesk_purges_missed_total", "Times that all was forgotten, since purges may have been missed.")?,
+                followed("frontdesk_purges_sent_total", "Purges that other gateways were told.")?,
+                followed("frontdesk_purges_heard_total", "Purges of other gateways.")?,
+                followed("frontdesk_purges_missed_total", "Times that all was forgotten, since purges may have been missed.")?,
             ],
             limit_alone: counters(
                 "frontdesk_limit_alone_total",
@@ -124,18 +144,31 @@ impl Metrics {
                 &["limit"],
             )?,
             store_up: register(&registry, IntGauge::new("frontdesk_store_up", "Whether the store of shared limits answers.")?)?,
-            store_failures: counter("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
-            store_questions: counter("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
+            store_failures: followed("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
+            store_questions: followed("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
             flood_refused: counter("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
             limit_keys: register(&registry, IntGauge::new("frontdesk_limit_keys", "Keys of rate limits that are kept.")?)?,
-            limit_keys_dropped: counter("frontdesk_limit_keys_dropped_total", "Keys forgotten to make room.")?,
+            limit_keys_dropped: followed("frontdesk_limit_keys_dropped_total", "Keys forgotten to make room.")?,
             counters: all.take(),
+            histograms: times.take(),
+            last: Mutex::default(),
+            given: Mutex::default(),
             registry,
         }))
     }
 
-    pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        self.registry.gather()
+    /// Answers one scrape at a time, since what is measured for it replaces what was measured for the one before.
+    pub fn scrape(&self, measure: impl FnOnce()) -> String {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone().unwrap_or_else(|| {
+            measure();
+            self.render()
+        })
+    }
+
+    /// From now on another process counts on: whoever still asks here is told no more than that one knows.
+    pub fn give_way(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.render());
     }
 
     /// The text format of Prometheus, version 0.0.4.
@@ -155,8 +188,8 @@ impl Metrics {
         RouteMetrics {
             metrics: self.clone(),
             name: name.into(),
-            seconds: self.request_seconds.with_label_values(&[name]),
-            gateway_seconds: self.gateway_seconds.with_label_values(&[name]),
+            seconds: self.request_seconds.of(name),
+            gateway_seconds: self.gateway_seconds.of(name),
             requests: Default::default(),
             refusals: OnceLock::new(),
         }
@@ -165,20 +198,21 @@ impl Metrics {
     pub fn service(&self, name: &str) -> ServiceMetrics {
         ServiceMetrics {
             name: name.into(),
-            seconds: self.upstream_seconds.with_label_values(&[name]),
+            seconds: self.upstream_seconds.of(name),
             attempts: self.upstream_requests.clone(),
             retries: self.retries.with_label_values(&[name]),
+            ejections: self.ejections.clone(),
         }
     }
 
-    /// Services' endpoints, whether each is up, and how often it was ejected; replaces what was said before.
-    pub fn endpoints<'a>(&self, endpoints: impl Iterator<Item = (&'a str, String, bool, u64)>) {
+    /// Services' endpoints, and whether each is up; replaces what was said before.
+    pub fn endpoints<'a>(&self, endpoints: impl Iterator<Item = (&'a str, String, bool)>) {
         self.endpoint_up.reset();
-        for (service, endpoint, is_up, ejections) in endpoints {
+        for (service, endpoint, is_up) in endpoints {
             let labels = [service, &endpoint];
             self.endpoint_up.with_label_values(&labels).set(i64::from(is_up));
-            let counter = self.ejections.with_label_values(&labels);
-            counter.inc_by(ejections.saturating_sub(counter.get()));
+            // There from the beginning, so that the first one is seen as an increase.
+            self.ejections.with_label_values(&labels);
         }
     }
 
@@ -196,7 +230,7 @@ impl Metrics {
     /// How many keys there are, and how many were forgotten so far.
     pub fn limit_keys(&self, kept: usize, dropped: u64) {
         self.limit_keys.set(i64::try_from(kept).unwrap_or(i64::MAX));
-        self.limit_keys_dropped.inc_by(dropped.saturating_sub(self.limit_keys_dropped.get()));
+        self.limit_keys_dropped.follow(dropped);
     }
 
     pub fn limit(&self, name: &str, is_shadow: bool) -> LimitMetrics {
@@ -209,13 +243,13 @@ impl Metrics {
     /// The store of shared limits; calls and failures so far.
     pub fn store(&self, is_up: bool, questions: u64, failures: u64) {
         self.store_up.set(i64::from(is_up));
-        self.store_questions.inc_by(questions.saturating_sub(self.store_questions.get()));
-        self.store_failures.inc_by(failures.saturating_sub(self.store_failures.get()));
+        self.store_questions.follow(questions);
+        self.store_failures.follow(failures);
     }
 
     /// What gateways have told each other so far.
     pub fn purges(&self, sent: u64, heard: u64, missed: u64) {
-        self.purges.iter().zip([sent, heard, missed]).for_each(|(counter, so_far)| counter.inc_by(so_far.saturating_sub(counter.get())));
+        self.purges.iter().zip([sent, heard, missed]).for_each(|(counter, so_far)| counter.follow(so_far));
     }
 
     pub fn cache(&self, route: &str) -> CacheMetrics {
@@ -226,7 +260,7 @@ impl Metrics {
     pub fn cache_kept(&self, bytes: usize, entries: usize, evicted: u64) {
         self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.cache_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
-        self.cache_evicted.inc_by(evicted.saturating_sub(self.cache_evicted.get()));
+        self.cache_evicted.follow(evicted);
     }
 
     pub fn reloaded(&self, result: &str) {
@@ -272,8 +306,8 @@ impl RouteMetrics {
     /// Counts an answer and its times.
     pub fn answered(&self, method: &Method, status: u16, total: Duration, gateway: Duration) {
         self.count(method, status);
-        self.seconds.observe(total.as_secs_f64());
-        self.gateway_seconds.observe(gateway.as_secs_f64());
+        self.seconds.observe(total);
+        self.gateway_seconds.observe(gateway);
     }
 
     fn count(&self, method: &Method, status: u16) {
@@ -301,13 +335,14 @@ pub struct ServiceMetrics {
     name: Arc<str>,
     seconds: Histogram,
     attempts: IntCounterVec,
+    ejections: IntCounterVec,
     pub retries: IntCounter,
 }
 
 impl ServiceMetrics {
     /// An attempt was answered after `took`, with whatever status.
     pub fn answered(&self, took: Duration) {
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe(took);
     }
 
     /// The counter of an endpoint's answers, to be kept with the endpoint.
@@ -318,6 +353,11 @@ impl ServiceMetrics {
     /// An attempt failed; `outcome` is one of a fixed few.
     pub fn failed(&self, endpoint: &str, outcome: &str) {
         self.attempts.with_label_values(&[&*self.name, endpoint, outcome]).inc();
+    }
+
+    /// An endpoint is left alone from now on.
+    pub fn ejected(&self, endpoint: &str) {
+        self.ejections.with_label_values(&[&*self.name, endpoint]).inc();
     }
 }
 
@@ -380,6 +420,16 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_counted_elsewhere_is_followed_where_it_begins_anew() {
+        let metrics = Metrics::new().expect("metrics");
+        let seen = [5, 7, 7, 2, 3].map(|evicted| {
+            metrics.cache_kept(0, 0, evicted);
+            metrics.cache_evicted.counter.get()
+        });
+        assert_eq!(seen, [5, 7, 7, 9, 10]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod carried;
 mod common;
 pub mod error_log;
+mod histogram;
 mod lines;
 mod metrics;
 mod record;

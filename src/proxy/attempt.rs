@@ -278,8 +278,8 @@ impl Exchange {
     pub fn count_failure(&self, failure: Failure, is_stale: bool) {
         let Some((entry, picked)) = self.service().map(|(entry, _)| entry).zip(self.attempt.picked.as_ref()) else { return };
         entry.metrics.failed(self.endpoint_label(), failure.name());
-        if !is_stale {
-            entry.service.pool.failed(picked.endpoint(), failure);
+        if !is_stale && entry.service.pool.failed(picked.endpoint(), failure) {
+            entry.metrics.ejected(self.endpoint_label());
         }
     }
 

@@ -7,6 +7,7 @@ mod arrive;
 mod attempt;
 mod caching;
 mod caching_told;
+mod challenge;
 mod compose;
 mod compress;
 pub mod connection;
@@ -83,6 +84,9 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         if exchange.is_background() {
             return Ok(false);
+        }
+        if challenge::is_one(session, exchange) && Box::pin(challenge::answer(session, exchange)).await? {
+            return Ok(true);
         }
         // What answers here is boxed, or every request would move the room that it needs.
         if let Err(refusal) = self.route(session, exchange) {

@@ -6,6 +6,7 @@
 //! new -> old   READY: its configuration is read, and each of its listeners has answered a probe; or FAILED, and why
 //! old -> new   GO
 //! new -> old   SERVING: it accepts. Only now the old one stops accepting.
+//! old -> new   what has come since of its state, and UP_TO_DATE; the same again and again until it ends
 //! ```
 //!
 //! Whatever goes wrong before the last word, the old one serves on. A frame is a tag, its length (32 bits, big-endian) and so many
@@ -39,6 +40,7 @@ mod tag {
     pub const FAILED: u8 = b'X';
     pub const GO: u8 = b'G';
     pub const SERVING: u8 = b'A';
+    pub const UP_TO_DATE: u8 = b'U';
 }
 
 /// Which socket of a gateway it is: the same for the same line of the configuration.
@@ -84,13 +86,30 @@ fn broken(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what.to_string())
 }
 
-fn write_frame(mut stream: &UnixStream, tag: u8, bytes: &[u8]) -> io::Result<()> {
+fn write_frame(mut stream: impl Write, tag: u8, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= FRAME_BYTES_MAX);
     let length = length.ok_or_else(|| broken("too much to hand over"))?;
     let mut head = [tag, 0, 0, 0, 0];
     head[1..].copy_from_slice(&length.to_be_bytes());
     stream.write_all(&head)?;
     stream.write_all(bytes)
+}
+
+fn write_section(mut stream: impl Write, section: &Section) -> io::Result<()> {
+    let head = json!([section.name, section.version]).to_string();
+    write_frame(&mut stream, tag::SECTION, head.as_bytes())?;
+    write_frame(stream, tag::SECTION, &section.bytes)
+}
+
+/// What the old side sends after the last word: sections, and that they are all there is up to now.
+///
+/// # Errors
+/// A section is too large.
+pub fn more(sections: &[Section]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    sections.iter().try_for_each(|section| write_section(&mut bytes, section))?;
+    write_frame(&mut bytes, tag::UP_TO_DATE, b"")?;
+    Ok(bytes)
 }
 
 fn read_frame(mut stream: &UnixStream) -> io::Result<(u8, Vec<u8>)> {
@@ -103,6 +122,12 @@ fn read_frame(mut stream: &UnixStream) -> io::Result<(u8, Vec<u8>)> {
         return Err(broken("a frame is cut off"));
     }
     Ok((tag, bytes))
+}
+
+/// A section whose name has been read.
+fn read_section(stream: &UnixStream, head: &[u8]) -> io::Result<Section> {
+    let (name, version) = serde_json::from_slice(head).map_err(|_| broken("a section has no name"))?;
+    Ok(Section { name, version, bytes: read_frame(stream)?.1 })
 }
 
 /// The old side: says everything, waits for the new one, lets it go, and waits for it to serve.
@@ -121,9 +146,7 @@ pub fn offer(stream: &UnixStream, offer: Offer) -> Result<(), String> {
     });
     write_frame(stream, tag::HELLO, hello.to_string().as_bytes()).map_err(failed)?;
     for section in &offer.state {
-        let head = json!([section.name, section.version]).to_string();
-        write_frame(stream, tag::SECTION, head.as_bytes()).map_err(failed)?;
-        write_frame(stream, tag::SECTION, &section.bytes).map_err(failed)?;
+        write_section(stream, section).map_err(failed)?;
     }
     let sockets: Vec<BorrowedFd<'_>> = offer.sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
     sockets.chunks(BATCH).try_for_each(|batch| send_sockets(stream, batch)).map_err(failed)?;
@@ -207,6 +230,25 @@ impl Predecessor {
         write_frame(&self.stream, tag::SERVING, b"")
     }
 
+    /// Reads what the old one sends until it ends; `up_to_date` is called with each word that nothing is left out up to then.
+    pub fn hear(&self, mut take: impl FnMut(Section), mut up_to_date: impl FnMut()) {
+        // It may have nothing to say for long.
+        let _ = self.stream.set_read_timeout(None);
+        loop {
+            let heard = read_frame(&self.stream).and_then(|(tag, bytes)| match tag {
+                tag::SECTION => read_section(&self.stream, &bytes).map(&mut take),
+                tag::UP_TO_DATE => {
+                    up_to_date();
+                    Ok(())
+                }
+                _ => Err(broken("the old process does not speak as it should")),
+            });
+            if heard.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Says why this process can't take the place.
     pub fn failed(&self, why: &str) {
         // If it can't be told, it sees that this process has gone.
@@ -224,8 +266,8 @@ fn receive(stream: UnixStream) -> io::Result<(Predecessor, Offer)> {
     let slots = slots.ok_or_else(|| broken("the old process names sockets that can't be read"))?;
     let mut state = Vec::new();
     for _ in 0..hello["sections"].as_u64().unwrap_or(0) {
-        let head: (String, u32) = serde_json::from_slice(&read_frame(&stream)?.1).map_err(|_| broken("a section has no name"))?;
-        state.push(Section { name: head.0, version: head.1, bytes: read_frame(&stream)?.1 });
+        let (_, head) = read_frame(&stream)?;
+        state.push(read_section(&stream, &head)?);
     }
     let sockets = receive_sockets(&stream, slots.len())?;
     let pid = hello["pid"].as_u64().unwrap_or(0);

@@ -10,7 +10,7 @@ use crate::config::source::Sources;
 use crate::config::{load, render};
 use crate::proxy::difference::{self, Comparison, Side};
 use crate::proxy::rehearse::{self, Difference, Rehearsed};
-use crate::snapshot::{Meta, Snapshot, State, advise};
+use crate::snapshot::{Meta, Snapshot, State, advise, check_admin};
 use crate::types::ListenerId;
 use std::collections::HashMap;
 use std::fmt;
@@ -231,6 +231,13 @@ pub fn bind(loaded: &Loaded, inherited: &mut Inherited, is_open: impl Fn(Option<
     }
     if let Some(admin) = loaded.raw.admin.as_ref().filter(|_| !is_open(None)) {
         sockets.admin = try_bind(&admin_slot(&admin.bind), inherited, &admin_at.key("bind"), &problems);
+    }
+    // Where a socket of systemd's listens is known only now; its token may have gone since it was opened.
+    if let Some(admin) = &loaded.raw.admin
+        && let Bind::Systemd(name) = &admin.bind
+        && let Some(address) = inherited.address(name)
+    {
+        check_admin(admin, address, &admin_at, &problems);
     }
     match problems.into_parts() {
         (errors, _) if errors.is_empty() => Ok(sockets),

@@ -7,6 +7,7 @@ mod handover;
 mod http1;
 mod loading;
 mod notify;
+mod ordering;
 mod probe;
 mod proxied;
 pub mod proxy_header;
@@ -34,13 +35,12 @@ use arc_swap::ArcSwap;
 use control::{Asked, Control};
 use guard::Counter;
 use handover::{Offer, Predecessor};
-use loading::{Loaded, slots};
+use loading::Loaded;
 use pingora::apps::HttpServerOptions;
 use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
-use probe::probe;
 use reload::Status;
 use requests::{Connections, Requests};
 use sockets::Inherited;
@@ -48,9 +48,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
-use tokio::task::{JoinSet, block_in_place};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
-use upgrade::Program;
+use upgrade::{Program, Successor};
 
 /// Tries that Pingora allows in all: how many there are is decided by `upstream::retry`.
 const RETRIES_MAX: usize = 16;
@@ -58,8 +59,6 @@ const RETRIES_MAX: usize = 16;
 const FIRST_KEYS: Duration = Duration::from_secs(10);
 /// How long a new process waits for each word of the old one.
 const OLD_ONE: Duration = Duration::from_secs(30);
-/// How long what was asked of the admin listener may take to be answered once another process has it.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long readiness waits for the first try to reach the store of shared limits, whatever comes of it.
 const FIRST_STORE: Duration = Duration::from_secs(1);
 /// The admin listener's number among its own.
@@ -85,15 +84,16 @@ struct Server {
     keepers: Mutex<JoinSet<()>>,
     program: Program,
     inherited: Mutex<Inherited>,
+    /// Ends when the process has whose place this one has taken.
+    predecessor: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 /// Why a process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Drain,
     Stop,
     /// Another process serves.
-    Replaced,
+    Replaced(Successor),
 }
 
 /// Runs a gateway until it is told to end.
@@ -103,8 +103,8 @@ enum End {
 pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
     let program = Program::own().map_err(|e| Failure::Other(format!("this program can't be found: {e}")))?;
     let met = Predecessor::meet(OLD_ONE).map_err(|e| Failure::Other(format!("no place to take: {e}")))?;
-    let (predecessor, offer) = met.map_or((None, Offer::default()), |(predecessor, offer)| (Some(predecessor), offer));
-    let outcome = run_after(predecessor.as_ref(), origin, program, offer);
+    let (predecessor, offer) = met.map_or((None, Offer::default()), |(predecessor, offer)| (Some(Arc::new(predecessor)), offer));
+    let outcome = run_after(predecessor.clone(), origin, program, offer);
     if let (Err(failure), Some(predecessor)) = (&outcome, &predecessor) {
         predecessor.failed(&failure.to_string());
     }
@@ -112,16 +112,14 @@ pub fn run(origin: Origin) -> Result<ExitCode, Failure> {
 }
 
 /// Runs with what `predecessor` and systemd have handed over.
-fn run_after(predecessor: Option<&Predecessor>, origin: Origin, program: Program, offer: Offer) -> Result<ExitCode, Failure> {
+fn run_after(predecessor: Option<Arc<Predecessor>>, origin: Origin, program: Program, offer: Offer) -> Result<ExitCode, Failure> {
     let mut inherited = Inherited::new(offer.sockets);
     inherited.systemd.extend(notify::sockets());
     let metrics = Metrics::new().map_err(|e| Failure::Other(format!("metrics: {e}")))?;
     let state = Arc::new(State::new(metrics));
-    for section in &offer.state {
-        let room = state.carried().into_iter().find(|room| room.name() == section.name && room.version() == section.version);
-        room.into_iter().for_each(|room| room.take(&section.bytes));
-    }
+    offer.state.iter().for_each(|section| upgrade::take(&state, section));
     let loaded = loading::load(&origin, &state, 1)?;
+    state.endpoints.let_go();
     error_log::install(&loaded.raw.log).map_err(|e| Failure::Other(format!("log {}: {e}", loaded.raw.log.path.0)))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = loaded.raw.server.threads.map_or(cores, |threads| threads.usize());
@@ -133,7 +131,7 @@ fn run_after(predecessor: Option<&Predecessor>, origin: Origin, program: Program
         let control = Control::new(orders).map_err(|e| Failure::Other(format!("signals: {e}")))?;
         tokio::spawn(state.issuers.clone().keep_fresh());
         match predecessor {
-            Some(predecessor) => server.take_place(predecessor).await?,
+            Some(predecessor) => server.take_place(&predecessor).await?,
             None => server.let_in(),
         }
         Ok(server.serve(control).await)
@@ -221,6 +219,7 @@ impl Server {
             keepers: Mutex::default(),
             program,
             inherited: Mutex::new(inherited),
+            predecessor: Mutex::default(),
         };
         server.state.limits.store.set_max(server.snapshot.load().server.limit_keys_max);
         server.state.cache.store.set_max(server.snapshot.load().cache_memory);
@@ -230,6 +229,10 @@ impl Server {
 
     fn inherited(&self) -> MutexGuard<'_, Inherited> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn let_in(&self) {
@@ -245,33 +248,13 @@ impl Server {
         timeout(FIRST_KEYS, self.state.issuers.first_keys()).await.is_ok()
     }
 
-    /// Takes the place of another process, once everything is there and has been tried.
-    async fn take_place(&self, predecessor: &Predecessor) -> Result<(), Failure> {
-        let has_keys = self.first_answers().await;
-        for (slot, id) in slots(&self.snapshot.load()) {
-            let connected = self.listeners.connect(id).map_err(|e| e.to_string());
-            let asked = async { probe(connected?).await };
-            asked.await.map_err(|why| Failure::Other(format!("the listener on {} does not serve: {why}", slot.bind)))?;
-        }
-        let left = |e: std::io::Error| Failure::Other(format!("process {} goes on: {e}", predecessor.pid));
-        block_in_place(|| predecessor.ready()).map_err(left)?;
-        self.listeners.own_files(true);
-        self.admin_listeners.own_files(true);
-        self.let_in();
-        if let Err(e) = predecessor.serving() {
-            log::warn!("process {} has gone by itself: {e}", predecessor.pid);
-        }
-        log::info!("process {} has taken the place of {}", std::process::id(), predecessor.pid);
-        self.become_ready(has_keys);
-        Ok(())
-    }
-
     /// Waits to be asked for something, and does it.
     async fn serve(self, mut control: Control) -> ExitCode {
         let mut becoming = Box::pin(self.first_answers());
         let mut is_ready = self.status.is_ready();
         let alive = tokio::spawn(notify::keep_alive());
         tokio::spawn(renewal::keep_certificates(self.state.clone(), self.snapshot.clone()));
+        let ordering = tokio::spawn(ordering::keep_ordering(self.snapshot.clone()));
         let end = loop {
             let asked = tokio::select! {
                 biased;
@@ -286,21 +269,23 @@ impl Server {
                 break end;
             }
         };
-        if end == End::Replaced {
-            // It is the other process that has to show that it lives.
-            alive.abort();
-        }
         match end {
             End::Stop => notify::stopping(),
             End::Drain => tokio::select! {
                 () = self.drain() => {}
                 () = control.stop() => log::info!("stopping at once"),
             },
-            End::Replaced => tokio::select! {
-                () = self.finish() => {}
-                // Whoever ends the service ends the new process too: what is in flight here is finished all the same.
-                () = control.stop_twice() => log::info!("stopping at once"),
-            },
+            End::Replaced(mut successor) => {
+                // It is the other process that has to show that it lives.
+                alive.abort();
+                ordering.abort();
+                tokio::select! {
+                    () = self.finish(&mut successor) => {}
+                    // Whoever ends the service ends the new process too: what is in flight here is finished all the same.
+                    () = control.stop_twice() => log::info!("stopping at once"),
+                }
+                self.say_the_last(&mut successor).await;
+            }
         }
         ExitCode::SUCCESS
     }
@@ -320,15 +305,16 @@ impl Server {
                     // The new process is ended along with the attempt.
                     end = control.end() => return Some(end),
                 };
-                let is_replaced = outcome.is_ok();
-                if let Ok(pid) = outcome {
-                    notify::replaced_by(pid);
-                    // Whoever asks again after the answer meets the new process.
-                    self.admin_listeners.stop_accepting().await;
-                    self.listeners.stop_accepting().await;
-                }
-                asker.map(|asker| asker.send(outcome));
-                is_replaced.then_some(End::Replaced)
+                let (told, successor) = match outcome {
+                    Ok(mut successor) => {
+                        // Whoever asks again after the answer meets the new process.
+                        self.make_room(&mut successor).await;
+                        (Ok(successor.pid), Some(successor))
+                    }
+                    Err(why) => (Err(why), None),
+                };
+                asker.map(|asker| asker.send(told));
+                successor.map(End::Replaced)
             }
             Asked::Reopen => {
                 self.state.logs.reopen();
@@ -358,20 +344,6 @@ impl Server {
         self.status.set_ready(false);
         sleep(delay).await;
         self.wind_down(limit).await;
-    }
-
-    /// The same where another process accepts already: nobody has to be told to stay away.
-    async fn finish(&self) {
-        self.listeners.own_files(false);
-        self.admin_listeners.own_files(false);
-        let (_, limit) = self.status.drain_times();
-        log::info!("finishing: {} connections", self.connections.live());
-        self.admin_listeners.remove_all(LAST_WORDS);
-        let admin = async {
-            // Who asked for the upgrade is to hear of it.
-            let _ = timeout(LAST_WORDS, self.admin_connections.drained()).await;
-        };
-        tokio::join!(self.wind_down(limit), admin);
     }
 
     /// Ends as soon as nothing is in flight.

@@ -76,6 +76,12 @@ impl Inherited {
         Inherited { handed: all, systemd }
     }
 
+    /// Where a socket of systemd's listens, if that is by TCP.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        let (_, socket) = self.systemd.iter().find(|(known, _)| known == name)?;
+        SockRef::from(socket).local_addr().ok()?.as_socket()
+    }
+
     /// The socket for a slot: one that was handed over, or a new one.
     ///
     /// # Errors

@@ -6,7 +6,9 @@ use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
 use crate::tls::Termination;
+use crate::tls::acme::Acme;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Certificates have to be asked for in the handshake.
@@ -22,16 +24,32 @@ pub(super) fn check_client_auth(raw: &Config, at: &At<'_>, problems: &Problems) 
     }
 }
 
-pub(super) fn check_admin(admin: &raw::Admin, at: &At<'_>, problems: &Problems) {
-    let at = at.key("bind");
-    match &admin.bind {
-        Bind::Tcp(address) if !address.ip().is_loopback() && admin.token.is_none() => {
-            let fix = "bind it to 127.0.0.1, or set `token:`";
-            let _: Option<()> =
-                problems.at(&at, format!("the admin listener on {address} needs a token"), "anybody could drain the gateway", fix);
+/// What is ordered, each once.
+pub(super) fn ordered(listeners: &[Option<Listener>], at: &At<'_>, problems: &Problems) -> Option<Vec<Arc<Acme>>> {
+    let mut all = Vec::<(usize, Arc<Acme>)>::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let Some(acme) = listener.as_ref().and_then(|listener| listener.tls.as_ref()?.acme.as_ref()) else { continue };
+        match all.iter().find(|(_, known)| known.store == acme.store) {
+            None => all.push((index, acme.clone())),
+            Some((_, known)) if known.domains == acme.domains => {}
+            Some((first, _)) => {
+                let [at, first] = [at.index(index), at.index(*first)];
+                let [at, first] = [at.key("tls"), first.key("tls")];
+                let what = format!("another listener orders other domains under `{}`", acme.domains[0]);
+                let fix = "write the same `domains` for both, or another one first";
+                return problems.clash(&at.key("acme"), &first.key("acme"), what, "a certificate is filed under its first domain", fix);
+            }
         }
-        // Who may connect to a Unix socket is said by its file; what systemd opens is looked at once it is there.
-        Bind::Tcp(_) | Bind::Unix(_) | Bind::Systemd(_) => {}
+    }
+    Some(all.into_iter().map(|(_, acme)| acme).collect())
+}
+
+/// An address that others can reach needs a token. What systemd opens is looked at once it is there, and who may connect to a Unix
+/// socket is said by its file.
+pub fn check_admin(admin: &raw::Admin, address: SocketAddr, at: &At<'_>, problems: &Problems) {
+    if !address.ip().is_loopback() && admin.token.is_none() {
+        let (what, fix) = (format!("the admin listener on {address} needs a token"), "bind it to 127.0.0.1, or set `token:`");
+        let _: Option<()> = problems.at(&at.key("bind"), what, "anybody could drain the gateway", fix);
     }
 }
 

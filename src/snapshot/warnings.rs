@@ -26,7 +26,14 @@ pub(super) fn warn(raw: &Config, listeners: &[Option<Listener>], services: &Serv
             let what = format!("no route takes requests from {}", listener.bind);
             problems.warn(&at, what, "each would be answered 404", "add a route, or remove the listener");
         }
-        expiries(listener, &at, problems);
+        expiries(listener, raw.listeners[index].as_ref(), &at, problems);
+    }
+    for (index, listener) in raw.listeners.iter().enumerate() {
+        let asks = listener.as_ref().and_then(|listener| listener.tls.as_ref()).is_some_and(|tls| tls.acme.is_some());
+        if asks && raw.listeners.iter().flatten().all(|listener| listener.tls.is_some()) {
+            let (at, why) = (listeners_at.index(index), "the authority asks on port 80 by plain HTTP, and would find nobody");
+            problems.warn(&at.key("tls").key("acme"), "no listener is without TLS", why, "add `{ bind: 0.0.0.0:80 }` to the listeners");
+        }
     }
     let stands_in = |name: &str| {
         let of = |service: &raw::Service| matches!(&service.fallback, Some(raw::Fallback::Service(other)) if other == name);
@@ -85,11 +92,13 @@ pub fn advise(raw: &Config, problems: &Problems) {
     }
 }
 
-fn expiries(listener: &Listener, at: &At<'_>, problems: &Problems) {
+/// Those that are ordered are renewed by themselves.
+fn expiries(listener: &Listener, raw: Option<&raw::Listener>, at: &At<'_>, problems: &Problems) {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let at = at.key("tls");
     let at = at.key("certificates");
-    let expiries = listener.tls.iter().flat_map(|tls| tls.now().expiries.clone());
+    let named = raw.and_then(|raw| raw.tls.as_ref()).map_or(0, |tls| tls.certificates.len());
+    let expiries = listener.tls.iter().flat_map(|tls| tls.now().expiries.clone()).take(named);
     for (index, (name, expires)) in expiries.enumerate() {
         if let Some(what) = near_its_end(&name, expires, now) {
             problems.warn(&at.index(index).key("cert"), what, "clients would turn away", "renew it: new files are read by themselves");

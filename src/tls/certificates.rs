@@ -1,8 +1,9 @@
 //! The certificates of one listener, by the names that stand in them.
 
+use super::acme::Acme;
 use crate::config::place::At;
 use crate::config::problem::Problems;
-use crate::config::raw::CertificatePair;
+use crate::config::raw::{CertificatePair, FilePath};
 use ring::digest::{Context, SHA256};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
@@ -22,36 +23,57 @@ pub struct Certificates {
     default: Vec<Arc<CertifiedKey>>,
     /// SHA-256 of all leaves, in their order.
     hash: [u8; 32],
+    /// Of those that others have signed for us.
     expiries: Vec<(String, i64)>,
+    is_single: bool,
 }
 
 /// What is read of one certificate.
 struct Read {
     key: Arc<CertifiedKey>,
-    names: Vec<String>,
-    expires: i64,
+    leaf: Leaf,
+    /// It stands in for one that has yet to come.
+    stands_in: bool,
+}
+
+/// What stands in a certificate.
+#[derive(Debug)]
+pub struct Leaf {
+    /// DNS names in small letters.
+    pub names: Vec<String>,
+    /// In Unix time, as the end.
+    pub begins: i64,
+    pub expires: i64,
 }
 
 impl Certificates {
-    pub fn load(raw: &[CertificatePair], at: &At<'_>, problems: &Problems) -> Option<Certificates> {
-        let all: Vec<Option<Read>> = raw.iter().enumerate().map(|(i, pair)| read(pair, &at.index(i), problems)).collect();
+    /// `at` is the place of the whole part. The one of `acme` comes last, and may have yet to come.
+    pub fn load(raw: &[CertificatePair], acme: Option<&Acme>, at: &At<'_>, problems: &Problems) -> Option<Certificates> {
+        let pairs_at = at.key("certificates");
+        let named = raw.iter().enumerate().map(|(i, pair)| read(pair, &pairs_at.index(i), problems));
+        let all: Vec<Option<Read>> = named.chain(acme.map(|acme| ordered(acme, &at.key("acme"), problems))).collect();
         let all: Vec<Read> = all.into_iter().collect::<Option<_>>()?;
         let Some(first) = all.first() else {
-            return problems.at(at, "TLS without a certificate", "no handshake could succeed", "name at least one `cert` with its `key`");
+            // What could not be read was said.
+            problems.is_sound(&pairs_at).then_some(())?;
+            let fix = "name at least one `cert` with its `key`, or `acme`";
+            return problems.at(&pairs_at, "TLS without a certificate", "no handshake could succeed", fix);
         };
-        let default = all.iter().filter(|other| other.names == first.names).map(|read| read.key.clone()).collect();
+        let default = all.iter().filter(|other| other.leaf.names == first.leaf.names).map(|read| read.key.clone()).collect();
         let mut hash = Context::new(&SHA256);
         all.iter().flat_map(|read| read.key.cert.first()).for_each(|leaf| hash.update(leaf));
         let (mut by_name, mut expiries) = (HashMap::<String, Vec<Arc<CertifiedKey>>>::new(), Vec::new());
-        for (index, read) in all.into_iter().enumerate() {
-            expiries.push((read.names.first().cloned().unwrap_or_else(|| raw[index].cert.0.clone()), read.expires));
-            for name in read.names {
+        let is_single = all.len() == 1;
+        for (index, Read { key, leaf, stands_in }) in all.into_iter().enumerate() {
+            let file = || raw.get(index).map(|pair| pair.cert.0.clone()).unwrap_or_default();
+            expiries.extend((!stands_in).then(|| (leaf.names.first().cloned().unwrap_or_else(file), leaf.expires)));
+            for name in leaf.names {
                 // Of several with one name, the first is shown that the client can verify.
-                by_name.entry(name.strip_prefix('*').unwrap_or(&name).to_string()).or_default().push(read.key.clone());
+                by_name.entry(name.strip_prefix('*').unwrap_or(&name).to_string()).or_default().push(key.clone());
             }
         }
         let hash = first_bytes(hash.finish().as_ref());
-        Some(Certificates { by_name, default, hash, expiries })
+        Some(Certificates { by_name, default, hash, expiries, is_single })
     }
 
     pub fn expiries(&self) -> impl Iterator<Item = (String, i64)> + '_ {
@@ -80,7 +102,7 @@ impl Certificates {
 
     /// There is but one, so nothing can be asked for under the wrong one.
     pub fn is_single(&self) -> bool {
-        self.expiries.len() == 1
+        self.is_single
     }
 
     /// Whether `host` is asked for on a connection that was opened for `sni`, though there is another certificate for it
@@ -116,7 +138,7 @@ fn read(pair: &CertificatePair, at: &At<'_>, problems: &Problems) -> Option<Read
         }
     };
     let (chain, key) = (chain?, key?);
-    let Some((names, expires)) = describe(&chain[0]) else {
+    let Some(leaf) = describe(&chain[0]) else {
         return problem(&cert_at, format!("`{}` can't be parsed", pair.cert.0), "make the certificate anew", problems);
     };
     let mut key = match any_supported_type(&key) {
@@ -130,7 +152,23 @@ fn read(pair: &CertificatePair, at: &At<'_>, problems: &Problems) -> Option<Read
     if let Some(path) = &pair.ocsp {
         key.ocsp = Some(read_ocsp(&path.0, &at.key("ocsp"), problems)?);
     }
-    Some(Read { key: Arc::new(key), names, expires })
+    Some(Read { key: Arc::new(key), leaf, stands_in: false })
+}
+
+/// What an authority has signed, or what stands in for it until then.
+fn ordered(acme: &Acme, at: &At<'_>, problems: &Problems) -> Option<Read> {
+    let path = acme.store.certificate();
+    if path.exists() {
+        let file = FilePath(path.display().to_string());
+        return read(&CertificatePair { cert: file.clone(), key: file, ocsp: None }, at, problems);
+    }
+    let made = acme.stand_in().map_err(|e| e.to_string()).and_then(|(chain, key)| {
+        let key = any_supported_type(&key).map_err(|e| e.to_string())?;
+        let leaf = describe(&chain[0]).ok_or("it can't be parsed")?;
+        Ok(Read { key: Arc::new(CertifiedKey::new(chain, key)), leaf, stands_in: true })
+    });
+    let made = made.map_err(|why| format!("no certificate could be made for the time being: {why}"));
+    problems.ok(made, &at.key("domains"), "the listener could not shake hands", "correct the domains")
 }
 
 /// The authority's word that a certificate is good (RFC 6960), which is shown along with it.
@@ -152,8 +190,8 @@ fn problem<T>(at: &At<'_>, what: String, fix: &str, problems: &Problems) -> Opti
     problems.at(at, what, "the listener could not shake hands", fix)
 }
 
-/// The DNS names in a certificate, and when it expires.
-fn describe(der: &CertificateDer<'_>) -> Option<(Vec<String>, i64)> {
+/// The DNS names in a certificate, and its time.
+pub fn describe(der: &CertificateDer<'_>) -> Option<Leaf> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let alternatives = certificate.subject_alternative_name().ok().flatten();
     let dns = |name: &GeneralName<'_>| match name {
@@ -161,14 +199,13 @@ fn describe(der: &CertificateDer<'_>) -> Option<(Vec<String>, i64)> {
         _ => None,
     };
     let names = alternatives.map(|names| names.value.general_names.iter().filter_map(dns).collect()).unwrap_or_default();
-    Some((names, certificate.validity().not_after.timestamp()))
+    let validity = certificate.validity();
+    Some(Leaf { names, begins: validity.not_before.timestamp(), expires: validity.not_after.timestamp() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::raw::FilePath;
-
     fn pair(folder: &std::path::Path, file: &str, names: &[&str]) -> CertificatePair {
         let made = rcgen::generate_simple_self_signed(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("a certificate");
         let (cert, key) = (folder.join(format!("{file}.pem")), folder.join(format!("{file}.key")));
@@ -181,7 +218,7 @@ mod tests {
     fn names_choose_and_the_first_is_the_default() {
         let folder = tempfile::tempdir().expect("a folder");
         let raw = [pair(folder.path(), "a", &["a.example"]), pair(folder.path(), "b", &["*.b.example", "b.example"])];
-        let certificates = Certificates::load(&raw, &At::root(), &Problems::default()).expect("certificates");
+        let certificates = Certificates::load(&raw, None, &At::root(), &Problems::default()).expect("certificates");
         let is_b = |name: &str| !Arc::ptr_eq(&certificates.find(name)[0], &certificates.default[0]);
         let found: Vec<bool> = ["a.example", "B.example", "x.b.example", "x.y.b.example", "other"].into_iter().map(is_b).collect();
         assert_eq!(found, [false, true, true, false, false]);
@@ -195,7 +232,7 @@ mod tests {
         let problems = Problems::default();
         let mixed = CertificatePair { cert: a.cert, key: b.key, ocsp: None };
         let absent = CertificatePair { cert: FilePath("/no/cert".into()), key: FilePath("/no/key".into()), ocsp: None };
-        assert!(Certificates::load(&[mixed, absent], &At::root(), &problems).is_none());
+        assert!(Certificates::load(&[mixed, absent], None, &At::root(), &problems).is_none());
         assert_eq!(problems.count(), 3);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! This room turns files into an [`Acceptor`], and does so again when they change; the handshake itself is the server's.
 
+pub mod acme;
 mod certificates;
 mod client;
 mod files;
@@ -13,6 +14,7 @@ pub use tickets::{Roots, TicketSecret};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{ListenerTls, TlsVersion};
+use acme::Acme;
 use arc_swap::{ArcSwap, Guard};
 use certificates::Certificates;
 use files::Files;
@@ -27,6 +29,8 @@ use tickets::Tickets;
 #[derive(Debug)]
 pub struct Termination {
     raw: ListenerTls,
+    /// What is ordered of an authority, if anything.
+    pub acme: Option<Arc<Acme>>,
     roots: Roots,
     built: ArcSwap<Built>,
     files: Mutex<Files>,
@@ -64,9 +68,13 @@ impl Termination {
     /// Reads the files of `tls`. `None` means that a problem was reported.
     pub fn build(raw: &ListenerTls, roots: Roots, at: &At<'_>, problems: &Problems) -> Option<Termination> {
         // Looked at before they are read: what changes in between is read once more.
-        let files = Files::of(raw);
-        let built = Built::read(raw, &roots, at, problems)?;
-        Some(Termination { raw: raw.clone(), roots, built: ArcSwap::from_pointee(built), files: Mutex::new(files) })
+        let acme = match &raw.acme {
+            Some(raw) => Some(Arc::new(Acme::build(raw, &at.key("acme"), problems)?)),
+            None => None,
+        };
+        let files = Files::of(raw, acme.as_deref());
+        let built = Built::read(raw, acme.as_deref(), &roots, at, problems)?;
+        Some(Termination { raw: raw.clone(), acme, roots, built: ArcSwap::from_pointee(built), files: Mutex::new(files) })
     }
 
     /// What handshakes from now on are made with.
@@ -80,13 +88,13 @@ impl Termination {
     /// Why they are not used. Those that were read before are used on, and these are not tried again until they change.
     pub fn refresh(&self) -> Result<bool, String> {
         let mut known = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Files::of(&self.raw);
+        let now = Files::of(&self.raw, self.acme.as_deref());
         if now == *known {
             return Ok(false);
         }
         *known = now;
         let problems = Problems::default();
-        match Built::read(&self.raw, &self.roots, &At::root(), &problems) {
+        match Built::read(&self.raw, self.acme.as_deref(), &self.roots, &At::root(), &problems) {
             Some(built) => {
                 self.built.store(Arc::new(built));
                 Ok(true)
@@ -103,8 +111,8 @@ impl Built {
         Some(Agreed { certificates: self.certificates.clone(), sni: sni.into() })
     }
 
-    fn read(raw: &ListenerTls, roots: &Roots, at: &At<'_>, problems: &Problems) -> Option<Built> {
-        let certificates = Certificates::load(&raw.certificates, &at.key("certificates"), problems).map(Arc::new);
+    fn read(raw: &ListenerTls, acme: Option<&Acme>, roots: &Roots, at: &At<'_>, problems: &Problems) -> Option<Built> {
+        let certificates = Certificates::load(&raw.certificates, acme, at, problems).map(Arc::new);
         let versions: &[&SupportedProtocolVersion] = match raw.min_version {
             TlsVersion::V12 => &[&version::TLS13, &version::TLS12],
             TlsVersion::V13 => &[&version::TLS13],

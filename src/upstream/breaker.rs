@@ -4,6 +4,7 @@
 use super::clock::{ms, now};
 use super::states::ServiceState;
 use crate::config::raw;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,15 +36,16 @@ impl Limits {
 }
 
 /// What is known of a service's requests. Outlives reloads.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Breaker {
     /// When one may try, in `now`'s time; 0 while it is closed.
     opens: AtomicU64,
+    #[serde(skip)]
     is_tried: AtomicBool,
     window: Mutex<[Part; PARTS]>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Part {
     number: u64,
     all: u64,

@@ -2,6 +2,7 @@
 
 use super::clock::{ms, now};
 use prometheus::IntCounter;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -26,8 +27,9 @@ pub struct Endpoint {
 }
 
 /// What is known of an endpoint for as long as it is configured.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct EndpointState {
+    #[serde(skip)]
     in_flight: AtomicUsize,
     /// Why it is not simply to be picked: none of the reasons below when 0.
     reasons: AtomicU8,
@@ -45,6 +47,7 @@ pub struct EndpointState {
     checks: AtomicI64,
     /// When the next check is due, in `now`'s time; 0 when nobody has said.
     check_due: AtomicU64,
+    #[serde(skip)]
     is_being_checked: AtomicBool,
 }
 

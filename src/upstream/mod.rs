@@ -6,6 +6,7 @@
 mod ask;
 mod balance;
 mod breaker;
+mod carried;
 pub mod clock;
 mod discover;
 mod endpoint;

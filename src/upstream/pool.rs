@@ -202,25 +202,25 @@ impl Pool {
         endpoint.state.took(took);
     }
 
-    /// An attempt failed.
-    pub fn failed(&self, endpoint: &Endpoint, failure: Failure) {
-        if failure.is_endpoints() && endpoint.state.failed() >= self.ejection.failures {
-            self.eject(endpoint);
-        }
+    /// An attempt failed; whether the endpoint is left alone for that.
+    pub fn failed(&self, endpoint: &Endpoint, failure: Failure) -> bool {
+        failure.is_endpoints() && endpoint.state.failed() >= self.ejection.failures && self.eject(endpoint)
     }
 
     /// Leaves an endpoint alone for a while, if enough others are there.
-    fn eject(&self, endpoint: &Endpoint) {
+    fn eject(&self, endpoint: &Endpoint) -> bool {
         let _one_at_a_time = self.state.deciding();
         let set = self.set.load();
         let is_other = |other: &&Arc<Endpoint>| other.address != endpoint.address;
         let away = set.endpoints.iter().filter(is_other).filter(|other| other.state.is_ejected()).count();
         let has_others = set.endpoints.iter().filter(is_other).any(|other| other.is_usable());
         let is_within = (away + 1) * 100 <= self.ejection.percent_max * set.endpoints.len();
-        if has_others && is_within && !endpoint.state.is_ejected() {
+        let is_let_alone = has_others && is_within && !endpoint.state.is_ejected();
+        if is_let_alone {
             let ms = endpoint.eject(self.ejection.base);
             log::warn!("{} failed {} times in a row: it is left alone for {ms} ms", endpoint.label, self.ejection.failures);
         }
+        is_let_alone
     }
 
     /// Takes an endpoint out, or back in. Answers whether there is one of this address.
@@ -323,7 +323,9 @@ mod tests {
     }
 
     fn fail(pool: &Pool, endpoint: &Endpoint, times: usize) {
-        (0..times).for_each(|_| pool.failed(endpoint, Failure::Reset));
+        for _ in 0..times {
+            pool.failed(endpoint, Failure::Reset);
+        }
     }
 
     #[test]

@@ -4,36 +4,69 @@ use super::breaker::Breaker;
 use super::clock::now;
 use super::endpoint::EndpointState;
 use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// The states of all services, by name. Those that no snapshot has any more are dropped with the last one that had them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct States {
     services: Mutex<HashMap<String, Weak<ServiceState>>>,
-    /// Random, of this process alone.
-    secret: [u8; 32],
+    /// Random, of this process and of those that take its place.
+    secret: OnceLock<[u8; 32]>,
+    /// What the process knew whose place this one takes, until the first snapshot has it.
+    expected: Mutex<Vec<Held>>,
 }
 
-impl Default for States {
-    fn default() -> Self {
-        let mut secret = [0; 32];
-        // Without randomness there is no TLS either.
-        let _ = SystemRandom::new().fill(&mut secret);
-        States { services: Mutex::default(), secret }
-    }
-}
+/// A service with its endpoints, all of which live as long as this does.
+type Held = (Arc<ServiceState>, Vec<Arc<EndpointState>>);
 
 impl States {
     /// What is signed with, where the configuration has nothing for it.
-    pub fn secret(&self) -> &[u8] {
-        &self.secret
+    pub fn secret(&self) -> &[u8; 32] {
+        self.secret.get_or_init(|| {
+            let mut secret = [0; 32];
+            // Without randomness there is no TLS either.
+            let _ = SystemRandom::new().fill(&mut secret);
+            secret
+        })
+    }
+
+    /// One that is in use already stays.
+    pub(super) fn set_secret(&self, secret: [u8; 32]) {
+        let _ = self.secret.set(secret);
+    }
+
+    /// Keeps what is known of a service and its endpoints, until [`States::let_go`].
+    pub(super) fn expect(&self, name: String, service: ServiceState, endpoints: Vec<(SocketAddr, EndpointState)>) {
+        let (service, endpoints): (_, Vec<_>) =
+            (Arc::new(service), endpoints.into_iter().map(|(address, state)| (address, Arc::new(state))).collect());
+        service.endpoints().extend(endpoints.iter().map(|(address, state)| (*address, Arc::downgrade(state))));
+        self.services().insert(name, Arc::downgrade(&service));
+        self.expected().push((service, endpoints.into_iter().map(|(_, state)| state).collect()));
+    }
+
+    /// A snapshot has by now what it wants of what was expected.
+    pub fn let_go(&self) {
+        self.expected().clear();
+    }
+
+    fn expected(&self) -> MutexGuard<'_, Vec<Held>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn services(&self) -> MutexGuard<'_, HashMap<String, Weak<ServiceState>>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn all(&self) -> Vec<(String, Arc<ServiceState>)> {
+        self.services().iter().filter_map(|(name, state)| Some((name.clone(), state.upgrade()?))).collect()
     }
 
     pub(super) fn service(&self, name: &str) -> Arc<ServiceState> {
-        let mut known = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.services();
         if let Some(state) = known.get(name).and_then(Weak::upgrade) {
             return state;
         }
@@ -57,9 +90,21 @@ pub struct ServiceState {
 }
 
 impl ServiceState {
+    pub(super) fn known(found: Vec<SocketAddr>, budget: Budget, breaker: Breaker) -> ServiceState {
+        ServiceState { found: Mutex::new(found), budget, breaker, ..ServiceState::default() }
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, HashMap<SocketAddr, Weak<EndpointState>>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn all(&self) -> Vec<(SocketAddr, Arc<EndpointState>)> {
+        self.endpoints().iter().filter_map(|(address, state)| Some((*address, state.upgrade()?))).collect()
+    }
+
     /// The state of an endpoint, and whether it is new here beside others.
     pub(super) fn endpoint(&self, address: SocketAddr) -> (Arc<EndpointState>, bool) {
-        let mut known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.endpoints();
         if let Some(state) = known.get(&address).and_then(Weak::upgrade) {
             return (state, false);
         }
@@ -71,8 +116,7 @@ impl ServiceState {
 
     /// Somebody is known here already.
     pub(super) fn is_settled(&self) -> bool {
-        let known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        known.values().any(|state| state.strong_count() > 0)
+        self.endpoints().values().any(|state| state.strong_count() > 0)
     }
 
     pub(super) fn last_found(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
@@ -86,7 +130,7 @@ impl ServiceState {
 
 /// How many attempts beside the first of each request a service may be sent, so that its failure doesn't become a storm: so
 /// many of a hundred requests, some at once, and one a second however few requests there are.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Budget {
     /// In hundredths of an attempt.
     left: AtomicI64,

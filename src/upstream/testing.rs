@@ -13,8 +13,14 @@ pub fn pool(yaml: &str) -> Pool {
 
 /// The same with states that are known.
 pub fn pool_of(states: &States, yaml: &str) -> Option<Pool> {
+    let raw: raw::Service = read(yaml);
+    Pool::build(&raw, None, Some("here"), &At::root(), states.service("s"), &Problems::default())
+}
+
+/// A part of a configuration as it is typed.
+pub fn read<T: Shape>(yaml: &str) -> T {
     let (value, problems) = (serde_yaml::from_str(yaml).expect("YAML"), Problems::default());
-    let raw = raw::Service::read(&Node { value: &value, at: &At::root(), problems: &problems }).expect("a service");
+    let raw = T::read(&Node { value: &value, at: &At::root(), problems: &problems });
     assert!(problems.is_empty(), "{problems:?}");
-    Pool::build(&raw, None, Some("here"), &At::root(), states.service("s"), &problems)
+    raw.expect("a part")
 }

@@ -47,7 +47,12 @@ impl Answer {
 impl Client {
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        Client::over(TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}")))
+    }
+
+    /// Over a connection that is there already.
+    #[track_caller]
+    pub fn over(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(*PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(*PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");

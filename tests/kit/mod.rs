@@ -13,6 +13,7 @@
 //! Nothing here sleeps for a fixed time: [`eventually`] waits for the thing itself.
 #![allow(dead_code, unused_imports)] // each test uses its part
 
+mod acme;
 mod client;
 mod gateway;
 mod h2;
@@ -25,6 +26,7 @@ mod tls_origin;
 mod tokens;
 mod websocket;
 
+pub use acme::Authority;
 pub use client::{Answer, Client, head};
 pub use gateway::{Gateway, kill, run_to_end};
 pub use h2::{H2Client, H2Origin, all, h2_head, piece, run_async, whole};

@@ -141,6 +141,22 @@ fn shells_can_complete_commands() {
 }
 
 #[test]
+fn the_manual_is_what_the_program_says_of_itself() {
+    let page = |of: &[&str]| {
+        let output = run(frontdesk().arg("man").args(of));
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    let (code, all) = page(&[]);
+    assert!(code == Some(0) && all.contains(".TH frontdesk 1") && all.contains("Exit codes: 0 done"), "{all}");
+    for command in ["run", "check", "upgrade", "hash\\-key"] {
+        assert!(all.contains(&format!("frontdesk\\-{command}(1)")), "{command} is not in\n{all}");
+    }
+    let (code, run_page) = page(&["run"]);
+    assert!(code == Some(0) && run_page.contains("SIGHUP reloads"), "{run_page}");
+    assert_eq!(page(&["fly"]).0, Some(1));
+}
+
+#[test]
 fn the_version_is_said_to_people_and_to_machines() {
     let said = |arguments: &[&str]| String::from_utf8(run(frontdesk().args(arguments)).stdout).expect("UTF-8");
     let line = said(&["version"]);

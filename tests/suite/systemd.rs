@@ -80,7 +80,11 @@ fn it_shows_that_it_lives_where_that_is_asked_for() {
 
 /// A gateway that is started with a socket that is open already.
 fn activated(yaml: &str, name: &str) -> (Gateway, std::net::SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    activated_at("127.0.0.1:0", yaml, name)
+}
+
+fn activated_at(address: &str, yaml: &str, name: &str) -> (Gateway, std::net::SocketAddr) {
+    let listener = TcpListener::bind(address).expect("a socket");
     let address = listener.local_addr().expect("an address");
     let mut command = Command::new("sh");
     let script = format!("exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={name} exec \"$@\"");
@@ -114,6 +118,27 @@ fn the_admin_listener_may_be_such_a_socket() {
 }
 
 #[test]
+fn one_that_others_can_reach_needs_a_token_and_a_reload_without_it_changes_nothing() {
+    // All addresses are reached by way of loopback as well.
+    let admin = |token: &str| format!("admin: {{ bind: \"systemd:admin\"{token} }}\n");
+    let (gateway, address) = activated_at("0.0.0.0:0", &format!("{FIXED}{}", admin(", token: secret")), "admin");
+    let version = || {
+        let fields = [("Host", "localhost"), ("Authorization", "Bearer secret")];
+        let client = &mut Client::connect(([127, 0, 0, 1], address.port()).into());
+        client.request("GET", "/status", &fields, b"").json()["snapshot"]["version"].clone()
+    };
+    let before = version();
+    let changed = FIXED.replace("fixed", "changed");
+    assert!(!gateway.reload(&format!("{changed}{}", admin(""))));
+    gateway.wait_for_log(&format!("the admin listener on 0.0.0.0:{} needs a token", address.port()));
+    assert_eq!((version(), gateway.get("/").text()), (before, "fixed".to_string()));
+    // Nor where there was none before.
+    assert!(gateway.reload(&format!("{FIXED}admin: {{ bind: 127.0.0.1:0 }}\n")));
+    assert!(!gateway.reload(&format!("{changed}{}", admin(""))));
+    assert_eq!(gateway.get("/").text(), "fixed");
+}
+
+#[test]
 fn a_name_that_nothing_was_handed_over_by_is_a_problem() {
     let gateway = Gateway::start(FIXED);
     assert!(!gateway.reload("listeners: [{ bind: \"systemd:web\" }]\nroutes: [{ path: /*, respond: {} }]\n"));
@@ -123,7 +148,7 @@ fn a_name_that_nothing_was_handed_over_by_is_a_problem() {
 #[test]
 fn the_shipped_units_and_scripts_are_well_formed() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
-    for script in ["postinst", "prerm"] {
+    for script in ["postinst", "prerm", "postrm"] {
         assert!(run(Command::new("sh").arg("-n").arg(shipped.join("debian").join(script))).status.success(), "{script}");
     }
     let folder = tempfile::tempdir().expect("a folder");

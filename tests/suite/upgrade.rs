@@ -263,6 +263,185 @@ routes: [{ name: one, path: /*, rate_limits: [few], respond: { body: fixed } }]
 }
 
 #[test]
+fn what_is_measured_or_followed_goes_on_too() {
+    let service = Origin::new(|_| answer(200, &[], &[b'x'; 10_000]));
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ limit_keys_max: 16 }}
+rate_limits: {{ each: {{ rate: 1000/1s, by: 'header:X-Key' }} }}
+caches: {{ all: {{ ttl: 60s, body_bytes_max: 20KiB }} }}
+cache_store: {{ memory: 100KiB }}
+routes:
+  - {{ name: kept, path: /kept/*, cache: all, to: 'http://{service}' }}
+  - {{ name: keyed, path: /*, rate_limits: [each], respond: {{}} }}
+"
+    ));
+    let round = || {
+        let mut client = gateway.connect();
+        for n in 0..100 {
+            client.get(&format!("/kept/{n}"));
+            client.request("GET", "/", &[("X-Key", &n.to_string())], b"");
+        }
+    };
+    let totals = || {
+        let count = |name: &str| gateway.metric(name);
+        [
+            count("frontdesk_cache_evicted_total"),
+            count("frontdesk_limit_keys_dropped_total"),
+            count("frontdesk_request_seconds_count{route=\"kept\"}"),
+            count("frontdesk_upstream_seconds_count{service=\"http://SERVICE\"}".replace("SERVICE", &service.to_string()).as_str()),
+        ]
+    };
+    round();
+    let before = eventually("the counts", || Some(totals()).filter(|totals| totals[2] == 100.0 && totals[0] > 0.0 && totals[1] > 0.0));
+    let sum = gateway.metric("frontdesk_request_seconds_sum{route=\"kept\"}");
+    assert_eq!(gateway.upgrade().0, 0);
+    assert_eq!(totals(), before);
+    assert_eq!(gateway.metric("frontdesk_request_seconds_sum{route=\"kept\"}"), sum);
+    round();
+    // Nothing stands still, though what is followed has begun anew.
+    eventually("more", || totals().iter().zip(&before).all(|(now, before)| now > before).then_some(()));
+}
+
+#[test]
+fn scrapes_see_no_gap_and_no_counter_that_falls() {
+    let gateway = Gateway::start(&FIXED.replace("{ path", "{ name: r, path"));
+    let (address, admin, has_ended) = (gateway.address(), gateway.admin(), AtomicBool::new(false));
+    let scrape = || {
+        let text = Client::connect(admin).request("GET", "/metrics", &[("Host", "localhost"), ("Connection", "close")], b"").text();
+        let count = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or(0.0);
+        [
+            count("frontdesk_requests_total{method=\"GET\",route=\"r\",status=\"200\"}"),
+            count("frontdesk_request_seconds_count{route=\"r\"}"),
+            count("frontdesk_request_seconds_sum{route=\"r\"}"),
+        ]
+    };
+    let sent = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut sent = 0;
+                    while !has_ended.load(Ordering::Relaxed) {
+                        let mut client = Client::connect(address);
+                        // Until it is told to go elsewhere.
+                        loop {
+                            sent += 1;
+                            let answer = client.get("/");
+                            assert_eq!(answer.status, 200);
+                            if answer.header("connection") == Some("close") || sent % 50 == 0 {
+                                break;
+                            }
+                        }
+                    }
+                    sent
+                })
+            })
+            .collect();
+        let scraper = scope.spawn(|| {
+            let mut before = [0.0; 3];
+            while !has_ended.load(Ordering::Relaxed) {
+                let now = scrape();
+                assert!(now.iter().zip(&before).all(|(now, before)| now >= before), "{now:?} after {before:?}");
+                before = now;
+            }
+        });
+        let outcomes: Vec<i32> = (0..scale(3, 20)).map(|_| gateway.upgrade().0).collect();
+        has_ended.store(true, Ordering::Relaxed);
+        let sent: u32 = clients.into_iter().map(|client| client.join().expect("a client")).sum();
+        scraper.join().expect("the scraper");
+        assert!(outcomes.iter().all(|code| *code == 0), "{outcomes:?}");
+        f64::from(sent)
+    });
+    // None is missing, and none is counted twice.
+    eventually("all of them", || (scrape()[0] == sent && scrape()[1] == sent).then_some(()));
+}
+
+#[test]
+fn whoever_is_killed_the_other_one_serves() {
+    let tunnels = Origin::websocket_echo();
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ bind: 127.0.0.1:0 }}]\nserver: {{ drain_timeout: 1h }}\nroutes: [{{ path: /chat, to: http://{tunnels} }}, {{ path: /*, respond: {{ body: fixed }} }}]\n"
+    ));
+    let mut socket = gateway.websocket();
+    echoes(&mut socket, "before");
+    assert_eq!(gateway.upgrade().0, 0);
+    // The old one finishes its tunnel, and is killed at it.
+    assert!(kill("KILL", gateway.pid()));
+    assert!(socket.read().is_err());
+    assert_eq!((gateway.get("/").text(), pid(&gateway)), ("fixed".to_string(), u64::from(gateway.successors()[0])));
+    // It hands on all the same.
+    assert_eq!(gateway.upgrade().0, 0);
+    assert_eq!(gateway.get("/").text(), "fixed");
+}
+
+#[test]
+fn what_the_old_process_still_counts_arrives() {
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    let origin = Origin::new(move |_| {
+        theirs.wait();
+        answer(200, &[], b"done")
+    });
+    let mut gateway =
+        Gateway::start(&format!("listeners: [{{ bind: 127.0.0.1:0 }}]\nroutes: [{{ name: r, path: /*, to: http://{origin} }}]\n"));
+    let mut request = gateway.connect();
+    request.send(head("GET", "/", &[], 0));
+    origin.wait_for(1);
+    assert_eq!(gateway.upgrade().0, 0);
+    let count = || gateway.metric("frontdesk_requests_total{method=\"GET\",route=\"r\",status=\"200\"}");
+    assert_eq!(count(), 0.0);
+    gate.open();
+    assert_eq!(request.answer().text(), "done");
+    eventually("the count", || (count() == 1.0).then_some(()));
+    assert_eq!(gateway.metric("frontdesk_request_seconds_count{route=\"r\"}"), 1.0);
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+#[test]
+fn what_is_known_of_services_goes_along() {
+    let failing = Origin::new(|_| answer(502, &[], b"ill"));
+    let (drained, good) = (Origin::fixed("drained"), Origin::fixed("good"));
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services:
+  some: {{ endpoints: [{failing}, {drained}, {good}], balance: round_robin, retries: {{ attempts: 1 }}, ejection: {{ consecutive_failures: 2, base: 1h, max_percent: 100 }} }}
+  broken: {{ endpoints: [{failing}], retries: {{ attempts: 1 }}, breaker: {{ min_requests: 3, open: 1h }} }}
+  sticky: {{ endpoints: [{drained}, {good}], sticky: {{ cookie: place }} }}
+routes:
+  - {{ path: /some, to: some }}
+  - {{ path: /broken, to: broken }}
+  - {{ path: /sticky, to: sticky }}
+"
+    ));
+    let admin = format!("http://{}", gateway.admin());
+    let told = crate::kit::run(frontdesk().args(["endpoint", "drain", "some", &drained.to_string(), "--admin", &admin]));
+    assert!(told.status.success());
+    (0..10).for_each(|_| drop(gateway.get("/some")));
+    (0..3).for_each(|_| drop(gateway.get("/broken")));
+    let stuck = gateway.get("/sticky");
+    let cookie = stuck.header("set-cookie").expect("a cookie").split(';').next().expect("a pair").to_string();
+    let states = || {
+        let status = gateway.ask("/status").json();
+        let endpoints = status["services"][0]["endpoints"].as_array().expect("endpoints").clone();
+        let told: Vec<_> = endpoints.iter().map(|known| (known["state"].clone(), known["ejections"].clone())).collect();
+        (told, status["services"][1]["breaker"].clone())
+    };
+    let ejections = || gateway.metric(&format!("frontdesk_ejections_total{{endpoint=\"{failing}\",service=\"some\"}}"));
+    let before = states();
+    assert_eq!((before.0[0].0.as_str(), before.0[1].0.as_str(), before.1.as_str()), (Some("ejected"), Some("drained"), Some("open")));
+    for _ in 0..2 {
+        assert_eq!(gateway.upgrade().0, 0);
+        assert_eq!((states(), ejections()), (before.clone(), 1.0));
+        assert!((0..10).all(|_| gateway.get("/some").text() == "good"));
+        assert_eq!(gateway.get("/broken").code(), "breaker_open");
+        let again = gateway.connect().request("GET", "/sticky", &[("Cookie", &cookie)], b"");
+        assert_eq!((again.text(), again.header("set-cookie")), (stuck.text(), None));
+    }
+}
+
+#[test]
 fn many_listeners_go_along_and_some_come_and_go() {
     let listeners = |range: std::ops::Range<usize>| {
         let all: Vec<String> = range.map(|n| format!("{{ name: l{n}, bind: \"127.0.0.{}:0\" }}", n + 1)).collect();

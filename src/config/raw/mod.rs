@@ -97,12 +97,30 @@ record! {
 
 record! {
     pub struct ListenerTls {
-        /// Chosen by SNI; the first is the default.
-        certificates: Vec<CertificatePair>,
+        /// Chosen by SNI; the first is the default. Needed unless `acme` has one.
+        certificates: Vec<CertificatePair> = Vec::new(),
+        /// A certificate that is ordered from an authority and renewed by itself.
+        acme: Option<Acme> = None,
         /// The lowest version that is spoken.
         min_version: TlsVersion = TlsVersion::V12,
         /// Asks clients for certificates.
         client_auth: Option<ClientAuth> = None,
+    }
+}
+
+record! {
+    /// The authority asks for a file by plain HTTP on port 80 of each domain, which has to lead here.
+    pub struct Acme {
+        /// The names that it is for.
+        domains: OneOrMany<String>,
+        /// Where the authority writes to when something is wrong.
+        email: Option<String> = None,
+        /// The authority's directory.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory".into(),
+        /// A folder for keys, certificates and the account, which gateways may share. In STATE_DIRECTORY or /var/lib/frontdesk when absent.
+        store: Option<FilePath> = None,
+        /// A PEM file with authorities that are believed when the directory is asked, beside the system's.
+        ca: Option<FilePath> = None,
     }
 }
 
