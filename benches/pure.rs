@@ -4,7 +4,8 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use frontdesk::config::load;
 use frontdesk::config::place::At;
 use frontdesk::config::problem::Problems;
-use frontdesk::config::raw::JsonChanges;
+use frontdesk::config::raw::{HeaderChanges, JsonChanges};
+use frontdesk::config::shape::Named;
 use frontdesk::config::source::Sources;
 use frontdesk::limit::{Caller, Set};
 use frontdesk::observe::{Metrics, Record};
@@ -13,7 +14,10 @@ use frontdesk::route::pattern::Pattern;
 use frontdesk::route::{PathRule, Query, Rule, Table, normalize};
 use frontdesk::shape::body::JsonEdits;
 use frontdesk::shape::forward::{Forwarded, Origin, TRACEPARENT, Trace, X_FORWARDED_FOR};
+use frontdesk::shape::headers::HeaderEdits;
+use frontdesk::shape::schema::Schema;
 use frontdesk::shape::template::{Names, Target, Template, Value, Values, Variable};
+use frontdesk::shape::tree::Tree;
 use frontdesk::snapshot::{Meta, Snapshot, State};
 use frontdesk::types::{ListenerId, RouteId};
 use frontdesk::upstream::{Keys, Pool, Service, States};
@@ -128,6 +132,48 @@ fn bodies(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(kind, bytes), |b| b.iter(|| edits.apply(black_box(&body), &Request).expect("JSON")));
         }
     }
+}
+
+/// What a schema is asked about each request.
+fn schemas(c: &mut Criterion) {
+    let schema = r#"{ "type": "object", "properties": { "page": { "type": "integer" }, "items": { "type": "array", "items": {
+        "type": "object", "required": ["id", "total"], "properties": { "id": { "type": "integer" }, "total": { "type": "number", "minimum": 0 } } } } } }"#;
+    let schema = Schema::parse(schema.as_bytes()).expect("a schema");
+    let mut group = c.benchmark_group("shape::schema::Schema::check");
+    for bytes in [1 << 10, 1 << 20] {
+        let body = orders(bytes);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(BenchmarkId::from_parameter(bytes), |b| b.iter(|| schema.check(black_box(&body)).expect("no flaws")));
+    }
+}
+
+/// The changes of header fields that a route makes to each request.
+fn header_edits(c: &mut Criterion) {
+    let named = |pairs: &[(&str, &str)]| Named(pairs.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect());
+    let raw = HeaderChanges {
+        set: named(&[("X-Frame-Options", "DENY"), ("X-Host", "${host}")]),
+        remove: vec!["Server".to_string()],
+        ..Default::default()
+    };
+    let edits = HeaderEdits::build(&raw, Names::default(), &At::root(), &Problems::default()).expect("changes");
+    c.bench_function("shape::headers::HeaderEdits::edits", |b| b.iter(|| edits.edits(black_box(&Request)).count()));
+}
+
+/// What is put together of composed calls.
+fn trees(c: &mut Criterion) {
+    let problems = Problems::default();
+    let raw =
+        serde_yaml::from_str("{ route: '${route}', greeting: 'Hello ${identity}', list: ['${host}', 1, true], fixed: { a: [1, 2, 3] } }")
+            .expect("YAML");
+    let tree = Tree::build(&raw, Names::default(), "", &At::root(), &problems).expect("a tree");
+    let mut out = Vec::new();
+    c.bench_function("shape::tree::Tree::write", |b| {
+        b.iter(|| {
+            out.clear();
+            tree.write(black_box(&Request), &mut out);
+            out.len()
+        });
+    });
 }
 
 fn templates(c: &mut Criterion) {
@@ -295,5 +341,5 @@ routes: [{ path: /one, rate_limits: [each], respond: {} }, { path: /two, rate_li
     }
 }
 
-criterion_group!(benches, limits, find, paths, bodies, templates, forwarding, record, picks, loading);
+criterion_group!(benches, limits, find, paths, bodies, templates, forwarding, record, picks, loading, schemas, header_edits, trees);
 criterion_main!(benches);

@@ -2,6 +2,7 @@
 //!
 //! A snapshot is data. What outlives it (counters, open logs, what is known of endpoints) is in [`State`], beside it.
 
+mod bodies;
 mod caches;
 mod limits;
 mod listeners;
@@ -9,6 +10,7 @@ mod routes;
 mod services;
 mod warnings;
 
+pub use bodies::BodyRule;
 pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
 pub use listeners::check_admin;
@@ -26,7 +28,6 @@ use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Sh
 use crate::observe::{AccessLog, Logs, Metrics, Refusals, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
 use crate::shape::answer::{Redirect, Respond};
-use crate::shape::body::JsonEdits;
 use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
@@ -266,13 +267,6 @@ pub struct Route {
     pub cap: Option<Cap>,
     pub priority: u64,
     pub metrics: RouteMetrics,
-}
-
-/// How bodies of one direction are changed.
-#[derive(Debug)]
-pub struct BodyRule {
-    pub edits: JsonEdits,
-    pub body_bytes_max: u64,
 }
 
 /// What becomes of a request.

@@ -4,6 +4,7 @@ pub mod fields;
 
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, COOKIE};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::hash::Hasher;
@@ -80,6 +81,14 @@ fn text(value: &Value) -> Cow<'_, str> {
     }
 }
 
+/// Something that is wrong with a JSON body, as RFC 9457, 3 shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Flaw {
+    pub detail: String,
+    /// Where: a JSON Pointer as a fragment (RFC 6901, 6), `#` for the whole.
+    pub pointer: String,
+}
+
 /// What a client's certificate says, which was verified in the handshake.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Certificate {
@@ -148,7 +157,8 @@ refusals! {
     BodyTooLarge => 413 "body_too_large" "The body is too large",
     UriTooLong => 414 "uri_too_long" "The URI is too long",
     Misdirected => 421 "misdirected" "The host is not served on this connection",
-    BodyInvalid => 422 "body_invalid" "The body can't be read",
+    /// What is wrong with it, where that is known; nothing when it is not JSON.
+    BodyInvalid(Arc<[Flaw]>) => 422 "body_invalid" "The body is not as it has to be",
     /// Seconds until another try makes sense.
     RateLimited(u32) => 429 "rate_limited" "Too many requests",
     HeaderTooLarge => 431 "header_too_large" "The header is too large",
@@ -178,6 +188,10 @@ impl Refusal {
             Refusal::RateLimited(1) => Cow::Borrowed("Another try makes sense in 1 second."),
             Refusal::RateLimited(seconds) => Cow::Owned(format!("Another try makes sense in {seconds} seconds.")),
             Refusal::NoRoute => Cow::Borrowed("No route matches this host and path."),
+            Refusal::BodyInvalid(flaws) => match flaws.first() {
+                None => Cow::Borrowed("The body is not JSON, or is none that can be read here."),
+                Some(Flaw { detail, pointer }) => Cow::Owned(format!("At {pointer}: {detail}.")),
+            },
             other => Cow::Borrowed(other.title()),
         }
     }

@@ -23,6 +23,7 @@ mod suite {
     mod cli;
     mod commands;
     mod compose;
+    mod compose_cache;
     mod compress;
     mod corpus;
     mod deadlines;
@@ -39,6 +40,7 @@ mod suite {
     mod http2;
     mod in_flight;
     mod include;
+    mod krakend;
     mod limits;
     mod log;
     mod mirror;
@@ -52,6 +54,7 @@ mod suite {
     mod reload;
     mod retries;
     mod routing;
+    mod schema;
     mod shaping;
     mod shared;
     mod soak_upgrade;

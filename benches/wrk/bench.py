@@ -35,6 +35,7 @@ SCENARIOS = {
     "h2": ("HTTP/2 over TLS, 8 connections of 8 streams, 1 KiB", ("h2load", "-t1", "-c8", "-m8"), "https", "/1k"),
     "newconn": ("a new connection for each request, 1 KiB", (*WRK, "-H", "Connection: close"), "http", "/1k"),
     "body100k": ("HTTP/1.1, 64 connections, 100 KiB", WRK, "http", "/100k"),
+    "compose": ("HTTP/1.1, 64 connections, 1 KiB of JSON: see compose.py", WRK, "http", "/composed"),
 }
 # A cached hit beside nginx's, the price of a limit, and that of a request that a flood guard refuses.
 COMPARISONS = {
@@ -186,6 +187,12 @@ def note(text):
 # --- command line ----------------------------------------------------------------------------------------------
 
 
+def positive(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError("a whole number above 0 is wanted")
+    return int(text)
+
+
 def arguments():
     def choice(allowed):
         def read(text):
@@ -195,18 +202,13 @@ def arguments():
             return [each for each in allowed if each in chosen]
         return read
 
-    def positive(text):
-        if not text.isdecimal() or int(text) == 0:
-            raise argparse.ArgumentTypeError("a whole number above 0 is wanted")
-        return int(text)
-
     everything = (*SCENARIOS, "idle")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", nargs="?", choices=COMPARISONS, help="a comparison by name: its gateways, in `plain`")
     parser.add_argument("--rounds", type=positive, default=5, help="turns of each scenario and gateway (5)")
     parser.add_argument("--seconds", type=positive, default=3, help="length of a turn (3)")
     parser.add_argument("--connections", type=positive, default=2000, help="idle connections (2000)")
-    parser.add_argument("--only", type=choice(everything), default=everything, metavar="SCENARIO,...",
+    parser.add_argument("--only", type=choice(everything), default=[each for each in everything if each != "compose"], metavar="SCENARIO,...",
                         help=", ".join(everything))
     parser.add_argument("--gateways", type=choice((*NAMES, *VARIANTS)), default=NAMES, metavar="NAME,...",
                         help=", ".join((*NAMES, *VARIANTS)))

@@ -53,6 +53,7 @@ ORIGIN = """\
     server {{
         listen 127.0.0.1:{origin} backlog=4096;
         location = /1k {{ return 200 "{body}"; }}
+        location ~ ^/(json|composed)$ {{ default_type application/json; return 200 '{json}'; }}
         location / {{ root {dir}/origin; }}
     }}
 """
@@ -108,7 +109,11 @@ SECRET = "bench-secret-of-at-least-thirty-two-bytes"
 JWT = "auth: {{{{ bench: {{{{ jwt: {{{{ issuer: https://bench.test, algorithms: [{algorithm}], {key} }}}} }}}} }}}}"
 # Frontdesk with another configuration, measured when asked for; beside `frontdesk` its price is told. `token` is the algorithm of
 # the one that each request shows; where `refused` is set, all but the first are. With `store` it is nginx.
+CALL = "{ to: origin, path: /json }"
 VARIANTS = {
+    "shaped": {"route": ", request: { headers: { set: { X-Route: bench }, remove: [Cookie] } }, "
+                        "response: { headers: { set: { X-Frame-Options: DENY }, remove: [Server] } }"},
+    "composed": {"routes": f"\n  - {{ path: /composed, compose: {{ calls: {{ a: {CALL}, b: {CALL}, c: {CALL} }} }} }}"},
     "nginx_cache": {"store": "    proxy_cache_path {dir}/{name}.cache keys_zone=bench:10m;\n",
                     "location": "            proxy_cache bench;\n            proxy_cache_valid 200 1h;\n"},
     "cache": {"route": ", cache: bench", "rest": "caches: {{ bench: {{ ttl: 1h }} }}"},
@@ -142,7 +147,8 @@ class Bench:
         os.mkdir(f"{directory}/origin")
         pathlib.Path(f"{directory}/origin/100k").write_bytes(b"x" * BODIES["100k"])
         [self.origin_port] = free_ports(1)
-        origin = ORIGIN.format(origin=self.origin_port, dir=directory, body="x" * BODIES["1k"])
+        origin = ORIGIN.format(origin=self.origin_port, dir=directory, body="x" * BODIES["1k"],
+                               json=json.dumps({"items": [{"id": n, "name": "Ada Lovelace", "total": 18.5} for n in range(20)]}))
         process = self.launch("origin", self.nginx("origin", origin), self.origin_cpu)
         self.wait_until_answers("origin", process, self.origin_port)
 

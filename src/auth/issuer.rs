@@ -2,8 +2,8 @@
 //! names one that is not known. While the issuer is down, the keys that there are go on.
 
 use super::fetch::Client;
-use super::json;
 use super::keys::Keys;
+use crate::config::json;
 use arc_swap::ArcSwapOption;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

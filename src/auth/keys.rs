@@ -1,7 +1,8 @@
 //! Keys that tokens are signed with: JWK sets (RFC 7517), PEM files, shared secrets. Each key says which algorithms it is for.
 
+use super::crypto;
 use super::token::{Compact, decode};
-use super::{crypto, json};
+use crate::config::json;
 use crate::types::Refusal;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use ring::digest::{SHA256, digest};

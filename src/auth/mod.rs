@@ -14,7 +14,6 @@ mod fetch;
 mod forward;
 mod introspection;
 mod issuer;
-mod json;
 mod jwt;
 mod keys;
 mod lists;

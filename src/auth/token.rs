@@ -1,6 +1,6 @@
 //! A token in its compact form (RFC 7515, 3.1), read strictly: what is read in two ways could be believed in one and used in the other.
 
-use super::json;
+use crate::config::json;
 use crate::types::Refusal;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

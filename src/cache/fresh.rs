@@ -70,6 +70,24 @@ impl Terms {
     }
 }
 
+impl Terms {
+    /// Those of an answer that is made of this one and another: fresh for as long as both are, and as old as the older.
+    pub fn with(self, other: Terms) -> Terms {
+        let received = self.received.max(other.received);
+        let until = self.fresh_until().min(other.fresh_until());
+        let initial_age = self.age(received).max(other.age(received));
+        Terms {
+            received,
+            lifetime: until.duration_since(received).map_or(Duration::ZERO, |left| initial_age + left),
+            initial_age,
+            stale_while_revalidate: self.stale_while_revalidate.min(other.stale_while_revalidate),
+            stale_if_error: self.stale_if_error.min(other.stale_if_error),
+            must_revalidate: self.must_revalidate || other.must_revalidate,
+            withheld: [self.withheld, other.withheld].concat().into(),
+        }
+    }
+}
+
 /// Why an answer is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -247,6 +265,30 @@ mod tests {
             map.append(name, value);
         });
         map
+    }
+
+    #[test]
+    fn an_answer_of_two_is_fresh_for_as_long_as_both_are() {
+        let terms = |received, lifetime, age| Terms {
+            received: at(received),
+            lifetime: Duration::from_secs(lifetime),
+            initial_age: Duration::from_secs(age),
+            stale_while_revalidate: Duration::from_secs(lifetime),
+            stale_if_error: Duration::ZERO,
+            must_revalidate: age > 0,
+            withheld: Box::new([]),
+        };
+        for (one, other, until, age) in [
+            (terms(NOW, 60, 0), terms(NOW, 10, 0), 10, 0),
+            (terms(NOW, 60, 55), terms(NOW, 10, 0), 5, 55),
+            (terms(NOW - 5, 60, 0), terms(NOW, 300, 2), 55, 5),
+        ] {
+            for both in [one.clone().with(other.clone()), other.with(one)] {
+                assert_eq!((both.fresh_until(), both.age(at(NOW))), (at(NOW + until), Duration::from_secs(age)));
+                assert_eq!(both.stale_while_revalidate, Duration::from_secs(if until == 55 { 60 } else { 10 }));
+            }
+        }
+        assert!(terms(NOW, 60, 0).with(terms(NOW, 10, 20)).is_never_fresh());
     }
 
     fn decided(status: u16, fields: &[(&str, &str)], policy: &Policy) -> Result<Terms, Why> {

@@ -78,9 +78,9 @@ pub struct Who<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     scheme: bool,
-    host: bool,
+    pub host: bool,
     path: bool,
-    query: bool,
+    pub query: bool,
     pub identity: bool,
 }
 

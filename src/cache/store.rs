@@ -142,6 +142,18 @@ impl Store {
         self.make_room(start);
     }
 
+    /// Keeps an answer that is there as a whole, unless it was purged since it was asked for.
+    pub fn keep(&self, whole: Entry) {
+        let start = self.shard_of(whole.key.page);
+        {
+            let mut shard = lock(&self.shards[start]);
+            if !shard.was_purged(whole.key.page, whole.told.since) && !self.was_purged(&whole) {
+                self.change(shard.insert(&Arc::new(whole)));
+            }
+        }
+        self.make_room(start);
+    }
+
     /// Puts another head before a body that is kept, unless that has gone.
     pub(super) fn renew(&self, old: &Arc<Entry>, new: Entry) {
         let start = self.shard_of(old.key.page);

@@ -6,6 +6,7 @@ use super::run::Desk;
 use crate::auth::Answered;
 use crate::limit::{Cap, Held};
 use crate::observe::ServiceMetrics;
+use crate::shape::decode::{Broken, Coded};
 use crate::types::{Refusal, content_length};
 use crate::upstream::retry::{self, Failure};
 use crate::upstream::{Picked, Service, Timeouts};
@@ -201,9 +202,9 @@ impl Try<'_> {
         session.set_write_timeout(Some(self.line.timeouts.write));
         send(&mut session, Box::new(self.head.clone()), self.draft.body.clone()).await?;
         let head = answered(&mut session, self.desk).await?;
-        let rejected = Failure::of_status(head.status.as_u16());
+        let (rejected, took) = (Failure::of_status(head.status.as_u16()), started.elapsed());
         if let Some(picked) = &tries.picked {
-            self.line.count_answer(picked, rejected, started.elapsed());
+            self.line.count_answer(picked, rejected, took);
         }
         if let Some(failure) = rejected
             && tries.may_go_on(self, failure, false)
@@ -226,13 +227,22 @@ impl Try<'_> {
         if !head.status.is_success() {
             return Ok(Asked::Found(Err(failure(head, body))));
         }
-        let is_coded = head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity");
-        let body = if is_coded { None } else { read(body) };
-        Ok(Asked::Found(match body {
-            Some(body) => Ok(Found { status: head.status.as_u16(), headers: head.headers.clone(), body, held }),
-            None => Err(Failed::Unusable("not_json")),
-        }))
+        let body = decoded(body, &head, max, &mut held).and_then(|body| read(body).ok_or(Failed::Unusable("not_json")));
+        let kept = self.desk.kept(&head, took).map(Box::new);
+        Ok(Asked::Found(body.map(|body| Found { status: head.status.as_u16(), headers: head.headers.clone(), body, held, kept })))
     }
+}
+
+/// The body out of its coding, which nobody asked for.
+fn decoded(body: Bytes, head: &ResponseHeader, max: u64, held: &mut Held) -> Result<Bytes, Failed> {
+    let coding = Coded::of(head.headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes)).ok_or(Failed::Unusable("not_json"))?;
+    let Some(coding) = coding else { return Ok(body) };
+    let decoded = coding.decode(&body, max).map_err(|broken| match broken {
+        Broken::TooLarge => Failed::Unusable("too_large"),
+        Broken::Malformed => Failed::Unusable("not_json"),
+    })?;
+    held.grow(decoded.len()).map_err(|_| Failed::Refused(Refusal::Overloaded))?;
+    Ok(decoded.into())
 }
 
 fn failure(head: ResponseHeader, body: Bytes) -> Failed {

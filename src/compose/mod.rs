@@ -12,6 +12,6 @@ mod run;
 
 pub use answer::Conflict;
 pub use call::{Draft, Line};
-pub use outcome::{Failed, Found, Known, Outcome, Results};
+pub use outcome::{Failed, Found, Kept, Known, Outcome, Results};
 pub use plan::{Call, Plan, Rule, Shown};
 pub use run::{Desk, gather};

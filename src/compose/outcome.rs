@@ -2,6 +2,7 @@
 
 use super::plan::{Call, Rule};
 use crate::auth::Answered;
+use crate::cache::fresh::Terms;
 use crate::limit::Held;
 use crate::shape::json::{self, NULL, Node, Wanted, plain, write_text};
 use crate::shape::path::Path;
@@ -20,6 +21,27 @@ pub struct Found {
     pub body: Bytes,
     /// Keeps the body's size among what is held.
     pub held: Held,
+    /// Whether it may be kept by a cache.
+    pub kept: Option<Box<Kept>>,
+}
+
+/// Under which terms an answer may be kept, and what it is tagged with. Without terms when it has no part.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    pub terms: Option<Terms>,
+    pub tags: Vec<Box<str>>,
+}
+
+impl Kept {
+    /// Of an answer that has another part.
+    pub fn with(mut self, other: Kept) -> Kept {
+        self.tags.extend(other.tags);
+        self.terms = match (self.terms, other.terms) {
+            (Some(own), Some(other)) => Some(own.with(other)),
+            (own, other) => own.or(other),
+        };
+        self
+    }
 }
 
 /// Why there is nothing of a call.
@@ -111,6 +133,15 @@ impl<'a> Results<'a> {
     /// Nothing is lacking.
     pub fn is_complete(&self) -> bool {
         self.outcomes.iter().flatten().all(|outcome| outcome.lack().is_none())
+    }
+
+    /// Whether an answer that is made of all this may be kept.
+    pub fn kept(&self) -> Option<Kept> {
+        let parts = self.outcomes.iter().map(|outcome| match &outcome.as_ref()?.found {
+            Ok(found) => found.kept.as_deref().cloned(),
+            Err(_) => None,
+        });
+        parts.into_iter().try_fold(Kept::default(), |whole, part| Some(whole.with(part?))).filter(|_| self.is_complete())
     }
 
     pub fn attempts(&self) -> usize {
@@ -206,7 +237,7 @@ impl Values for Known<'_> {
     fn value(&self, variable: &Variable) -> Value<'_> {
         match (variable, self.text(variable)) {
             (_, Some(None)) => Value::Plain(Cow::Borrowed("")),
-            (_, Some(Some(text))) if text.starts_with('[') => {
+            (_, Some(Some(text))) if text.trim_start().starts_with('[') => {
                 Value::List(items(&text).iter().map(|item| plain(item).into_owned()).collect())
             }
             (_, Some(Some(text))) => Value::Plain(Cow::Owned(plain(&text).into_owned())),

@@ -5,7 +5,7 @@ use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw;
 use crate::shape::headers::HeaderEdits;
-use crate::shape::template::{Names, Part, TAKEN, Template, Variable};
+use crate::shape::template::{Names, Part, TAKEN, Target, Template, Values, Variable};
 use crate::shape::tree::Tree;
 use http::{HeaderName, Method, StatusCode};
 use serde::Serialize;
@@ -22,10 +22,17 @@ pub struct Plan {
     /// In the order of the file.
     pub calls: Box<[Call]>,
     pub(super) answer: Answer,
-    pub status: StatusCode,
+    status: Status,
     pub(super) report: bool,
     /// Something names a part of the request's JSON body.
     pub needs_body: bool,
+}
+
+/// What the answer's status is.
+#[derive(Debug)]
+enum Status {
+    Fixed(StatusCode),
+    Template(Template),
 }
 
 /// A call, for people.
@@ -94,20 +101,25 @@ impl Plan {
         let calls: Vec<Option<Call>> =
             raw.calls.0.iter().map(|(name, raw)| call(name, raw.as_ref()?, names, &calls_at.key(name), problems)).collect();
         let answer = Answer::build(raw, names, FIX, at, problems);
+        let status = status(&raw.status, names, &at.key("status"), problems);
         let calls: Vec<Call> = calls.into_iter().collect::<Option<_>>()?;
         check_order(&calls, &calls_at, problems)?;
-        let answer = answer?;
-        warn_unused(&calls, &answer, &calls_at, problems);
-        let all = calls.iter().flat_map(Call::variables).chain(answer.variables());
-        let needs_body = all.into_iter().any(|variable| matches!(variable, Variable::Body(_)));
-        Some(Plan {
-            timeout: raw.timeout,
-            calls: calls.into(),
-            answer,
-            status: u16::try_from(raw.status.0).ok().and_then(|code| StatusCode::from_u16(code).ok())?,
-            report: raw.report,
-            needs_body,
-        })
+        let plan =
+            Plan { timeout: raw.timeout, calls: calls.into(), answer: answer?, status: status?, report: raw.report, needs_body: false };
+        plan.warn_unused(&calls_at, problems);
+        let needs_body = plan.variables().into_iter().any(|variable| matches!(variable, Variable::Body(_)));
+        Some(Plan { needs_body, ..plan })
+    }
+
+    /// The answer's status; `None` when what was to become one has not.
+    pub fn status(&self, values: &dyn Values) -> Option<StatusCode> {
+        match &self.status {
+            Status::Fixed(status) => Some(*status),
+            Status::Template(template) => {
+                let code = template.render(values, Target::Body).parse::<u16>().ok().filter(|code| (200..600).contains(code));
+                code.and_then(|code| StatusCode::from_u16(code).ok())
+            }
+        }
     }
 
     /// The graph, for people; `service` is the name of a call's service.
@@ -119,6 +131,32 @@ impl Plan {
             when: call.shown(&self.calls),
         };
         self.calls.iter().enumerate().map(shown).collect()
+    }
+
+    /// What is put into the calls and the answer.
+    pub fn variables(&self) -> Vec<&Variable> {
+        let status = match &self.status {
+            Status::Fixed(_) => None,
+            Status::Template(template) => Some(template.variables()),
+        };
+        self.calls.iter().flat_map(Call::variables).chain(self.answer.variables()).chain(status.into_iter().flatten()).collect()
+    }
+
+    /// A call that only reads, and that nobody reads.
+    fn warn_unused(&self, at: &At<'_>, problems: &Problems) {
+        let read: Vec<usize> = self.variables().into_iter().filter_map(called).collect();
+        for (index, call) in self.calls.iter().enumerate() {
+            let is_used = self.answer.uses(index) || read.contains(&index);
+            if !is_used && call.method == Method::GET && matches!(call.rule, Rule::Optional { .. }) {
+                let what = format!("nothing uses what `{}` finds", call.name);
+                problems.warn(&at.key(&call.name), what, "it is asked for nothing", "put it into `body`, or remove it");
+            }
+        }
+    }
+
+    /// Fields of the client that go along.
+    pub fn passed(&self) -> impl Iterator<Item = &HeaderName> {
+        self.calls.iter().flat_map(|call| &*call.passed)
     }
 
     /// The names that templates of the answer's fields may use.
@@ -188,6 +226,15 @@ pub(super) fn called(variable: &Variable) -> Option<usize> {
     match variable {
         Variable::Call(call, _) => Some(*call),
         _ => None,
+    }
+}
+
+fn status(raw: &raw::AnswerStatus, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<Status> {
+    match raw {
+        raw::AnswerStatus::Fixed(status) => StatusCode::from_u16(u16::try_from(status.0).ok()?).ok().map(Status::Fixed),
+        raw::AnswerStatus::Template(text) => {
+            problems.ok(Template::parse(text, names), at, "the answer would have no status", FIX).map(Status::Template)
+        }
     }
 }
 
@@ -286,15 +333,4 @@ fn check_order(calls: &[Call], at: &At<'_>, problems: &Problems) -> Option<()> {
         _ => format!("calls that wait for each other: {}", names.join(" needs ")),
     };
     problems.at(&at.key(&calls[begin].name), what, "none of them could ever be made", "let one of them do without the others' answers")
-}
-
-/// A call that only reads, and that nobody reads.
-fn warn_unused(calls: &[Call], answer: &Answer, at: &At<'_>, problems: &Problems) {
-    for (index, call) in calls.iter().enumerate() {
-        let is_used = answer.uses(index) || calls.iter().any(|other| other.needs.contains(&index));
-        if !is_used && call.method == Method::GET && matches!(call.rule, Rule::Optional { .. }) {
-            let what = format!("nothing uses what `{}` finds", call.name);
-            problems.warn(&at.key(&call.name), what, "it is asked for nothing", "put it into `body`, or remove it");
-        }
-    }
 }

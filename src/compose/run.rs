@@ -1,7 +1,7 @@
 //! The calls of a plan, each as soon as what it needs is there.
 
 use super::call::{self, Draft, Line};
-use super::outcome::{Failed, Found, Known, Outcome, Results};
+use super::outcome::{Failed, Found, Kept, Known, Outcome, Results};
 use super::plan::{Call, Plan, Rule};
 use crate::limit::Held;
 use crate::shape::headers::Edit;
@@ -35,6 +35,9 @@ pub trait Desk: Sync {
     /// # Errors
     /// Its framing can't be trusted.
     fn accept(&self, head: &mut ResponseHeader) -> pingora::Result<()>;
+
+    /// Whether an answer may be kept by a cache, which came after so long.
+    fn kept(&self, head: &ResponseHeader, delay: Duration) -> Option<Kept>;
 
     fn connector(&self) -> &Connector;
 
@@ -151,6 +154,7 @@ async fn many<'a>(
     let mut answers = stream::iter(calls).buffered(parallel);
     let (mut body, mut held, mut attempts) = (vec![b'['], desk.hold(), 0);
     let mut lacks = is_cut.then(|| Refusal::ComposeFailed.status());
+    let mut kept = Some(Kept::default());
     while let Some((found, tries)) = answers.next().await {
         attempts += tries;
         if body.len() > 1 {
@@ -158,7 +162,10 @@ async fn many<'a>(
         }
         let before = body.len();
         match (found, &call.rule) {
-            (Ok(found), _) => body.extend_from_slice(&found.body),
+            (Ok(found), _) => {
+                body.extend_from_slice(&found.body);
+                kept = kept.zip(found.kept).map(|(whole, part)| whole.with(*part));
+            }
             (Err(failed), Rule::Required { .. }) => {
                 return Outcome { took: started.elapsed(), attempts, found: Err(failed), lacks: None };
             }
@@ -173,7 +180,7 @@ async fn many<'a>(
         }
     }
     body.push(b']');
-    let found = Found { status: 200, headers: HeaderMap::new(), body: body.into(), held };
+    let found = Found { status: 200, headers: HeaderMap::new(), body: body.into(), held, kept: kept.map(Box::new) };
     Outcome { took: started.elapsed(), attempts, found: Ok(found), lacks }
 }
 

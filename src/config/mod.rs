@@ -5,6 +5,7 @@
 
 mod declare;
 mod include;
+pub mod json;
 pub mod load;
 pub mod marks;
 pub mod place;

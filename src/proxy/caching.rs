@@ -108,7 +108,10 @@ pub fn key_of(exchange: &Exchange, head: &RequestHeader, rule: &Rule) -> Key {
     let seed = &exchange.snapshot.cache.store.seed;
     let page = rule.key.page(&url(exchange, head), seed);
     let route = exchange.route().map_or("", |route| &*route.name);
-    Key { page, family: rule.key.family(page, route, who(exchange), &rule.vary, &head.headers, seed) }
+    let family = |fields: &[HeaderName]| rule.key.family(page, route, who(exchange), fields, &head.headers, seed);
+    let own = exchange.route().and_then(|route| route.cache.as_ref()).map_or(&[][..], |cache| &cache.vary[..]);
+    let family = if own.is_empty() { family(&rule.vary[..]) } else { family(&[&rule.vary[..], own].concat()) };
+    Key { page, family }
 }
 
 /// The same for Pingora.
@@ -301,7 +304,7 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
 
 /// What a Vary names, each once; `None` when no request tells what the answer goes by: what is named is set by the gateway for each
 /// client anew.
-fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+pub(super) fn vary_names(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names: Vec<HeaderName> = Vec::new();
     for word in headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii) {
         if word.is_empty() {

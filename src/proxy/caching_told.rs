@@ -28,6 +28,9 @@ pub fn outcome(session: &Session, exchange: &Exchange) -> &'static str {
     if exchange.route().is_none_or(|route| route.cache.is_none()) || exchange.refusal.is_some() {
         return "";
     }
+    if let Some(told) = exchange.composed_from {
+        return told;
+    }
     if exchange.is_hit {
         return "hit";
     }

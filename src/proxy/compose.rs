@@ -1,24 +1,29 @@
 //! A request whose answer is made of several services' answers.
 
+mod kept;
+
+use super::collect::Collected;
 use super::connection::is_hung_up;
 use super::deadline::{LOOK, Phase};
 use super::exchange::{Exchange, Seen};
 use super::steps::{decline, fits};
-use super::{Gateway, forward, limits, respond, shaping, strict};
-use crate::compose::{Conflict, Desk, Draft, Failed, Known, Line, Results, Rule, gather};
+use super::{Gateway, collect, forward, limits, respond, shaping, strict};
+use crate::compose::{Conflict, Desk, Draft, Failed, Kept, Known, Line, Plan, Results, Rule, gather};
 use crate::limit::Held;
 use crate::shape::json;
 use crate::shape::template::Values;
 use crate::snapshot::{Action, Composition};
 use crate::types::Refusal;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Method};
+use kept::Wanted;
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::http::ServerSession;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Says that something of an answer is lacking.
 const COMPLETE: HeaderName = HeaderName::from_static("x-frontdesk-complete");
@@ -32,13 +37,15 @@ impl Gateway {
         let snapshot = exchange.snapshot.clone();
         let place = exchange.route.map_or(usize::MAX, |route| route.0 as usize);
         let Some(Action::Compose(composition)) = snapshot.routes.get(place).map(|route| &route.action) else { return Ok(false) };
-        let mut held = exchange.snapshot.server.hold();
-        let body = match composition.plan.needs_body {
-            false => None,
-            true => match body(session, exchange, &mut held).await? {
-                Ok(body) => Some(body),
-                Err(refusal) => return decline(session, exchange, refusal).await,
-            },
+        let wanted = Wanted::of(session, exchange);
+        match wanted.as_ref().map(|wanted| wanted.find(exchange)) {
+            Some(Ok(Some(entry))) => return kept::serve(session, exchange, &entry).await.map(|()| true),
+            Some(Err(refusal)) => return decline(session, exchange, refusal).await,
+            Some(Ok(None)) | None => {}
+        }
+        let (body, _held) = match body(session, exchange, composition.plan.needs_body).await? {
+            Ok(body) => body.unzip(),
+            Err(refusal) => return decline(session, exchange, refusal).await,
         };
         if let Err(refusal) = limits::wait(exchange) {
             return decline(session, exchange, refusal).await;
@@ -65,7 +72,7 @@ impl Gateway {
                 session.set_keepalive(None);
                 Ok(true)
             }
-            Some(Ok(())) => answer(session, exchange, composition, &results).await,
+            Some(Ok(())) => answer(session, exchange, composition, &results, wanted.as_ref()).await,
             Some(Err(call)) => fail(session, exchange, composition, results, call).await,
         }
     }
@@ -88,60 +95,81 @@ async fn gone(client: &mut ServerSession) {
     }
 }
 
-/// The request's JSON body, whole.
-async fn body(session: &mut Session, exchange: &Exchange, held: &mut Held) -> Result<Result<Bytes, Refusal>> {
-    let max = exchange.route().and_then(|route| route.body_bytes_max);
-    if !fits(session, max) {
+/// The request's JSON body, whole, where somebody looks at it; beside it what counts it.
+async fn body(session: &mut Session, exchange: &Exchange, is_needed: bool) -> Result<Result<Option<(Bytes, Collected)>, Refusal>> {
+    let Some(route) = exchange.route() else { return Ok(Ok(None)) };
+    let looked_at = match route.request_body.as_ref().map(|rule| shaping::collected(session, exchange, rule)) {
+        Some(Err(refusal)) => return Ok(Err(refusal)),
+        Some(Ok(collected)) => collected,
+        None => None,
+    };
+    let rule = route.request_body.as_ref().filter(|_| looked_at.is_some());
+    let collected = looked_at.or_else(|| is_needed.then(|| Collected::new(exchange, u64::MAX, None)));
+    let Some(mut collected) = collected.map(|collected| collected.at_most(route.body_bytes_max)) else { return Ok(Ok(None)) };
+    if !fits(session, route.body_bytes_max) {
         return Ok(Err(Refusal::BodyTooLarge));
     }
-    shaping::ask(session, exchange).await?;
-    let timeout = exchange.snapshot.server.timeouts.request_body;
-    let mut whole = BytesMut::new();
-    loop {
-        // Over HTTP/1 Pingora's own read timeout sees to it.
-        exchange.deadline.enter(Phase::Body, exchange.is_h2.then_some(timeout));
-        let Some(data) = session.downstream_session.read_request_body().await? else { break };
-        if max.is_some_and(|max| held.bytes() + data.len() as u64 > max) {
-            return Ok(Err(Refusal::BodyTooLarge));
-        }
-        if held.grow(data.len()).is_err() {
-            return Ok(Err(Refusal::Overloaded));
-        }
-        whole.extend_from_slice(&data);
+    if let Err(refusal) = collect::read(session, exchange, &mut collected).await? {
+        return Ok(Err(refusal));
     }
-    exchange.deadline.enter(Phase::Busy, None);
-    if whole.trim_ascii().is_empty() {
-        return Ok(Ok(Bytes::from_static(json::NULL.as_bytes())));
-    }
-    Ok(if json::is_json(&whole) { Ok(whole.freeze()) } else { Err(Refusal::BodyInvalid) })
+    let whole = match rule {
+        Some(rule) => shaping::made(&mut collected, rule, exchange, session.req_header()),
+        None => collected.whole(),
+    };
+    Ok(whole.and_then(|whole| match whole.trim_ascii().is_empty() {
+        true => Ok(Some((Bytes::from_static(json::NULL.as_bytes()), collected))),
+        false if json::is_json(&whole) => Ok(Some((whole, collected))),
+        false => Err(Refusal::BodyInvalid(Arc::default())),
+    }))
 }
 
-async fn answer(session: &mut Session, exchange: &mut Exchange, composition: &Composition, results: &Results<'_>) -> Result<bool> {
-    let plan = &composition.plan;
-    let (head, body) = {
-        let known = Known { request: &Seen { exchange, head: session.req_header() }, results, item: None };
-        let mut head = ResponseHeader::build(plan.status, Some(8))?;
-        head.insert_header(CONTENT_TYPE, JSON)?;
-        head.insert_header(SERVER_TIMING, plan.timing(results))?;
-        if !results.is_complete() {
-            head.insert_header(COMPLETE, HeaderValue::from_static("false"))?;
-        }
-        if let Some(route) = exchange.route() {
-            forward::apply(&mut head, &route.response_headers, &known)?;
-        }
-        let rule = exchange.route().and_then(|route| route.response_body.as_ref());
-        let shaped = |body: Vec<u8>| match rule {
-            // What is made here is JSON.
-            Some(rule) => rule.edits.apply(&body, &known).map_err(|_| Conflict),
-            None => Ok(body),
-        };
-        (head, plan.compose(results, &known).and_then(shaped))
+async fn answer(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    composition: &Composition,
+    results: &Results<'_>,
+    wanted: Option<&Wanted>,
+) -> Result<bool> {
+    let made = made(session.req_header(), exchange, &composition.plan, results)?;
+    let Some((mut head, body)) = made else { return decline(session, exchange, Refusal::ComposeFailed).await };
+    kept::keep(&mut head, &body, results.kept(), wanted, session.req_header(), exchange)?;
+    respond::send(session, exchange, head, body).await.map(|()| true)
+}
+
+/// The answer, where there is one to be made.
+fn made(request: &RequestHeader, exchange: &Exchange, plan: &Plan, results: &Results<'_>) -> Result<Option<(ResponseHeader, Bytes)>> {
+    let known = Known { request: &Seen { exchange, head: request }, results, item: None };
+    let Some(status) = plan.status(&known) else {
+        log::warn!("{}: what was to become the status is none", exchange.id());
+        return Ok(None);
     };
-    match body {
-        Ok(body) => respond::send(session, exchange, head, body.into()).await.map(|()| true),
-        Err(_) => {
+    let mut head = ResponseHeader::build(status, Some(8))?;
+    head.insert_header(SERVER_TIMING, plan.timing(results))?;
+    if !results.is_complete() {
+        head.insert_header(COMPLETE, HeaderValue::from_static("false"))?;
+    }
+    // RFC 9110, 15 leaves no room for a body.
+    let is_bare = matches!(status.as_u16(), 204 | 205 | 304);
+    if !is_bare {
+        head.insert_header(CONTENT_TYPE, JSON)?;
+    }
+    let route = exchange.route();
+    if let Some(route) = route {
+        forward::apply(&mut head, &route.response_headers, &known)?;
+    }
+    if is_bare {
+        return Ok(Some((head, Bytes::new())));
+    }
+    let shaped = |body: Vec<u8>| match route.and_then(|route| route.response_body.as_ref()) {
+        // What is made here is JSON.
+        Some(rule) => rule.apply(body.into(), &known).map_err(|_| Conflict),
+        None => Ok(Bytes::from(body)),
+    };
+    match plan.compose(results, &known).and_then(shaped) {
+        Ok(body) => Ok(Some((head, body))),
+        Err(Conflict) => {
             log::warn!("{}: two of the answers have the same key, and `on_conflict` is `error`", exchange.id());
-            decline(session, exchange, Refusal::ComposeFailed).await
+            Ok(None)
         }
     }
 }
@@ -230,6 +258,10 @@ impl Desk for Asker<'_> {
 
     fn accept(&self, head: &mut ResponseHeader) -> Result<()> {
         strict::response(head)
+    }
+
+    fn kept(&self, head: &ResponseHeader, delay: Duration) -> Option<Kept> {
+        kept::terms(head, delay, self.head, self.exchange)
     }
 
     fn connector(&self) -> &Connector {

@@ -6,7 +6,8 @@ use super::connection::{Connection, InFlight};
 use super::deadline::Deadline;
 use super::mirror::Copied;
 use super::pace::Pace;
-use super::shaping::Collected;
+use super::shaped::Outbound;
+use super::shaping::Inbound;
 use super::tunnel::Carried;
 use super::untaken::Untaken;
 use crate::auth::{Answered, Method};
@@ -79,13 +80,15 @@ pub struct Exchange {
     pub attempt: Attempt,
     /// What the cache has to do with it, where the route has one.
     pub caching: Option<Box<Caching>>,
+    /// What a composed answer has to do with the cache, where the route has one.
+    pub composed_from: Option<&'static str>,
     /// It was answered from memory at once, see `hit`.
     pub is_hit: bool,
     /// It serves nobody who waits; on whose behalf it began.
     pub on_behalf_of: Option<Behalf>,
     /// Bodies that are held until they are whole, where the route changes them.
-    pub body_in: Option<Box<Collected>>,
-    pub body_out: Option<Box<Collected>>,
+    pub body_in: Option<Box<Inbound>>,
+    pub body_out: Option<Box<Outbound>>,
     /// What of the answer waits for its client.
     pub untaken: Option<Untaken>,
     /// Codes the answer's body.
@@ -180,6 +183,7 @@ impl Exchange {
             body: Body::default(),
             attempt: Attempt::default(),
             caching: None,
+            composed_from: None,
             is_hit: false,
             on_behalf_of: None,
             body_in: None,

@@ -8,6 +8,7 @@ mod attempt;
 mod caching;
 mod caching_told;
 mod challenge;
+mod collect;
 mod compose;
 mod compress;
 pub mod connection;
@@ -26,6 +27,7 @@ pub mod pace;
 pub mod question;
 pub mod rehearse;
 pub mod respond;
+mod shaped;
 mod shaping;
 mod steps;
 pub mod strict;
@@ -239,7 +241,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<Option<std::time::Duration>> {
         untaken::goes(body.as_ref().map_or(0, Bytes::len), exchange);
         let end = end || caching::is_end(session, body, exchange);
-        shaping::answer_body(body, end, session.req_header(), exchange)?;
+        shaped::go_on(body, end, session.req_header(), exchange)?;
         compress::go_on(body, end, exchange).map(|()| None)
     }
 
@@ -250,8 +252,8 @@ impl ProxyHttp for Gateway {
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<Bytes>> {
         let mut body = None;
-        shaping::answer_body(&mut body, true, session.req_header(), exchange)?;
-        compress::go_on(&mut body, true, exchange).map(|()| body)
+        let is_held = shaped::end(&mut body, session.req_header(), exchange)?;
+        compress::go_on(&mut body, true, exchange).map(|()| body.or(is_held.then(Bytes::new)))
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {
@@ -273,8 +275,11 @@ impl ProxyHttp for Gateway {
         fail(session, e, exchange).await
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Box<Exchange>) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Box<Exchange>) {
         exchange.deadline.set_upstream(None);
+        if exchange.body_out.is_some() {
+            Box::pin(shaped::send(session, exchange, error.is_some())).await;
+        }
         account::finish(session, exchange);
         mirror::send(exchange, &self.copies);
         if exchange.goes_on {

@@ -7,7 +7,7 @@ use crate::auth::Answered;
 use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::{HOP_BY_HOP, nominated};
-use crate::types::{Refusal, content_length};
+use crate::types::{Flaw, Refusal, content_length};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, Method, StatusCode};
@@ -74,11 +74,17 @@ struct Problem<'a> {
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[Flaw]>::is_empty")]
+    errors: &'a [Flaw],
 }
 
 fn problem(refusal: &Refusal, request_id: Option<&str>) -> Bytes {
     let (title, status, code) = (refusal.title(), refusal.status(), refusal.code());
-    let problem = Problem { r#type: "about:blank", title, status, detail: &refusal.detail(), code, request_id };
+    let errors = match refusal {
+        Refusal::BodyInvalid(flaws) => flaws,
+        _ => &[][..],
+    };
+    let problem = Problem { r#type: "about:blank", title, status, detail: &refusal.detail(), code, request_id, errors };
     // Texts and a number can always be written.
     serde_json::to_vec(&problem).unwrap_or_default().into()
 }
@@ -154,6 +160,11 @@ pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Red
 /// Sends a whole answer with what all answers have. Nothing here passes Pingora's response filters.
 pub async fn send(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     forward::to_client(&mut head, session.req_header(), exchange)?;
+    deliver(session, exchange, head, body).await
+}
+
+/// Sends a whole answer whose head has all that it is to have, but what says how its body comes.
+pub async fn deliver(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     let body = compress::whole(&mut head, session.req_header(), exchange, body)?;
     // "Trailers only" has no length (gRPC over HTTP/2: clients of some languages refuse it otherwise).
     if !matches!(head.status.as_u16(), 204 | 304) && !head.headers.contains_key(GRPC_STATUS) {

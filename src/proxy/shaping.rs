@@ -1,115 +1,119 @@
-//! JSON bodies that a route changes on their way: they are held until they are whole.
+//! JSON bodies of requests that a route looks at and changes on their way: they are held until they are whole.
 //!
-//! A request's body whose length is announced, and small enough for Pingora to keep it for another attempt, is read ahead, so that
-//! the service gets its new length; any other goes on in chunks. An answer's head is gone before its body is here: what is known to
-//! be too large by its head is answered 502, and what turns out to be no JSON breaks off, so that no client takes it for whole.
+//! One whose length is announced, and small enough for Pingora to keep it for another attempt, is read ahead, so that the service is
+//! not asked in vain and gets its new length; any other goes on in chunks.
 
+use super::collect::{self, Collected};
 use super::exchange::{Exchange, Seen};
-use super::{forward, refuse};
-use crate::limit::Held;
+use super::refuse;
 use crate::shape::body::is_json_type;
-use crate::shape::validator::{DIGESTS, other_bytes};
-use crate::snapshot::{BodyRule, Route};
-use crate::types::{Refusal, content_length};
-use bytes::{Bytes, BytesMut};
+use crate::shape::decode::Coded;
+use crate::shape::validator::DIGESTS;
+use crate::snapshot::BodyRule;
+use crate::types::{Flaw, Refusal, content_length};
+use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, IF_RANGE, RANGE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderValue, Method};
+use pingora::http::RequestHeader;
 use pingora::prelude::*;
+use std::sync::Arc;
 
 /// What Pingora keeps of a body for another attempt.
 const KEPT_BYTES_MAX: u64 = 64 << 10;
-/// A body as far as it has come.
-pub struct Collected {
-    bytes: BytesMut,
-    held: Held,
-    max: u64,
+
+/// A request's body as far as it has come.
+pub struct Inbound {
+    collected: Collected,
     /// It was read ahead, and is changed already.
     ready: Option<Bytes>,
 }
 
-impl Collected {
-    fn new(exchange: &Exchange, max: u64) -> Box<Collected> {
-        Box::new(Collected { bytes: BytesMut::new(), held: exchange.snapshot.server.hold(), max, ready: None })
-    }
-
-    fn add(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        if self.bytes.len() as u64 + data.len() as u64 > self.max {
-            return Err(Refusal::BodyTooLarge);
-        }
-        self.held.grow(data.len()).map_err(|_| Refusal::Overloaded)?;
-        self.bytes.extend_from_slice(data);
-        Ok(())
-    }
-}
-
-fn changes(exchange: &Exchange, rule: impl Fn(&Route) -> Option<&BodyRule>, body: &[u8], head: &RequestHeader) -> Option<Bytes> {
-    let rule = exchange.route().and_then(rule)?;
-    rule.edits.apply(body, &Seen { exchange, head }).ok().map(Bytes::from)
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
+pub fn is_json(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| is_json_type(kind.as_bytes()))
 }
 
-fn is_coded(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+/// How a body is coded; the outer `None` is for a coding that is not understood.
+pub fn coded(headers: &HeaderMap) -> Option<Option<Coded>> {
+    let mut fields = headers.get_all(CONTENT_ENCODING).iter();
+    match (fields.next(), fields.next()) {
+        (first, None) => Coded::of(first.map(HeaderValue::as_bytes)),
+        (_, Some(_)) => None,
+    }
 }
 
-/// Sees whether the request's body is to be changed, and reads it ahead where that can be.
+fn invalid(said: &str) -> Refusal {
+    Refusal::BodyInvalid(Arc::from([Flaw { detail: said.to_string(), pointer: "#".to_string() }]))
+}
+
+/// What holds the request's body until it is whole, where the route looks at it.
+///
+/// # Errors
+/// A body of this kind is refused.
+pub fn collected(session: &mut Session, exchange: &Exchange, rule: &BodyRule) -> Result<Option<Collected>, Refusal> {
+    let head = session.req_header();
+    let carries = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    let is_json = is_json(&head.headers);
+    if session.is_body_empty() {
+        return if rule.wants_one() && carries { Err(invalid("a JSON body is wanted")) } else { Ok(None) };
+    }
+    if !is_json && rule.refuses_others {
+        return Err(invalid("it is wanted as application/json"));
+    }
+    if !is_json || !rule.reads() {
+        return Ok(None);
+    }
+    let coded = coded(&session.req_header().headers).ok_or_else(|| invalid("its Content-Encoding is not understood"))?;
+    match content_length(&session.req_header().headers) {
+        Some(length) if length > rule.body_bytes_max => Err(Refusal::BodyTooLarge),
+        _ => Ok(Some(Collected::new(exchange, rule.body_bytes_max, coded))),
+    }
+}
+
+/// What becomes of the request's body, which is there as a whole.
+///
+/// # Errors
+/// It is not as it has to be.
+pub fn made(collected: &mut Collected, rule: &BodyRule, exchange: &Exchange, head: &RequestHeader) -> Result<Bytes, Refusal> {
+    let body = collected.whole()?;
+    rule.apply(body, &Seen { exchange, head }).map_err(Refusal::BodyInvalid)
+}
+
+/// Sees whether the request's body is to be looked at, and reads it ahead where that can be.
 ///
 /// # Errors
 /// The outer one is of the client's connection.
 pub async fn begin(session: &mut Session, exchange: &mut Exchange) -> Result<Result<(), Refusal>> {
-    let Some(rule) = exchange.route().and_then(|route| route.request_body.as_ref()) else { return Ok(Ok(())) };
-    if !is_json(&session.req_header().headers) || session.is_body_empty() {
-        return Ok(Ok(()));
-    }
-    if is_coded(&session.req_header().headers) {
-        return Ok(Err(Refusal::BodyInvalid));
-    }
-    let mut collected = Collected::new(exchange, rule.body_bytes_max);
-    let announced = content_length(&session.req_header().headers);
-    if announced.is_some_and(|length| length > collected.max) {
-        return Ok(Err(Refusal::BodyTooLarge));
-    }
-    if announced.is_some_and(|length| length <= KEPT_BYTES_MAX) {
-        ask(session, exchange).await?;
+    let snapshot = exchange.snapshot.clone();
+    let rule = exchange.route.and_then(|id| snapshot.routes.get(id.0 as usize)).and_then(|route| route.request_body.as_ref());
+    let Some(rule) = rule.filter(|rule| !exchange.is_long_lived || rule.refuses_others) else { return Ok(Ok(())) };
+    let mut collected = match collected(session, exchange, rule) {
+        Ok(Some(collected)) => collected,
+        Ok(None) => return Ok(Ok(())),
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let mut ready = None;
+    if content_length(&session.req_header().headers).is_some_and(|length| length <= KEPT_BYTES_MAX) {
         session.as_mut().enable_retry_buffering();
-        while let Some(data) = session.downstream_session.read_request_body().await? {
-            if let Err(refusal) = collected.add(&data) {
-                return Ok(Err(refusal));
-            }
+        if let Err(refusal) = collect::read(session, exchange, &mut collected).await? {
+            return Ok(Err(refusal));
         }
-        collected.ready = changes(exchange, |route| route.request_body.as_ref(), &collected.bytes, session.req_header());
-        if collected.ready.is_none() {
-            return Ok(Err(Refusal::BodyInvalid));
+        match made(&mut collected, rule, exchange, session.req_header()) {
+            Ok(body) => ready = Some(body),
+            Err(refusal) => return Ok(Err(refusal)),
         }
     }
-    exchange.body_in = Some(collected);
+    exchange.body_in = Some(Box::new(Inbound { collected, ready }));
     Ok(Ok(()))
 }
 
-/// Tells a client that waits for it that its body is wanted (RFC 9110, 10.1.1).
-///
-/// # Errors
-/// It is gone.
-pub async fn ask(session: &mut Session, exchange: &Exchange) -> Result<()> {
-    if exchange.is_h2 || session.get_header(EXPECT).is_none() || session.is_body_done() {
-        return Ok(());
-    }
-    // Pingora would take the interim answer for one that ends the connection.
-    session.set_close_on_response_before_downstream_finish(false);
-    session.downstream_session.write_continue_response().await?;
-    session.set_close_on_response_before_downstream_finish(true);
-    Ok(())
-}
-
-/// Another attempt begins: what it sends comes again from the first byte.
+/// Another attempt begins: what it sends comes again from the first byte, and what it answers likewise.
 pub fn again(exchange: &mut Exchange) {
-    if let Some(collected) = exchange.body_in.as_mut().filter(|collected| collected.ready.is_none()) {
-        collected.bytes.clear();
-        collected.held = exchange.snapshot.server.hold();
+    exchange.body_out = None;
+    if let Some(mut inbound) = exchange.body_in.take() {
+        if inbound.ready.is_none() {
+            inbound.collected.clear(exchange);
+        }
+        exchange.body_in = Some(inbound);
     }
 }
 
@@ -119,9 +123,9 @@ pub fn again(exchange: &mut Exchange) {
 /// None in practice.
 pub fn depart(head: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let Some(route) = exchange.route() else { return Ok(()) };
-    if let Some(collected) = &exchange.body_in {
-        DIGESTS.iter().for_each(|name| drop(head.remove_header(name)));
-        match &collected.ready {
+    if let Some(inbound) = &exchange.body_in {
+        DIGESTS.iter().chain([&CONTENT_ENCODING]).for_each(|name| drop(head.remove_header(name)));
+        match &inbound.ready {
             Some(body) => {
                 head.remove_header(&EXPECT);
                 head.insert_header(CONTENT_LENGTH, body.len())?;
@@ -135,7 +139,7 @@ pub fn depart(head: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
             }
         }
     }
-    if route.response_body.is_some() {
+    if route.response_body.as_ref().is_some_and(BodyRule::reads) {
         // A whole answer that can be read is wanted.
         [ACCEPT_ENCODING, RANGE, IF_RANGE].iter().for_each(|name| drop(head.remove_header(name)));
     }
@@ -147,84 +151,24 @@ pub fn depart(head: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
 /// # Errors
 /// The request is refused.
 pub fn request(body: &mut Option<Bytes>, end: bool, head: &RequestHeader, exchange: &mut Exchange) -> Result<()> {
-    let Some(collected) = &mut exchange.body_in else { return Ok(()) };
-    if let Some(ready) = &collected.ready {
+    let Some(mut inbound) = exchange.body_in.take() else { return Ok(()) };
+    let gone_on = go_on(&mut inbound, body, end, head, exchange);
+    exchange.body_in = Some(inbound);
+    gone_on.or_else(|refusal| refuse(exchange, refusal))
+}
+
+fn go_on(inbound: &mut Inbound, body: &mut Option<Bytes>, end: bool, head: &RequestHeader, exchange: &Exchange) -> Result<(), Refusal> {
+    if let Some(ready) = &inbound.ready {
         *body = end.then(|| ready.clone());
         return Ok(());
     }
-    if let Some(data) = body.take()
-        && let Err(refusal) = collected.add(&data)
-    {
-        return refuse(exchange, refusal);
+    if let Some(data) = body.take() {
+        inbound.collected.add(&data)?;
     }
-    if !end {
-        // Nothing yet, which is not the end.
-        *body = Some(Bytes::new());
-        return Ok(());
+    // Nothing yet is not the end.
+    *body = Some(Bytes::new());
+    if end && let Some(rule) = exchange.route().and_then(|route| route.request_body.as_ref()) {
+        *body = Some(made(&mut inbound.collected, rule, exchange, head)?);
     }
-    let whole = std::mem::take(&mut collected.bytes);
-    *body = changes(exchange, |route| route.request_body.as_ref(), &whole, head);
-    match body {
-        Some(_) => Ok(()),
-        None => refuse(exchange, Refusal::BodyInvalid),
-    }
-}
-
-/// The head of an answer whose body is to be changed.
-///
-/// # Errors
-/// It can't be.
-pub fn answer(head: &mut ResponseHeader, request: &RequestHeader, exchange: &mut Exchange) -> Result<()> {
-    let Some(rule) = exchange.route().and_then(|route| route.response_body.as_ref()) else { return Ok(()) };
-    let is_unchanged = head.status == StatusCode::NOT_MODIFIED;
-    if !is_unchanged && (!head.status.is_success() || !is_json(&head.headers) || matches!(head.status.as_u16(), 204 | 205)) {
-        return Ok(());
-    }
-    forward::edit(head, |_, headers| other_bytes(headers))?;
-    let length = head.remove_header(&CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if is_unchanged || request.method == Method::HEAD {
-        return Ok(());
-    }
-    if head.status == StatusCode::PARTIAL_CONTENT || is_coded(&head.headers) || length.is_some_and(|length| length > rule.body_bytes_max) {
-        return refuse(exchange, Refusal::UpstreamProtocol);
-    }
-    let collected = Collected::new(exchange, rule.body_bytes_max);
-    exchange.body_out = Some(collected);
-    match request.version {
-        Version::HTTP_2 => Ok(()),
-        _ => head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
-    }
-}
-
-/// More of an answer's body: it goes on when it is whole.
-///
-/// # Errors
-/// It breaks off.
-pub fn answer_body(body: &mut Option<Bytes>, end: bool, head: &RequestHeader, exchange: &mut Exchange) -> Result<()> {
-    let Some(collected) = &mut exchange.body_out else { return Ok(()) };
-    if let Some(data) = body.take()
-        && let Err(refusal) = collected.add(&data)
-    {
-        return broken(exchange, if refusal == Refusal::BodyTooLarge { Refusal::UpstreamProtocol } else { refusal });
-    }
-    if !end {
-        return Ok(());
-    }
-    let whole = std::mem::take(&mut collected.bytes);
-    exchange.body_out = None;
-    if whole.is_empty() {
-        return Ok(());
-    }
-    *body = changes(exchange, |route| route.response_body.as_ref(), &whole, head);
-    match body {
-        Some(_) => Ok(()),
-        None => broken(exchange, Refusal::UpstreamProtocol),
-    }
-}
-
-fn broken(exchange: &mut Exchange, refusal: Refusal) -> Result<()> {
-    log::warn!("{}: an answer at {} can't be changed: it breaks off", exchange.id(), exchange.endpoint_label());
-    exchange.refusal = Some(refusal);
-    exchange.body_out = None;
-    Err(Error::explain(ErrorType::InternalError, "an answer that can't be changed"))
+    Ok(())
 }

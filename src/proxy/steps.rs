@@ -3,7 +3,7 @@
 use super::account::Begun;
 use super::connection::Fault;
 use super::exchange::{self, Exchange, Seen, authority};
-use super::{Gateway, caching, compress, forward, hit, limits, respond, shaping, tunnel};
+use super::{Gateway, caching, compress, forward, hit, limits, respond, shaped, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
@@ -34,8 +34,7 @@ impl Gateway {
                 if !fits(session, *body_bytes_max) {
                     return refuse(exchange, Refusal::BodyTooLarge);
                 }
-                let is_shaped = route_body.is_some() && !exchange.is_long_lived;
-                let held = if is_shaped { Box::pin(shaping::begin(session, exchange)).await? } else { Ok(()) };
+                let held = if route_body.is_some() { Box::pin(shaping::begin(session, exchange)).await? } else { Ok(()) };
                 if let Err(refusal) = held {
                     return Box::pin(decline(session, exchange, refusal)).await;
                 }
@@ -215,7 +214,7 @@ pub(super) fn finish_head(session: &mut Session, head: &mut ResponseHeader, exch
     if let Some(route) = exchange.route() {
         forward::apply(head, &route.response_headers, &Seen { exchange, head: session.req_header() })?;
     }
-    shaping::answer(head, session.req_header(), exchange)?;
+    shaped::begin(session, head, exchange)?;
     compress::begin(head, session.req_header(), exchange)?;
     exchange.begun.iter_mut().for_each(|begun| begun.status = Some(head.status.as_u16()));
     end_connection(session, head, exchange);

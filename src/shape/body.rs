@@ -2,8 +2,9 @@
 //! says of a member holds for each item.
 
 use super::json::{NULL, Node, Wanted};
+use super::keep::keep;
 use super::path::Path;
-use super::template::{FIX, Names, Values};
+use super::template::{FIX, Names, Values, Variable};
 use super::tree::Tree;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -69,13 +70,23 @@ impl JsonEdits {
         Some(JsonEdits { keep, edits, wanted })
     }
 
+    /// What is put into a body.
+    pub fn variables(&self) -> Vec<&Variable> {
+        let trees = self.edits.iter().filter_map(|edit| match edit {
+            Edit::Set(_, tree) => Some(tree),
+            Edit::Remove(_) | Edit::Rename(..) | Edit::Move(..) => None,
+        });
+        trees.flat_map(Tree::variables).collect()
+    }
+
     /// The body with all changes.
     ///
     /// # Errors
     /// It is not JSON, is nested beyond all reason where it is changed, or would grow without measure.
     pub fn apply(&self, body: &[u8], values: &dyn Values) -> Result<Vec<u8>, serde_json::Error> {
         let mut node = match &self.keep {
-            Some(keep) => Node::read(body, keep, true)?.kept(keep).unwrap_or(Node::Text(Cow::Borrowed(NULL))),
+            Some(wanted) if self.edits.is_empty() => return keep(body, wanted),
+            Some(wanted) => Node::read(body, wanted, true)?.kept(wanted).unwrap_or(Node::Text(Cow::Borrowed(NULL))),
             None => Node::read(body, &self.wanted, false)?,
         };
         let mut room = Some(ADDED_BYTES_MAX);
@@ -209,7 +220,7 @@ pub fn is_json_type(kind: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::shape::json;
-    use crate::shape::template::{Value, Variable};
+    use crate::shape::template::Value;
     use proptest::prelude::*;
 
     struct Ada;

@@ -20,7 +20,7 @@ pub enum Node<'a> {
 pub struct Wanted {
     names: Vec<(Box<str>, Wanted)>,
     /// A path ends here: all that is below belongs to it.
-    is_whole: bool,
+    pub(super) is_whole: bool,
 }
 
 impl Wanted {
@@ -43,7 +43,12 @@ impl Wanted {
         wanted
     }
 
-    fn get(&self, name: &str) -> Option<&Wanted> {
+    /// No path leads anywhere.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Wanted> {
         self.names.iter().find(|(known, _)| **known == *name).map(|(_, wanted)| wanted)
     }
 }
@@ -70,10 +75,11 @@ impl<'a> Node<'a> {
         if !text.trim_start().starts_with(['{', '[']) {
             return;
         }
-        let level = Level;
+        // Whatever is below is left as it is.
+        let level = Open { wanted: &Wanted::default(), only: false };
         let opened = match text {
-            Cow::Borrowed(text) => level.deserialize(&mut serde_json::Deserializer::from_str(text)).ok(),
-            Cow::Owned(text) => level.deserialize(&mut serde_json::Deserializer::from_str(text)).ok().map(Node::into_owned),
+            Cow::Borrowed(text) => serde_json::Deserializer::from_str(text).deserialize_any(level).ok(),
+            Cow::Owned(text) => serde_json::Deserializer::from_str(text).deserialize_any(level).ok().map(Node::into_owned),
         };
         if let Some(opened) = opened {
             *self = opened;
@@ -219,17 +225,6 @@ impl<'de> DeserializeSeed<'de> for Open<'_> {
     }
 }
 
-/// Opens one level.
-struct Level;
-
-impl<'de> DeserializeSeed<'de> for Level {
-    type Value = Node<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
 fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Node<'de>, D::Error> {
     <&'de RawValue as serde::Deserialize>::deserialize(deserializer).map(|raw| Node::Text(Cow::Borrowed(raw.get())))
 }
@@ -246,7 +241,7 @@ impl<'de> DeserializeSeed<'de> for Raw {
 }
 
 /// A member's name, borrowed where it has no escapes.
-struct Key;
+pub(super) struct Key;
 
 impl<'de> DeserializeSeed<'de> for Key {
     type Value = Cow<'de, str>;
@@ -270,37 +265,31 @@ impl<'de> Visitor<'de> for Key {
     }
 }
 
-/// Values that can't be opened, where a path goes on all the same: they are written anew.
-macro_rules! scalars {
-    () => {
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a JSON value")
-        }
-        fn visit_bool<E: Error>(self, yes: bool) -> Result<Node<'de>, E> {
-            Ok(Node::Text(Cow::Borrowed(if yes { "true" } else { "false" })))
-        }
-        fn visit_i64<E: Error>(self, number: i64) -> Result<Node<'de>, E> {
-            Ok(Node::Text(Cow::Owned(number.to_string())))
-        }
-        fn visit_u64<E: Error>(self, number: u64) -> Result<Node<'de>, E> {
-            Ok(Node::Text(Cow::Owned(number.to_string())))
-        }
-        fn visit_f64<E: Error>(self, number: f64) -> Result<Node<'de>, E> {
-            serde_json::to_string(&number).map(|text| Node::Text(Cow::Owned(text))).map_err(E::custom)
-        }
-        fn visit_str<E: Error>(self, text: &str) -> Result<Node<'de>, E> {
-            serde_json::to_string(text).map(|text| Node::Text(Cow::Owned(text))).map_err(E::custom)
-        }
-        fn visit_unit<E: Error>(self) -> Result<Node<'de>, E> {
-            Ok(Node::Text(Cow::Borrowed(NULL)))
-        }
-    };
-}
-
 impl<'de> Visitor<'de> for Open<'_> {
     type Value = Node<'de>;
 
-    scalars!();
+    // Values that can't be opened, where a path goes on all the same, are written anew.
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E: Error>(self, yes: bool) -> Result<Node<'de>, E> {
+        Ok(Node::Text(Cow::Borrowed(if yes { "true" } else { "false" })))
+    }
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Node<'de>, E> {
+        Ok(Node::Text(Cow::Owned(number.to_string())))
+    }
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Node<'de>, E> {
+        Ok(Node::Text(Cow::Owned(number.to_string())))
+    }
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Node<'de>, E> {
+        serde_json::to_string(&number).map(|text| Node::Text(Cow::Owned(text))).map_err(E::custom)
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<Node<'de>, E> {
+        serde_json::to_string(text).map(|text| Node::Text(Cow::Owned(text))).map_err(E::custom)
+    }
+    fn visit_unit<E: Error>(self) -> Result<Node<'de>, E> {
+        Ok(Node::Text(Cow::Borrowed(NULL)))
+    }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<'de>, A::Error> {
         let mut members = Vec::new();
@@ -326,28 +315,6 @@ impl<'de> Visitor<'de> for Open<'_> {
             _ => self.wanted,
         };
         while let Some(node) = list.next_element_seed(Open { wanted: rest, only: self.only })? {
-            items.push(node);
-        }
-        Ok(Node::List(items))
-    }
-}
-
-impl<'de> Visitor<'de> for Level {
-    type Value = Node<'de>;
-
-    scalars!();
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<'de>, A::Error> {
-        let mut members = Vec::new();
-        while let Some(name) = map.next_key_seed(Key)? {
-            members.push((name, map.next_value_seed(Raw)?));
-        }
-        Ok(Node::Object(members))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node<'de>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(node) = list.next_element_seed(Raw)? {
             items.push(node);
         }
         Ok(Node::List(items))

@@ -345,7 +345,27 @@ mod tests {
         assert_eq!(Template::parse("plain", Names::default()).expect("a template").literal(), Some("plain"));
     }
 
+    /// Answers everything with what a client has sent.
+    struct Client(String);
+    impl Values for Client {
+        fn value(&self, _: &Variable) -> Value<'_> {
+            Value::Plain(self.0.as_str().into())
+        }
+    }
+
     proptest! {
+        /// Whatever is put in, it ends no header line, no segment and no parameter.
+        #[test]
+        fn a_value_stays_in_its_place(value in any::<String>()) {
+            let client = Client(value);
+            let render = |text: &str, target| Template::parse(text, Names::default()).expect("a template").render(&client, target);
+            let field = http::HeaderValue::try_from(render("a ${query.q} b", Target::Header));
+            prop_assert!(field.is_ok_and(|field| !field.as_bytes().iter().any(u8::is_ascii_control)));
+            let target = render("/a/${query.q}/b?c=${query.q}&d=1", Target::Path);
+            let (path, query) = target.split_once('?').expect("a query");
+            prop_assert!(path.split('/').count() == 4 && query.split('&').count() == 2 && !target.contains('#'));
+        }
+
         #[test]
         fn parsing_never_panics_and_literals_stay(text in "[a-z${}.é]{0,30}") {
             if let Ok(template) = Template::parse(&text, Names::default())

@@ -1,18 +1,22 @@
 //! Caches by name, and those of routes.
 
-use super::State;
+use super::{Action, BodyRule, Route, State};
 use crate::cache::Rule;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::shape::remedy;
 use crate::observe::CacheMetrics;
+use crate::shape::template::Variable;
+use http::{HeaderName, Method};
 use std::sync::Arc;
 
 /// What a route's answers are kept by, and what is counted of it.
 #[derive(Debug)]
 pub struct RouteCache {
     pub rule: Arc<Rule>,
+    /// Request fields that a composed answer goes by, beside those of the rule.
+    pub vary: Box<[HeaderName]>,
     pub metrics: CacheMetrics,
 }
 
@@ -34,12 +38,14 @@ impl Caches {
     /// The cache of a route; the inner `None` when it has none.
     pub fn of_route(&self, raw: &raw::Route, route: &str, state: &State, at: &At<'_>, problems: &Problems) -> Option<Option<RouteCache>> {
         let Some(name) = &raw.cache else { return Some(None) };
-        if raw.to.is_none() && problems.is_sound(&at.key("to")) {
+        if raw.to.is_none() && raw.compose.is_none() && problems.is_sound(&at.key("to")) {
             let why = "only what a service answers is kept";
             return problems.at(&at.key("cache"), "a cache on a route that asks no service", why, "remove it, or add `to:`");
         }
         match self.all.iter().find(|(known, _)| *known == name.0) {
-            Some((_, rule)) => rule.clone().map(|rule| Some(RouteCache { rule, metrics: state.metrics.cache(route) })),
+            Some((_, rule)) => {
+                rule.clone().map(|rule| Some(RouteCache { rule, vary: Box::default(), metrics: state.metrics.cache(route) }))
+            }
             None if !problems.is_read(&At::root().key("caches")) => None,
             None => {
                 let known: Vec<&str> = self.all.iter().map(|(name, _)| name.as_str()).collect();
@@ -47,6 +53,52 @@ impl Caches {
                 problems.at(&at.key("cache"), what, "every request would go to the service", remedy(&name.0, &known))
             }
         }
+    }
+
+    /// What a composed answer goes by is to be a part of its key, or one client would get what was made for another. `None` means that a
+    /// problem was reported.
+    pub fn settle(route: &mut Route, at: &At<'_>, problems: &Problems) -> Option<()> {
+        let (Some(cache), Action::Compose(composition)) = (&mut route.cache, &route.action) else { return Some(()) };
+        let (cache_at, calls_at, plan) = (at.key("cache"), at.key("compose"), &composition.plan);
+        let problem = |what: String, fix: &str| problems.at(&cache_at, what, "a client would get what was made for another", fix);
+        if let Some(call) = plan.calls.iter().find(|call| !matches!(call.method, Method::GET | Method::HEAD)) {
+            let what = format!("a cache on a route whose call `{}` is a {}", call.name, call.method);
+            return problems.clash(
+                &cache_at,
+                &calls_at,
+                what,
+                "it would not be made each time",
+                "remove the cache, or let the call be a GET",
+            );
+        }
+        let answer = route.response_body.iter().flat_map(BodyRule::variables);
+        let heads = route.request_headers.variables().chain(route.response_headers.variables());
+        let mut vary: Vec<HeaderName> = plan.passed().cloned().collect();
+        for variable in plan.variables().into_iter().chain(answer).chain(heads) {
+            match variable {
+                Variable::Header(name) => vary.push(name.clone()),
+                Variable::ClientIp => return problem("a kept answer that goes by `${client_ip}`".to_string(), "remove one of the two"),
+                Variable::RequestId => return problem("a kept answer that goes by `${request_id}`".to_string(), "remove one of the two"),
+                Variable::Identity | Variable::Claim(_) if !cache.rule.key.identity => {
+                    let fix = "add `identity` to the `key` of the cache";
+                    return problem("a kept answer that goes by who asks, in a cache that does not".to_string(), fix);
+                }
+                Variable::Query(name) if !cache.rule.key.query => {
+                    let fix = "add `query` to the `key` of the cache";
+                    return problem(format!("a kept answer that goes by `${{query.{name}}}`, in a cache that does not"), fix);
+                }
+                Variable::Host if !cache.rule.key.host => {
+                    let fix = "add `host` to the `key` of the cache";
+                    return problem("a kept answer that goes by `${host}`, in a cache that does not".to_string(), fix);
+                }
+                Variable::Route | Variable::Identity | Variable::Claim(_) | Variable::Host | Variable::Path | Variable::Rest => {}
+                Variable::Query(_) | Variable::Capture(_) | Variable::Call(..) | Variable::Item(_) | Variable::Body(_) => {}
+            }
+        }
+        vary.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        vary.dedup();
+        cache.vary = vary.into();
+        Some(())
     }
 
     pub fn into_rules(self) -> Option<Vec<Arc<Rule>>> {

@@ -10,12 +10,10 @@ use crate::compose::Plan;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
-use crate::config::shape::Size;
 use crate::limit::Of;
 use crate::route::shadow::{self, Shadowed};
 use crate::route::{Rule, Table};
 use crate::shape::answer::{Redirect, Respond};
-use crate::shape::body::JsonEdits;
 use crate::shape::compress::Compress;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::rewrite::Rewrite;
@@ -34,8 +32,6 @@ pub(super) struct Named<'a> {
     pub caches: &'a Caches,
     pub methods: &'a Methods,
 }
-/// Of a body that is changed.
-const SHAPED_BYTES_MAX: Size = Size(4 << 20);
 
 /// What the routes are built from.
 pub(super) struct Build<'a> {
@@ -170,9 +166,10 @@ impl<'a> Build<'a> {
         let calls = raw.compose.as_ref().map_or_else(Vec::new, |compose| Plan::names(compose));
         let response_names = Names { calls: &calls, ..names };
         let response_headers = HeaderEdits::build(&raw.response.headers, response_names, &at.key("response"), self.problems);
-        let request_body = self.body(&raw.request.body, names, raw.to.is_some(), &at.key("request").key("body"));
-        let is_made = raw.to.is_some() || raw.compose.is_some();
-        let response_body = self.body(&raw.response.body, response_names, is_made, &at.key("response").key("body"));
+        let has_bodies = raw.to.is_some() || raw.compose.is_some();
+        let (request_at, response_at) = (at.key("request"), at.key("response"));
+        let request_body = BodyRule::of_request(&raw.request.body, names, has_bodies, &request_at.key("body"), self.problems);
+        let response_body = BodyRule::of_answer(&raw.response.body, response_names, has_bodies, &response_at.key("body"), self.problems);
         let root = At::root();
         let limits = match &raw.rate_limits {
             Some(names) => self.limits.of_route(names, &name, self.state, &at.key("rate_limits"), self.problems),
@@ -185,7 +182,7 @@ impl<'a> Build<'a> {
         let cors = raw.cors.as_ref().map(|cors| Cors::build(cors, raw.methods.as_ref(), &at.key("cors"), self.problems));
         let cache = self.caches.of_route(raw, &name, self.state, at, self.problems);
         let body_bytes = raw.body_bytes.unwrap_or(self.raw.server.limits.body_bytes).0;
-        Some(Route {
+        let mut route = Route {
             limits: limits?,
             cache: cache?,
             priority: raw.priority.0,
@@ -205,7 +202,8 @@ impl<'a> Build<'a> {
             response_body: response_body?,
             body_bytes_max: (body_bytes > 0).then_some(body_bytes),
             body_rate_min: raw.body_rate.unwrap_or(self.raw.server.limits.body_rate).0,
-        })
+        };
+        Caches::settle(&mut route, at, self.problems).map(|()| route)
     }
 
     fn action(&self, raw: &raw::Route, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Action> {
@@ -234,22 +232,6 @@ impl<'a> Build<'a> {
                 "keep one of `to`, `redirect`, `respond` and `compose`",
             ),
         }
-    }
-
-    /// The outer `None` means that a problem was reported, the inner one that nothing changes.
-    fn body(&self, raw: &raw::BodyChanges, names: Names<'_>, is_there: bool, at: &At<'_>) -> Option<Option<BodyRule>> {
-        let Some(json) = &raw.json else { return Some(None) };
-        let at = at.key("json");
-        if !is_there {
-            return self.problems.at(
-                &at,
-                "changes of a body that there is not",
-                "no service gets or sends one",
-                "remove them, or add `to:`",
-            );
-        }
-        let edits = JsonEdits::build(json, names, &at, self.problems)?;
-        Some(Some(BodyRule { edits, body_bytes_max: raw.body_bytes_max.unwrap_or(SHAPED_BYTES_MAX).0 }))
     }
 
     fn compose(&self, route: &raw::Route, raw: &raw::Compose, names: Names<'_>, by_url: &mut Urls, at: &At<'_>) -> Option<Composition> {

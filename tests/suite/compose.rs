@@ -101,6 +101,47 @@ routes:
     assert_eq!((count(&users, "users"), count(&orders, "orders")), (1.0, 1.0));
 }
 
+/// The shipped example, with services of our own in place of the embedded ones.
+#[test]
+fn the_shipped_home_screen_loses_one_list_with_one_service() {
+    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/food-delivery.yaml")).expect("the example");
+    let users = service(&[("/users/7", 200, r#"{"id":7,"name":"Ada","city":"London"}"#)]);
+    let orders = service(&[("/orders", 200, r#"{"items":[{"id":42,"restaurant":3},{"id":43,"restaurant":4}]}"#)]);
+    let restaurants = service(&[("/restaurants/3", 200, r#"{"id":3}"#), ("/restaurants/4", 200, r#"{"id":4}"#)]);
+    let good = service(&[("/recommendations/London", 200, r#"[{"id":4}]"#)]);
+    let ill = Origin::scripted(|_, stream| std::io::BufRead::fill_buf(stream).map(|_| false));
+    for (recommended, list, is_complete) in [(&good, json!([{ "id": 4 }]), None), (&ill, json!([]), Some("false"))] {
+        let mut yaml = shipped
+            .replace(", { address: 127.0.0.1:8113, weight: 2 }", "")
+            .replace("access_log: { path: stdout,", "access_log: { path: DIR/access.log,");
+        for (port, origin) in [(8101, &users), (8102, &restaurants), (8103, &orders), (8105, recommended)] {
+            yaml = yaml.replace(&format!("endpoints: [127.0.0.1:{port}]"), &format!("endpoints: ['{origin}']"));
+        }
+        // All listeners of the file, the admin one among them.
+        let yaml: Vec<String> = yaml
+            .split("bind: 127.0.0.1:")
+            .enumerate()
+            .map(|(n, part)| {
+                if n == 0 {
+                    part.to_string()
+                } else {
+                    format!("bind: 127.0.0.1:0{}", part.trim_start_matches(|c: char| c.is_ascii_digit()))
+                }
+            })
+            .collect();
+        let gateway = Gateway::start(&yaml.concat());
+        let home = crate::kit::Client::connect(gateway.address_of("public")).get("/home/7");
+        assert_eq!((home.status, complete(&home)), (200, is_complete), "{home:?}");
+        assert_eq!(
+            home.json(),
+            json!({
+                "user": { "id": 7, "name": "Ada", "city": "London" }, "orders": [{ "id": 42, "restaurant": 3 }, { "id": 43, "restaurant": 4 }],
+                "restaurants": [{ "id": 3 }, { "id": 4 }], "recommended": list, "greeting": "Hello Ada",
+            })
+        );
+    }
+}
+
 #[test]
 fn calls_that_need_nothing_run_side_by_side() {
     // Each answers only when all three are there: one after the other would never end.
@@ -226,6 +267,28 @@ routes:
     let late = gateway.metric(&format!("frontdesk_upstream_requests_total{{endpoint=\"{origin}\",outcome=\"timeout\",service=\"s\"}}"));
     assert_eq!(late, 4.0);
     gateway.wait_until_idle();
+}
+
+#[test]
+fn a_call_has_what_those_before_it_have_left() {
+    let origin = Origin::scripted(|request, stream| {
+        if request.target == "/first" {
+            std::thread::sleep(Duration::from_millis(300));
+            stream.get_mut().write_all(&json_answer(&json!("x")))?;
+            return Ok(true);
+        }
+        let _ = std::io::BufRead::fill_buf(stream);
+        Ok(false)
+    });
+    let gateway = composing(
+        &origin,
+        "{ timeout: 1s, calls: { first: { to: ORIGIN, path: /first }, then: { to: ORIGIN, path: '/${first.body}', timeout: 1h } } }",
+    );
+    let answer = gateway.get("/x");
+    assert_eq!((answer.json(), complete(&answer)), (json!({ "first": "x", "then": null }), Some("false")));
+    let timing = answer.header("server-timing").expect("times");
+    let then = timing.split("then;dur=").nth(1).and_then(|rest| rest.split(';').next()).and_then(|ms| ms.parse::<f64>().ok());
+    assert!(then.is_some_and(|ms| ms < 800.0), "{timing}");
 }
 
 #[test]

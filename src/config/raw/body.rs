@@ -1,17 +1,43 @@
 //! `body` of `request` and `response`.
 
-use super::Json;
+use super::{FilePath, Json};
 use crate::config::schema::{self, Parts};
-use crate::config::shape::{Named, Node, Shape, Size, record};
+use crate::config::shape::{Named, Node, Shape, Size, choice, record};
 use serde_json::Value as Schema;
 
 record! {
-    /// What becomes of a JSON body. One of another type passes as it is.
+    /// What becomes of a request's JSON body.
     #[derive(Default)]
-    pub struct BodyChanges {
+    pub struct RequestBody {
+        /// A file with a JSON Schema; what the client sends is refused (422) where it does not match.
+        schema: Option<FilePath> = None,
         json: Option<JsonChanges> = None,
+        /// What becomes of a body of another type; refused when absent beside a `schema`, else passed.
+        other_types: Option<OtherTypes> = None,
+        /// Of a body that is looked at: a larger one is refused.
+        body_bytes_max: Option<Size> = None,
+    }
+}
+
+record! {
+    /// What becomes of an answer's JSON body.
+    #[derive(Default)]
+    pub struct ResponseBody {
+        json: Option<JsonChanges> = None,
+        /// What becomes of an answer of another type.
+        other_types: OtherTypes = OtherTypes::Pass,
         /// Of a body that is changed: a larger one is refused.
         body_bytes_max: Option<Size> = None,
+    }
+}
+
+choice! {
+    /// What becomes of a body that is no JSON by its Content-Type.
+    #[derive(Default)]
+    pub enum OtherTypes {
+        #[default]
+        "pass" => Pass,
+        "refuse" => Refuse,
     }
 }
 

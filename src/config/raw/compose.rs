@@ -21,10 +21,37 @@ record! {
         merge: Option<Vec<Name>> = None,
         /// What becomes of a key that two bodies have.
         on_conflict: OnConflict = OnConflict::Error,
-        /// The answer's, when no required call has failed.
-        status: Number<200, 599> = Number(200),
+        /// The answer's, when no required call has failed; or a text with `${…}` that becomes one.
+        status: AnswerStatus = AnswerStatus::Fixed(Number(200)),
         /// A partial answer lists under `errors` what failed.
         report: bool = false,
+    }
+}
+
+/// A status, or what becomes one.
+#[derive(Clone, Debug)]
+pub enum AnswerStatus {
+    Fixed(Number<200, 599>),
+    Template(String),
+}
+
+impl Shape for AnswerStatus {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.value {
+            Value::String(text) if text.contains("${") => Some(AnswerStatus::Template(text.clone())),
+            _ => Number::read(node).map(AnswerStatus::Fixed),
+        }
+    }
+
+    fn schema(parts: &mut Parts) -> Schema {
+        json!({ "anyOf": [Number::<200, 599>::schema(parts), { "type": "string", "pattern": r"\$\{" }] })
+    }
+
+    fn written(&self) -> Option<Schema> {
+        match self {
+            AnswerStatus::Fixed(status) => status.written(),
+            AnswerStatus::Template(text) => Some(text.as_str().into()),
+        }
     }
 }
 

@@ -11,9 +11,9 @@ mod route;
 mod service;
 mod words;
 
-pub use body::{BodyChanges, JsonChanges};
+pub use body::{JsonChanges, OtherTypes, RequestBody, ResponseBody};
 pub use cache::{Cache, CacheKey, CacheStore, HeaderField};
-pub use compose::{Call, CallHeaders, Compose, Json, OnConflict, OnError};
+pub use compose::{AnswerStatus, Call, CallHeaders, Compose, Json, OnConflict, OnError};
 pub use expect::{Claims, ClientIp, Expect, RequestLine, Test};
 pub use faults::{Breaker, Ejection, Fallback, HealthCheck, Retries, RetryMethods, RetryOn};
 pub use limit::{By, Flood, LimitMode, Overload, Plans, RateLimit, Rates, Redis, WhenDown};

@@ -2,7 +2,7 @@
 
 use super::auth::{Addresses, Cors, Require};
 use super::words::name;
-use super::{BodyChanges, Compose, Method, Name, Timeouts};
+use super::{Compose, Method, Name, RequestBody, ResponseBody, Timeouts};
 use crate::config::scalar::Url;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, Size, choice, record};
@@ -76,7 +76,7 @@ record! {
         path: Option<String> = None,
         query: QueryChanges = QueryChanges::default(),
         headers: HeaderChanges = HeaderChanges::default(),
-        body: BodyChanges = BodyChanges::default(),
+        body: RequestBody = RequestBody::default(),
     }
 }
 
@@ -98,7 +98,7 @@ record! {
     #[derive(Default)]
     pub struct ResponseChanges {
         headers: HeaderChanges = HeaderChanges::default(),
-        body: BodyChanges = BodyChanges::default(),
+        body: ResponseBody = ResponseBody::default(),
     }
 }
 

@@ -7,10 +7,15 @@ use std::fmt;
 
 /// Reads one object and nothing behind it.
 pub fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
-    match serde_json::from_slice(bytes) {
-        Ok(Strict(Value::Object(object))) => Some(object),
+    match value(bytes) {
+        Some(Value::Object(object)) => Some(object),
         _ => None,
     }
+}
+
+/// Reads one value and nothing behind it.
+pub fn value(bytes: &[u8]) -> Option<Value> {
+    serde_json::from_slice(bytes).ok().map(|Strict(value)| value)
 }
 
 struct Strict(Value);
