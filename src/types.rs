@@ -2,9 +2,12 @@
 
 pub mod fields;
 
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, COOKIE};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::hash::Hasher;
 use std::sync::Arc;
 
 /// A route's place in its snapshot.
@@ -199,6 +202,36 @@ impl Refusal {
             Refusal::RateLimited(seconds) | Refusal::BreakerOpen(seconds) => Some(*seconds),
             other => (other.status() == 503).then_some(1),
         }
+    }
+}
+
+/// How long a body is said to be, in bytes; `None` also where that can't be read.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Names and values of all cookies (RFC 6265, 5.4).
+pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
+}
+
+/// Of keys that are keyed hashes already: their lower half.
+#[derive(Debug, Default)]
+pub struct Pass(u64);
+
+impl Hasher for Pass {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
+    }
+    fn write_u128(&mut self, n: u128) {
+        self.0 = n as u64;
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
     }
 }
 

@@ -15,6 +15,7 @@ mod suite {
     mod auth_jwt;
     mod auth_keys;
     mod auth_mtls;
+    mod auth_secrets;
     mod balance;
     mod bodies;
     mod breaker;
@@ -34,6 +35,7 @@ mod suite {
     mod faults;
     mod forwarding;
     mod gateway_api;
+    mod grpc;
     mod health;
     mod house;
     mod http2;
@@ -59,6 +61,7 @@ mod suite {
     mod shared;
     mod soak_upgrade;
     mod sockets;
+    mod starved;
     mod strict;
     mod systemd;
     mod tls;

@@ -3,6 +3,7 @@
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::auth as raw;
+use crate::types::cookies;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -136,12 +137,6 @@ fn only<'a>(mut found: impl Iterator<Item = Cow<'a, str>>) -> Found<'a> {
         (Some(one), None) => Found::One(one),
         (Some(_), Some(_)) => Found::Unclear,
     }
-}
-
-/// Names and values of all cookies (RFC 6265, 5.4).
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
 }
 
 fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {

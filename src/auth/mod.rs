@@ -7,7 +7,7 @@ pub mod api_key;
 mod assumed;
 pub mod basic;
 pub mod cors;
-mod credential;
+pub mod credential;
 mod crypto;
 mod failures;
 mod fetch;
@@ -22,7 +22,7 @@ mod method;
 mod mtls;
 mod remembered;
 mod require;
-mod token;
+pub mod token;
 
 pub use access::{ANONYMOUS, Access, Outcome, Verdict};
 pub use failures::Failures;

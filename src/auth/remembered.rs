@@ -1,26 +1,32 @@
 //! What was found right is remembered, so that a token costs its signature once. Bounded, in shards, by a keyed hash: neither a
 //! credential nor what could be mistaken for one is kept.
 
+use crate::types::Pass;
+use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
-const SHARDS: usize = 32;
+/// As many as the upper bits tell apart: a map goes by the lower ones.
+const SHARDS: usize = 1 << SHARD_BITS;
+const SHARD_BITS: u32 = 5;
 
-/// Of a credential: 128 bits of two SipHashes under random keys of this process.
+/// Of a credential: 128 bits of SipHash under a random key.
 type Fingerprint = u128;
+type Known<T> = HashMap<Fingerprint, T, BuildHasherDefault<Pass>>;
 
 /// Values by credential. When a shard is full, what has not been used since it was last full is forgotten.
 pub struct Remembered<T> {
     shards: Box<[Mutex<Shard<T>>]>,
-    hashers: [RandomState; 2],
+    /// Nothing has been fed to it but its key.
+    hasher: SipHasher13,
     /// In one generation of one shard.
     entries_max: usize,
 }
 
 struct Shard<T> {
-    young: HashMap<Fingerprint, T>,
-    old: HashMap<Fingerprint, T>,
+    young: Known<T>,
+    old: Known<T>,
 }
 
 impl<T> std::fmt::Debug for Remembered<T> {
@@ -32,10 +38,11 @@ impl<T> std::fmt::Debug for Remembered<T> {
 impl<T: Clone> Remembered<T> {
     /// Room for about so many.
     pub fn new(entries: usize) -> Remembered<T> {
-        let shard = || Mutex::new(Shard { young: HashMap::new(), old: HashMap::new() });
+        let shard = || Mutex::new(Shard { young: Known::default(), old: Known::default() });
+        let random = || RandomState::new().hash_one(0);
         Remembered {
             shards: (0..SHARDS).map(|_| shard()).collect(),
-            hashers: [RandomState::new(), RandomState::new()],
+            hasher: SipHasher13::new_with_keys(random(), random()),
             entries_max: (entries / SHARDS / 2).max(1),
         }
     }
@@ -71,12 +78,13 @@ impl<T: Clone> Remembered<T> {
     }
 
     fn fingerprint(&self, credential: &str) -> Fingerprint {
-        let [high, low] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(credential)));
-        high << 64 | low
+        let mut hasher = self.hasher;
+        hasher.write(credential.as_bytes());
+        hasher.finish128().as_u128()
     }
 
     fn shard(&self, fingerprint: Fingerprint) -> std::sync::MutexGuard<'_, Shard<T>> {
-        self.shards[(fingerprint % SHARDS as u128) as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[(fingerprint >> (u128::BITS - SHARD_BITS)) as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

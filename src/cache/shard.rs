@@ -6,10 +6,11 @@
 
 use super::entry::{Body, Entry};
 use super::key::Key;
+use crate::types::Pass;
 use http::HeaderName;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
@@ -17,25 +18,6 @@ use std::sync::{Arc, Weak};
 const VARIANTS_MAX: usize = 64;
 /// The small queue's share is one in so many.
 const SMALL_SHARE: usize = 10;
-
-/// Keys are hashes already.
-#[derive(Debug, Default)]
-pub struct Pass(u64);
-
-impl Hasher for Pass {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
-    }
-    fn write_u128(&mut self, n: u128) {
-        self.0 = n as u64;
-    }
-    fn write_u64(&mut self, n: u64) {
-        self.0 = n;
-    }
-}
 
 type Hashed<K, V> = HashMap<K, V, BuildHasherDefault<Pass>>;
 

@@ -4,9 +4,9 @@ use super::entry::{Body, Entry, Told};
 use super::fill::{Broken, Fill, piece};
 use super::key::Key;
 use super::store::Store;
+use crate::types::content_length;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use pingora::cache::key::CacheHashKey;
 use pingora::cache::storage::{
     HandleHit, HandleMiss, HitHandler, MissFinishType, MissHandler, PurgeOutcome, PurgeTarget, PurgeType, Storage,
@@ -73,7 +73,7 @@ impl Storage for Store {
         };
         let fill = self.fill(told.body_bytes_max);
         let head = meta.response_header_copy();
-        let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()).and_then(|length| length.parse().ok());
+        let announced = content_length(&head.headers).and_then(|length| length.try_into().ok());
         let entry = Arc::new(Entry::new(Key::of(key), meta.variance(), head, told.clone(), Body::Coming(fill.clone())));
         let id = self.begin(&entry);
         Ok(Box::new(Writer { store: self, entry, fill, announced, tag: id.to_ne_bytes(), is_finished: false }))

@@ -7,11 +7,11 @@ use super::run::Desk;
 use crate::auth::Answered;
 use crate::limit::Held;
 use crate::shape::decode::{Broken, Coded};
-use crate::types::Refusal;
+use crate::types::{Refusal, content_length};
 use crate::upstream::retry::{self, Failure};
 use crate::upstream::{Admitted, Picked};
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::CONTENT_ENCODING;
 use http::{HeaderName, HeaderValue, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
@@ -268,7 +268,7 @@ async fn answered(session: &mut HttpSession, desk: &dyn Desk) -> Result<Response
 
 /// The whole body. The inner error is a body that is too large, or one too many.
 async fn body(session: &mut HttpSession, head: &ResponseHeader, max: u64, held: &mut Held) -> Result<Result<Bytes, Failed>> {
-    let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let announced = content_length(&head.headers);
     if announced.is_some_and(|length| length > max) {
         return Ok(Err(Failed::Unusable("too_large")));
     }

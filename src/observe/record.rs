@@ -26,7 +26,7 @@ pub struct Record<'a> {
     pub route: &'a str,
     pub service: &'a str,
     pub endpoint: &'a str,
-    /// 0 when the client was gone before there was an answer.
+    /// 499 when the client was gone before there was an answer.
     pub status: u16,
     /// The refusal's code.
     pub code: &'a str,

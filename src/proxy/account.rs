@@ -1,14 +1,17 @@
 //! The end of a request: it is counted and written down.
 
 use super::connection::Connection;
+use super::deadline::Phase;
 use super::exchange::{Exchange, authority, target};
 use super::{caching_told, limits};
 use crate::observe::{Record, mask};
 use crate::shape::forward::unmap;
 use crate::snapshot::Snapshot;
 use crate::types::Refusal;
-use http::header::{REFERER, USER_AGENT};
-use http::{HeaderValue, Method, Version};
+use http::header::{HOST, REFERER, USER_AGENT};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Uri, Version};
+use pingora::http::RequestHeader;
 use pingora::prelude::*;
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -34,33 +37,135 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
 }
 
 pub fn finish(session: &mut Session, exchange: &mut Exchange) {
+    exchange.begun = None;
     if exchange.is_flood || exchange.is_background() {
         return;
     }
-    let total = exchange.started.elapsed();
     let head = session.req_header();
     let status = match (&exchange.tunnel, session.response_written()) {
         (Some(_), _) => 101,
         (None, Some(head)) if !head.status.is_informational() => head.status.as_u16(),
-        _ => 0,
+        _ => GONE,
     };
+    let cache = caching_told::outcome(session, exchange);
+    let times = count(exchange, &head.method, status, cache);
+    let bytes = match &exchange.tunnel {
+        Some(carried) => (carried.bytes_in, carried.bytes_out),
+        None => (session.body_bytes_read() as u64, session.body_bytes_sent() as u64),
+    };
+    let field = |name| head.headers.get(name);
+    let told = Told {
+        method: &head.method,
+        uri: &head.uri,
+        host: authority(head),
+        version: head.version,
+        user_agent: field(USER_AGENT),
+        referer: field(REFERER),
+    };
+    write(exchange, &told, Outcome { status, cache, bytes, times });
+}
+
+/// In place of the status of an answer that there was not, since the client had gone: what others call it too.
+const GONE: u16 = 499;
+
+/// A request that has a route, as far as it is to be written down. Its future may be dropped: by a deadline, when its client goes
+/// while a service is being connected to, with its connection. No hook is called then, and its head is gone.
+pub struct Begun {
+    method: Method,
+    /// Of the answer, once that has begun.
+    pub status: Option<u16>,
+    /// Where there is a log.
+    head: Option<Remembered>,
+}
+
+struct Remembered {
+    uri: Uri,
+    host: Option<HeaderValue>,
+    version: Version,
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+}
+
+impl Begun {
+    pub fn new(head: &RequestHeader, snapshot: &Snapshot) -> Begun {
+        let field = |name| head.headers.get(name).cloned();
+        let remember = |_| Remembered {
+            uri: head.uri.clone(),
+            host: field(HOST),
+            version: head.version,
+            user_agent: field(USER_AGENT),
+            referer: field(REFERER),
+        };
+        Begun { method: head.method.clone(), status: None, head: snapshot.access_log.as_ref().map(remember) }
+    }
+}
+
+/// The end of a request whose future was dropped.
+pub fn abandoned(exchange: &mut Exchange, begun: &Begun) {
+    let deadline = &exchange.deadline;
+    // Over HTTP/1 Pingora sees to a body that is late.
+    let late = match deadline.phase() {
+        Phase::Body if exchange.is_h2 && deadline.due() == 0 => Some(Refusal::RequestTimeout),
+        _ if deadline.upstream_was_late() => Some(Refusal::UpstreamTimeout),
+        _ => None,
+    };
+    exchange.refusal = exchange.refusal.take().or(late);
+    let status = begun.status.or(exchange.refusal.as_ref().map(Refusal::status)).unwrap_or(GONE);
+    let times = count(exchange, &begun.method, status, "");
+    if let Some(refusal) = &exchange.refusal {
+        exchange.metrics().refused(refusal);
+    }
+    let Some(head) = &begun.head else { return };
+    let host = head.host.as_ref().and_then(|host| host.to_str().ok());
+    let told = Told {
+        method: &begun.method,
+        uri: &head.uri,
+        host: head.uri.authority().map(Authority::as_str).or(host).unwrap_or_default(),
+        version: head.version,
+        user_agent: head.user_agent.as_ref(),
+        referer: head.referer.as_ref(),
+    };
+    write(exchange, &told, Outcome { status, cache: "", bytes: (exchange.body.bytes, 0), times });
+}
+
+/// How long it took: all of it, the service, and the rest.
+type Times = (Duration, Duration, Duration);
+
+fn count(exchange: &Exchange, method: &Method, status: u16, cache: &'static str) -> Times {
+    let total = exchange.started.elapsed();
     let upstream = exchange.attempt.upstream.min(total);
     let gateway = total - upstream;
-    exchange.metrics().answered(&head.method, status, total, gateway);
-    let cache = caching_told::outcome(session, exchange);
+    exchange.metrics().answered(method, status, total, gateway);
     if let Some(route) = exchange.route().and_then(|route| route.cache.as_ref()) {
         route.metrics.count(cache);
     }
+    (total, upstream, gateway)
+}
+
+/// What the client has told.
+struct Told<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    host: &'a str,
+    version: Version,
+    user_agent: Option<&'a HeaderValue>,
+    referer: Option<&'a HeaderValue>,
+}
+
+struct Outcome {
+    status: u16,
+    cache: &'static str,
+    /// In and out.
+    bytes: (u64, u64),
+    times: Times,
+}
+
+/// Writes a request down.
+fn write(exchange: &Exchange, told: &Told<'_>, outcome: Outcome) {
     let log = exchange.snapshot.access_log.as_ref();
     if log.is_none() && exchange.refusal.is_none() {
         return;
     }
-    let field = |name| head.headers.get(name).map_or(Cow::Borrowed(""), text);
-    let target = target(&head.uri);
-    let (bytes_in, bytes_out) = match &exchange.tunnel {
-        Some(carried) => (carried.bytes_in, carried.bytes_out),
-        None => (session.body_bytes_read() as u64, session.body_bytes_sent() as u64),
-    };
     let peer = exchange.connection().and_then(|connection| connection.peer_text().to_str().ok());
     let record = Record {
         time: SystemTime::now(),
@@ -68,29 +173,29 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         trace_id: exchange.trace.trace_id(),
         client_ip: exchange.origin.client_ip,
         client_ip_text: peer.filter(|_| exchange.origin.client_ip == exchange.origin.peer_ip),
-        method: head.method.as_str(),
-        host: authority(head),
+        method: told.method.as_str(),
+        host: told.host,
         // Without a log nobody has said which parameters are secret.
-        path: log.map_or_else(|| head.uri.path().into(), |log| mask(target, log.redact())),
+        path: log.map_or_else(|| told.uri.path().into(), |log| mask(target(told.uri), log.redact())),
         route: exchange.route().map_or("", |route| &route.name),
         service: exchange.service().map_or("", |(entry, _)| &entry.service.name),
         endpoint: exchange.endpoint_label(),
-        status,
+        status: outcome.status,
         code: exchange.refusal.as_ref().map_or("", |refusal| refusal.code()),
         identity: exchange.identity_name(),
         auth: exchange.auth.as_ref().map_or("", |method| &method.name),
         limit: limits::logged(exchange),
-        cache,
+        cache: outcome.cache,
         attempts: exchange.attempt.count,
-        bytes_in,
-        bytes_out,
-        duration: total,
-        upstream,
-        gateway,
-        protocol: protocol(head.version),
+        bytes_in: outcome.bytes.0,
+        bytes_out: outcome.bytes.1,
+        duration: outcome.times.0,
+        upstream: outcome.times.1,
+        gateway: outcome.times.2,
+        protocol: protocol(told.version),
         tls: exchange.tls,
-        user_agent: field(USER_AGENT),
-        referer: field(REFERER),
+        user_agent: told.user_agent.map_or(Cow::Borrowed(""), text),
+        referer: told.referer.map_or(Cow::Borrowed(""), text),
     };
     if let Some(refusal) = &exchange.refusal {
         exchange.snapshot.refusals.add(&record, &refusal.detail());

@@ -6,11 +6,11 @@ use super::{limits, respond, strict};
 use crate::compose::Line;
 use crate::config::raw::HashBy;
 use crate::snapshot::{Action, Fallback, ServiceEntry};
-use crate::types::Refusal;
+use crate::types::{Refusal, cookies};
 use crate::upstream::retry::{self, Failed, Failure};
 use crate::upstream::{Endpoint, Timeouts, Wanted, of_address, of_name};
 use http::HeaderValue;
-use http::header::{ACCEPT, COOKIE, SET_COOKIE};
+use http::header::{ACCEPT, SET_COOKIE};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{HttpPeer, Session};
 use pingora::{Error, ErrorType};
@@ -65,16 +65,11 @@ impl Exchange {
 
     /// The hash of what a request has in common with others; of the client's address where it has not what is asked for.
     fn key(&self, by: &HashBy, head: &RequestHeader) -> u64 {
-        let cookie = |name: &str| {
-            let lines = head.headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-            let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-            pairs.find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes())
-        };
         let value = match by {
             HashBy::ClientIp => None,
             HashBy::Identity => Some(self.identity_name().as_bytes()),
             HashBy::Header(name) => head.headers.get(name).map(HeaderValue::as_bytes),
-            HashBy::Cookie(name) => cookie(name),
+            HashBy::Cookie(name) => cookies(&head.headers).find(|(known, _)| known == name).map(|(_, value)| value.as_bytes()),
         };
         value.filter(|value| !value.is_empty()).map_or_else(|| of_address(self.origin.client_ip), of_name)
     }

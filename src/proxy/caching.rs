@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, authority};
-use super::{caching_told as told, deadline, forget, respond};
+use super::{caching_told as told, deadline, forget};
 use crate::cache::asked::{Asked, Use};
 use crate::cache::entry::{Entry, Told, renewed};
 use crate::cache::fresh::{Answer, Terms, decide};
@@ -10,7 +10,7 @@ use crate::cache::key::{Key, Url, Who, variance as variance_of};
 use crate::cache::purge::tags;
 use crate::cache::storage::meta;
 use crate::cache::{Rule, THIS_TIME, entry_of};
-use crate::types::Refusal;
+use crate::types::{Refusal, content_length};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -233,7 +233,7 @@ pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exc
 fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
     let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();
     let max = exchange.caching.as_ref().map_or(0, |caching| caching.rule.body_bytes_max);
-    if !is_renewal && session.cache.enabled() && respond::length(&head.headers).is_some_and(|length| length <= max as u64) {
+    if !is_renewal && session.cache.enabled() && content_length(&head.headers).is_some_and(|length| length <= max as u64) {
         // Others may read it too: they don't wait for a client that takes its time. What is held for that is bounded.
         session.as_mut().set_proxy_tasks_enabled(true);
     }
@@ -268,7 +268,7 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
     let request = session.req_header();
     let caching = exchange.caching.as_ref().ok_or(NoCacheReason::InternalError)?;
     let (rule, store) = (&caching.rule, exchange.snapshot.cache.store);
-    if respond::length(&head.headers).is_some_and(|length| length > rule.body_bytes_max as u64) {
+    if content_length(&head.headers).is_some_and(|length| length > rule.body_bytes_max as u64) {
         return Err(NoCacheReason::ResponseTooLarge);
     }
     let vary = vary_names(&head.headers).ok_or(NoCacheReason::OriginNotCache)?;
@@ -347,20 +347,13 @@ impl Exchange {
 
     /// An exchange with the same route and the same rights, for a request of our own making.
     fn behind(&self, renewed: Arc<Entry>) -> Exchange {
-        Exchange {
-            on_behalf_of: Some(Behalf { client: self.connection().cloned(), renewed }),
-            origin: self.origin,
-            id: self.id.clone(),
-            trace: self.trace,
-            tls: self.tls,
-            is_h2: self.is_h2,
-            route: self.route,
-            identity: self.identity.clone(),
-            auth: self.auth.clone(),
-            choice: self.choice,
-            captures: self.captures.clone(),
-            ..Exchange::new(self.snapshot.clone())
-        }
+        let mut behind = Exchange::new(self.snapshot.clone());
+        behind.on_behalf_of = Some(Behalf { client: self.connection().cloned(), renewed });
+        (behind.origin, behind.id, behind.trace) = (self.origin, self.id.clone(), self.trace);
+        (behind.tls, behind.is_h2) = (self.tls, self.is_h2);
+        (behind.route, behind.choice, behind.captures) = (self.route, self.choice, self.captures.clone());
+        (behind.identity, behind.auth) = (self.identity.clone(), self.auth.clone());
+        behind
     }
 
     /// Whose connection it is, or was.

@@ -234,7 +234,7 @@ impl Desk for Asker<'_> {
         }
         forward::to_upstream(&mut head, self.head, self.exchange, service.host.as_ref())?;
         if let Some(route) = self.exchange.route() {
-            forward::apply(&mut head, &route.request_headers, &self.seen)?;
+            forward::apply_to_request(&mut head, &route.request_headers, &self.seen)?;
         }
         if draft.body.is_some() {
             head.insert_header(CONTENT_TYPE, JSON)?;

@@ -16,7 +16,7 @@ pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &
     let service = exchange.service().map(|(entry, _)| &entry.service);
     forward::to_upstream(head, request, exchange, service.and_then(|service| service.host.as_ref()))?;
     if let Some(route) = exchange.route() {
-        forward::apply(head, &route.request_headers, &Seen { exchange, head: request })?;
+        forward::apply_to_request(head, &route.request_headers, &Seen { exchange, head: request })?;
     }
     shaping::depart(head, exchange)?;
     if exchange.grpc_due > 0 {

@@ -1,5 +1,6 @@
 //! One request and its answer: what the hooks hand on to each other.
 
+use super::account::{self, Begun};
 use super::caching::{Behalf, Caching};
 use super::connection::{Connection, InFlight};
 use super::deadline::{self, Deadline};
@@ -8,6 +9,7 @@ use super::pace::Pace;
 use super::shaped::Outbound;
 use super::shaping::Inbound;
 use super::tunnel::Carried;
+use super::untaken::Untaken;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
@@ -47,6 +49,8 @@ pub struct Exchange {
     /// It failed at the service and was answered in whole: its connection is fit for another request.
     pub goes_on: bool,
     pub route: Option<RouteId>,
+    /// Until the request is written down.
+    pub begun: Option<Begun>,
     /// Who was recognised.
     pub identity: Option<Arc<Identity>>,
     /// The method that decided who may come.
@@ -90,6 +94,8 @@ pub struct Exchange {
     /// Bodies that are held until they are whole, where the route changes them.
     pub body_in: Option<Box<Inbound>>,
     pub body_out: Option<Box<Outbound>>,
+    /// What of the answer waits for its client.
+    pub untaken: Option<Untaken>,
     /// Codes the answer's body.
     pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
@@ -146,6 +152,15 @@ impl Attempt {
     }
 }
 
+/// Ended by its hooks, it has been written down.
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            account::abandoned(self, &begun);
+        }
+    }
+}
+
 impl Exchange {
     pub fn new(snapshot: Arc<Snapshot>) -> Exchange {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -161,6 +176,7 @@ impl Exchange {
             is_h2: false,
             goes_on: false,
             route: None,
+            begun: None,
             identity: None,
             auth: None,
             relayed: None,
@@ -185,6 +201,7 @@ impl Exchange {
             on_behalf_of: None,
             body_in: None,
             body_out: None,
+            untaken: None,
             encoder: None,
             tunnel: None,
         }

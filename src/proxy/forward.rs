@@ -72,6 +72,15 @@ pub fn apply(head: &mut impl Head, edits: &HeaderEdits, values: &dyn Values) -> 
     Ok(())
 }
 
+/// The same for what goes to a service, which may take `x_who` of the client for the `x-who` that the route sets.
+pub fn apply_to_request(head: &mut RequestHeader, edits: &HeaderEdits, values: &dyn Values) -> Result<()> {
+    if edits.is_empty() {
+        return Ok(());
+    }
+    drop_fields(head, |name| edits.is_look_alike(name));
+    apply(head, edits, values)
+}
+
 /// Takes a head's parts out, for changes that need no name to be written out and parsed again.
 fn parts(head: &mut RequestHeader) -> Parts {
     let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);

@@ -7,10 +7,10 @@ use crate::auth::Answered;
 use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
 use crate::shape::headers::{HOP_BY_HOP, nominated};
-use crate::types::{Flaw, Refusal};
+use crate::types::{Flaw, Refusal, content_length};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
 use pingora::protocols::http::ServerSession;
@@ -219,16 +219,6 @@ pub async fn go_on(session: &mut Session, exchange: &Exchange) {
     }
 }
 
-/// The Content-Length of a request.
-pub fn announced_length(session: &Session) -> Option<u64> {
-    length(&session.req_header().headers)
-}
-
-/// The Content-Length of a head.
-pub fn length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// Whether a final answer has begun.
 pub fn has_begun(session: &Session) -> bool {
     session.response_written().is_some_and(|head| !head.status.is_informational())
@@ -238,5 +228,5 @@ pub fn has_begun(session: &Session) -> bool {
 /// will not, and must not be waited for.
 fn is_soon_drained(session: &mut Session) -> bool {
     let asked = session.get_header(EXPECT).is_some();
-    session.is_body_done() || (!asked && announced_length(session).is_some_and(|length| length <= DRAIN_BYTES_MAX))
+    session.is_body_done() || (!asked && content_length(&session.req_header().headers).is_some_and(|length| length <= DRAIN_BYTES_MAX))
 }

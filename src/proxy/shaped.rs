@@ -10,7 +10,7 @@ use super::exchange::{Exchange, Seen};
 use super::shaping::{coded, is_json};
 use super::{forward, refuse, respond};
 use crate::shape::validator::other_bytes;
-use crate::types::Refusal;
+use crate::types::{Refusal, content_length};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, StatusCode, Version};
@@ -35,7 +35,7 @@ pub fn begin(session: &mut Session, head: &mut ResponseHeader, exchange: &mut Ex
     let Some(rule) = exchange.route().and_then(|route| route.response_body.as_ref()) else { return Ok(()) };
     let is_unchanged = head.status == StatusCode::NOT_MODIFIED;
     let has_body = head.status.is_success() && !matches!(head.status.as_u16(), 204 | 205);
-    let length = respond::length(&head.headers);
+    let length = content_length(&head.headers);
     if exchange.is_background() || (!is_unchanged && !has_body) {
         return Ok(());
     }

@@ -5,12 +5,12 @@
 
 use super::collect::{self, Collected};
 use super::exchange::{Exchange, Seen};
-use super::{refuse, respond};
+use super::refuse;
 use crate::shape::body::is_json_type;
 use crate::shape::decode::Coded;
 use crate::shape::validator::DIGESTS;
 use crate::snapshot::BodyRule;
-use crate::types::{Flaw, Refusal};
+use crate::types::{Flaw, Refusal, content_length};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method};
@@ -63,7 +63,7 @@ pub fn collected(session: &mut Session, exchange: &Exchange, rule: &BodyRule) ->
         return Ok(None);
     }
     let coded = coded(&session.req_header().headers).ok_or_else(|| invalid("its Content-Encoding is not understood"))?;
-    match respond::announced_length(session) {
+    match content_length(&session.req_header().headers) {
         Some(length) if length > rule.body_bytes_max => Err(Refusal::BodyTooLarge),
         _ => Ok(Some(Collected::new(exchange, rule.body_bytes_max, coded))),
     }
@@ -92,7 +92,7 @@ pub async fn begin(session: &mut Session, exchange: &mut Exchange) -> Result<Res
         Err(refusal) => return Ok(Err(refusal)),
     };
     let mut ready = None;
-    if respond::announced_length(session).is_some_and(|length| length <= KEPT_BYTES_MAX) {
+    if content_length(&session.req_header().headers).is_some_and(|length| length <= KEPT_BYTES_MAX) {
         session.as_mut().enable_retry_buffering();
         if let Err(refusal) = collect::read(session, exchange, &mut collected).await? {
             return Ok(Err(refusal));

@@ -1,12 +1,13 @@
 //! Steps of the story that need more than a line.
 
+use super::account::Begun;
 use super::connection::Fault;
 use super::exchange::{self, Exchange, Seen, authority};
 use super::{Gateway, caching, compress, forward, hit, limits, respond, shaped, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
-use crate::types::{ListenerId, Refusal};
+use crate::types::{ListenerId, Refusal, content_length};
 use crate::upstream::retry::Failure;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{Method, Version};
@@ -120,7 +121,9 @@ impl Gateway {
             return Err(Refusal::Misdirected);
         }
         let outcome = exchange.snapshot.table.find(&query);
-        take(exchange, outcome)
+        take(exchange, outcome)?;
+        exchange.begun = Some(Begun::new(session.req_header(), &exchange.snapshot));
+        Ok(())
     }
 }
 
@@ -211,7 +214,7 @@ pub(super) async fn answer(session: &mut Session, exchange: &Exchange) -> pingor
 
 /// Whether the body is announced to be no larger than `max`.
 pub(super) fn fits(session: &Session, max: Option<u64>) -> bool {
-    max.is_none_or(|max| respond::announced_length(session).is_none_or(|length| length <= max))
+    max.is_none_or(|max| content_length(&session.req_header().headers).is_none_or(|length| length <= max))
 }
 
 /// An answer that goes on for as long as there is something to tell.
@@ -228,6 +231,7 @@ pub(super) fn finish_head(session: &mut Session, head: &mut ResponseHeader, exch
     }
     shaped::begin(session, head, exchange)?;
     compress::begin(head, session.req_header(), exchange)?;
+    exchange.begun.iter_mut().for_each(|begun| begun.status = Some(head.status.as_u16()));
     end_connection(session, head, exchange);
     Ok(())
 }

@@ -145,7 +145,7 @@ fn handshake(request: &RequestHeader, exchange: &Exchange, entry: &ServiceEntry)
     }
     forward::to_upstream(&mut head, request, exchange, entry.service.host.as_ref())?;
     if let Some(route) = exchange.route() {
-        forward::apply(&mut head, &route.request_headers, &Seen { exchange, head: request })?;
+        forward::apply_to_request(&mut head, &route.request_headers, &Seen { exchange, head: request })?;
     }
     head.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"))?;
     head.insert_header(UPGRADE, HeaderValue::from_static("websocket"))?;

@@ -2,6 +2,7 @@
 
 use super::validator::other_bytes;
 pub use crate::config::raw::Coding;
+use crate::types::content_length;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -77,7 +78,7 @@ fn parse(item: &str) -> Option<(&str, u16)> {
 
 fn is_worth_it(status: StatusCode, head: &HeaderMap) -> bool {
     let has_body = !status.is_informational() && !matches!(status.as_u16(), 204 | 206 | 304);
-    let length = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()).and_then(|length| length.parse::<u64>().ok());
+    let length = content_length(head);
     let may_change = |field: &HeaderValue| !field.as_bytes().to_ascii_lowercase().windows(12).any(|part| part == b"no-transform");
     has_body
         && length.is_none_or(|length| length >= BYTES_MIN)

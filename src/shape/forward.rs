@@ -31,7 +31,8 @@ pub fn is_look_alike(name: &HeaderName) -> bool {
     name.contains('_') && is_alike(Some(name), X_REQUEST_ID.as_str())
 }
 
-fn is_alike(name: Option<&str>, ours: &str) -> bool {
+/// Whether a name is ours to services that don't tell `_` from `-`.
+pub(super) fn is_alike(name: Option<&str>, ours: &str) -> bool {
     name.is_some_and(|name| {
         name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(|(theirs, ours)| theirs == ours || (theirs == b'_' && ours == b'-'))
     })

@@ -1,5 +1,6 @@
 //! Header fields that a route removes, renames, sets and adds, in this order.
 
+use super::forward::is_alike;
 use super::template::{Names, Target, Template, Values, Variable};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
@@ -66,6 +67,16 @@ impl HeaderEdits {
 
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.rename.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Whether a field is a look-alike of one that is removed, renamed or set: `x_who` of `x-who`.
+    pub fn is_look_alike(&self, name: &HeaderName) -> bool {
+        let name = name.as_str();
+        let named = || {
+            let renamed = self.rename.iter().flat_map(|(from, to)| [from, to]);
+            self.remove.iter().chain(renamed).chain(self.set.iter().map(|(name, _)| name))
+        };
+        name.contains('_') && named().any(|ours| ours != name && is_alike(Some(name), ours.as_str()))
     }
 
     /// What is put into the values.

@@ -4,9 +4,10 @@ use super::endpoint::Endpoint;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
+use crate::types::cookies;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue};
 use ring::hmac;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -75,9 +76,7 @@ impl Sticky {
 
     /// The place of the endpoint that a client has been to, as long as its cookie lasts.
     pub fn place(&self, headers: &HeaderMap, ids: &Ids) -> Option<usize> {
-        let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let mut own = pairs.filter(|(name, _)| *name == self.cookie).filter_map(|(_, value)| self.read(value, ids));
+        let mut own = cookies(headers).filter(|(name, _)| *name == self.cookie).filter_map(|(_, value)| self.read(value, ids));
         own.next()
     }
 
@@ -151,7 +150,8 @@ mod tests {
         let endpoints = endpoints();
         let field = from.field(&endpoints[1], true).expect("a field");
         let pair = field.to_str().expect("a text").split(';').next().expect("a pair").to_string();
-        let headers = [(header::COOKIE, HeaderValue::try_from(format!("a=b; {}", change(pair))).expect("a value"))].into_iter().collect();
+        let headers =
+            [(http::header::COOKIE, HeaderValue::try_from(format!("a=b; {}", change(pair))).expect("a value"))].into_iter().collect();
         to.place(&headers, &to.ids(&endpoints))
     }
 

@@ -17,7 +17,7 @@ import grpc
 import h2.events as ev
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from real import CA, CERT, KEY, Gateway, H2Server, case, free_port, goaway, main, same, until
+from real import CA, CERT, KEY, Gateway, H2Server, case, free_port, goaway, known, main, same, until
 
 OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
@@ -504,6 +504,7 @@ def a_service_that_is_killed_and_comes_back_is_found_again():
 
 
 @case
+@known("gRPC has no deadline of ours, see `keepalive: { ping }`")
 def a_connection_that_went_dead_is_left():
     """The first connection answers once and then says nothing more, as behind a firewall that forgot it."""
 

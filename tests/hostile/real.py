@@ -24,22 +24,34 @@ def case(f):
     return f
 
 
+def known(why):
+    """A case that fails, as docs/security.md says: it is shown, and does not count."""
+
+    def mark(f):
+        f.known = why
+        return f
+
+    return mark
+
+
 def main():
     """Runs all cases, or those whose names have one of the words behind the binary."""
-    words, failed = sys.argv[2:], []
+    words, failed, lax = sys.argv[2:], [], 0
     chosen = [f for f in CASES if not words or any(word in f.__name__ for word in words)]
     for f in chosen:
         started = time.monotonic()
         try:
             seen, verdict = f(), "PASS"
         except Exception as e:  # noqa: BLE001: whatever it is, the case has failed
-            seen, verdict = f"{type(e).__name__}: {e}", "FAIL"
-            failed.append(f.__name__)
+            why = getattr(f, "known", "")
+            seen, verdict = f"{why}: {type(e).__name__}: {e}" if why else f"{type(e).__name__}: {e}", "LAX" if why else "FAIL"
+            lax += bool(why)
+            failed += [] if why else [f.__name__]
             if os.environ.get("TRACE"):
                 traceback.print_exc()
         text = " ".join(str(seen if seen is not None else "").split())[:400]
         print(f"{verdict} {f.__name__} ({time.monotonic() - started:.1f} s) {text}", flush=True)
-    print(f"{len(chosen) - len(failed)} passed, {len(failed)} failed")
+    print(f"{len(chosen) - len(failed) - lax} passed, {len(failed)} failed" + (f", {lax} known" if lax else ""))
     sys.stdout.flush()
     FOLDER.cleanup()
     os._exit(1 if failed else 0)  # threads of servers that wait for nothing do not hold it up

@@ -5,9 +5,12 @@ usage: tokens_real.py BINARY [WORD...]; needs: pip install pyjwt cryptography h2
 """
 
 import base64
+import hmac
 import http.client
 import json
+import os
 import random
+import socket
 import time
 
 import jwt
@@ -184,6 +187,33 @@ def no_mutated_token_gets_in():
             tried += 1
         assert g.process.poll() is None
     return f"{tried} mutated tokens, seed {seed}"
+
+
+@case
+def memory_does_not_grow_with_the_number_of_tokens():
+    """TOKENS says how many; what is remembered of one takes some 1.5 KiB, of 32,768 at most."""
+    count, batch = int(os.environ.get("TOKENS", "200000")), 100
+    secret, head = SECRET.encode(), base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=")
+
+    def signed(number):
+        body = {"iss": "https://issuer.test", "aud": "desk", "sub": f"user-{number}", "exp": int(time.time()) + 3600, "jti": str(number)}
+        text = head + b"." + base64.urlsafe_b64encode(json.dumps(body).encode()).rstrip(b"=")
+        return text + b"." + base64.urlsafe_b64encode(hmac.digest(secret, text, "sha256")).rstrip(b"=")
+
+    with gateway() as g, socket.create_connection(("127.0.0.1", g.plain), timeout=30) as sock, sock.makefile("rb") as answers:
+        before = g.rss()
+        for first in range(0, count, batch):
+            requests = (b"GET /HS256 HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer " + signed(n) + b"\r\n\r\n" for n in range(first, first + batch))
+            sock.sendall(b"".join(requests))
+            for number in range(first, first + batch):
+                same(answers.readline()[9:12], b"200", f"token {number}")
+                length = 0
+                while (line := answers.readline()) != b"\r\n":
+                    length = int(line[15:]) if line.lower().startswith(b"content-length:") else length
+                same(answers.read(length), f"user-{number}".encode())
+        grown = g.rss(peak=True) - before
+        assert grown < 120, f"{grown} MiB"
+    return f"{count} tokens, +{grown} MiB at most"
 
 
 main()

@@ -128,3 +128,32 @@ pub fn dead_address() -> std::net::SocketAddr {
     std::mem::forget(socket);
     address
 }
+
+/// An address that neither takes nor refuses connections, as long as this lives: its queue is full.
+pub struct Stuck {
+    listener: socket2::Socket,
+    _queue: Vec<socket2::Socket>,
+}
+
+impl Stuck {
+    pub fn new() -> Stuck {
+        use socket2::{Domain, Socket, Type};
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        listener.listen(0).expect("to listen");
+        let address = listener.local_addr().expect("an address");
+        let mut queue = Vec::new();
+        // The kernel takes one more than it was told to.
+        for _ in 0..4 {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_nonblocking(true).expect("not to wait");
+            let _ = socket.connect(&address);
+            queue.push(socket);
+        }
+        Stuck { listener, _queue: queue }
+    }
+
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.listener.local_addr().expect("an address").as_socket().expect("an address")
+    }
+}

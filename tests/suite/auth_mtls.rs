@@ -76,6 +76,38 @@ routes:
     assert_eq!(origin.seen().len(), 4);
 }
 
+/// What a client showed in the handshake for one host is worth nothing for another one's.
+#[test]
+fn a_certificate_shown_to_one_host_does_not_open_another() {
+    let origin = Origin::echo();
+    let folder = tempfile::tempdir().expect("a folder");
+    for host in ["a.example", "b.example"] {
+        certificate(folder.path(), host, &[host]);
+    }
+    let ours = authority(folder.path(), "ours");
+    sign(&ours, folder.path(), "billing", "billing", "billing.internal");
+    let yaml = format!(
+        "
+listeners:
+  - {{ bind: 127.0.0.1:0, tls: {{ certificates: [{{ cert: DIR/a.example.pem, key: DIR/a.example.key }}, {{ cert: DIR/b.example.pem, key: DIR/b.example.key }}], client_auth: {{ ca: DIR/ours.pem }} }} }}
+auth: {{ machines: {{ mtls: {{ subjects: {{ 'CN=billing, O=Acme': billing }} }} }} }}
+routes:
+  - {{ host: [a.example, b.example], path: /*, auth: machines, to: 'http://{origin}' }}
+"
+    );
+    let gateway = Gateway::start_in(folder, &yaml);
+    let [cert, key] = ["pem", "key"].map(|kind| gateway.file(&format!("billing.{kind}")).display().to_string());
+    for protocol in ["--http1.1", "--http2"] {
+        for (host, status) in [("a.example", "200"), ("b.example", "421")] {
+            let at = format!("a.example:{}:127.0.0.1", gateway.address().port());
+            let (url, field) = (format!("https://a.example:{}/", gateway.address().port()), format!("Host: {host}"));
+            let shown = ["--cert", &*cert, "--key", &key, "-H", &field, "-o", "/dev/null", "-w", "%{http_code}"];
+            assert_eq!(curl(&[&["-k", protocol, "--resolve", &at][..], &shown, &[&*url]].concat()), status, "{protocol} {host}");
+        }
+    }
+    assert_eq!(origin.seen().len(), 2);
+}
+
 #[test]
 fn a_method_that_no_listener_asks_for_is_a_problem() {
     let file = tempfile::NamedTempFile::new().expect("a file");

@@ -254,7 +254,9 @@ routes:
         add: {{ X-More: two, X-Rest: '${{rest}}' }}
 "
     ));
-    let sent = [("Cookie", "a=1"), ("Cookie", "b=2"), ("X-Gone", "1"), ("X-Route", "mine"), ("X-In", "in"), ("X-More", "one")];
+    let mut sent = vec![("Cookie", "a=1"), ("Cookie", "b=2"), ("X-Gone", "1"), ("X-Route", "mine"), ("X-In", "in"), ("X-More", "one")];
+    // To a service that reads fields as variables these are the same again.
+    sent.extend([("X_Route", "mine"), ("x_user", "root"), ("X_Gone", "1"), ("X_In", "kept")]);
     let echo = gateway.connect().request("GET", "/u/7/a/b?q=x%20y", &sent, b"").json();
     for (name, values) in [
         ("cookie", &[][..]),
@@ -264,6 +266,10 @@ routes:
         ("x-both", &["ip 127.0.0.1 in x y"]),
         ("x-more", &["one", "two"]),
         ("x-rest", &["a/b"]),
+        ("x_route", &[]),
+        ("x_user", &[]),
+        ("x_gone", &[]),
+        ("x_in", &["kept"]),
     ] {
         assert_eq!(seen(&echo, name), values, "{name}");
     }

@@ -268,7 +268,7 @@ fn a_client_that_is_gone_is_written_down_and_the_service_not_blamed() {
     client.send(head("GET", "/s/x", &[], 0));
     origin.wait_for(1);
     drop(client);
-    assert_fields(&gateway.access_log(1)[0], &json!({ "status": 0, "code": "", "route": "through", "path": "/s/x", "bytes_out": 0 }));
+    assert_fields(&gateway.access_log(1)[0], &json!({ "status": 499, "code": "", "route": "through", "path": "/s/x", "bytes_out": 0 }));
     assert!(!gateway.log().iter().any(|line| line.contains("WARN")));
     let failed = |outcome: &str| {
         gateway.metric(&format!("frontdesk_upstream_requests_total{{endpoint=\"{origin}\",outcome=\"{outcome}\",service=\"s\"}}"))

@@ -1,8 +1,13 @@
 //! Clients that vanish, at each stage of a request, by an end or by a reset: nothing is left of them.
 
-use crate::kit::{Client, Gateway, HANDSHAKE, Origin, answer, certificate, eventually, head, read_head, scale, secure, until_gone};
+use crate::kit::{
+    Client, Gateway, H2Client, HANDSHAKE, Origin, Stuck, answer, certificate, eventually, head, read_head, run_async, scale, secure,
+    until_gone,
+};
+use http::Method;
 use std::io::{Read, Write};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 /// Clients at once, of each kind: there are 34 kinds.
 static CLIENTS: LazyLock<usize> = LazyLock::new(|| scale(100, 300));
@@ -262,4 +267,48 @@ fn over_http2_within_an_answer() {
         client.send(http2(&format!("/flood/{id}")));
         client.read(10_000);
     });
+}
+
+#[test]
+fn while_a_service_is_connected_to_it_is_written_down_all_the_same() {
+    let stuck = Stuck::new();
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ it: {{ endpoints: ['{}'], timeouts: {{ connect: 60s }} }} }}
+routes: [{{ name: stuck, path: /*, to: it }}]
+",
+        stuck.address()
+    ));
+    let in_flight = || gateway.ask("/status").json()["in_flight"].as_u64();
+    let mut http1 = gateway.connect();
+    http1.send(head("GET", "/plain?q=1", &[("User-Agent", "me")], 0));
+    let mut tunnel = gateway.connect();
+    tunnel.send(head("GET", "/tunnel", HANDSHAKE, 0));
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        let (answer, _body) = client.begin(Method::POST, "/h2", &[], true).await;
+        let all_wait = async {
+            while in_flight() != Some(3) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            answer = answer => panic!("{answer:?}"),
+            () = all_wait => {}
+        }
+    });
+    drop((http1, tunnel));
+    let lines = gateway.access_log(3);
+    for (path, method) in [("/plain?q=1", "GET"), ("/h2", "POST")] {
+        let line = lines.iter().find(|line| line["path"] == path).unwrap_or_else(|| panic!("{path}: {lines:?}"));
+        assert_eq!(
+            (&line["status"], &line["method"], &line["route"], &line["code"]),
+            (&499.into(), &method.into(), &"stuck".into(), &"".into())
+        );
+        assert!(line["attempts"] == 1 && line["service"] == "it" && line["client_ip"] == "127.0.0.1", "{line}");
+    }
+    assert!(lines.iter().any(|line| line["user_agent"] == "me") && lines.iter().all(|line| line["status"] == 499), "{lines:?}");
+    assert_eq!(gateway.metric("frontdesk_requests_total{method=\"POST\",route=\"stuck\",status=\"499\"}"), 1.0);
+    gateway.wait_until_idle();
+    assert_eq!(gateway.access_log(3).len(), 3);
 }

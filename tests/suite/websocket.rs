@@ -146,6 +146,25 @@ fn a_client_that_has_ended_still_hears_the_rest() {
 }
 
 #[test]
+fn codes_and_reasons_of_a_close_pass_both_ways() {
+    // 4001 "bye", masked, and 1013 "later" (RFC 6455, 5.5.1 and 7.4).
+    const OURS: [u8; 11] = *b"\x88\x85\x01\x02\x03\x04\x0e\xa3\x61\x7d\x64";
+    const THEIRS: &[u8] = b"\x88\x07\x03\xf5later";
+    let (tell, heard) = channel();
+    let origin = Origin::tunnel(move |stream| {
+        let mut frame = [0; OURS.len()];
+        stream.read_exact(&mut frame)?;
+        let _ = tell.send(frame);
+        stream.get_mut().write_all(THEIRS)
+    });
+    let gateway = in_front_of(&origin);
+    let mut client = gateway.tunnel();
+    client.send(OURS);
+    assert_eq!(heard.recv_timeout(*PATIENCE).expect("a close"), OURS);
+    assert_eq!(client.read_to_end(), THEIRS);
+}
+
+#[test]
 fn a_service_that_has_ended_still_hears_the_rest() {
     let (heard, hearing) = channel();
     let origin = Origin::tunnel(move |stream| {
