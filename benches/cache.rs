@@ -216,7 +216,7 @@ fn overhead() {
     let store = store(1 << 40);
     (0..ENTRIES).for_each(|n| keep(store, n, body.clone()));
     let (taken, told) = (resident() - base, store.size());
-    let head = store.find(key(0), None).expect("it is kept").head.clone();
+    let head = store.find(key(0), None).expect("it is kept").head.build(0);
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let own = body.len() + fields + "http://shop.example/menus/500000".len();
     println!(

@@ -117,7 +117,7 @@ VARIANTS = {
     "nginx_cache": {"store": "    proxy_cache_path {dir}/{name}.cache keys_zone=bench:10m;\n",
                     "location": "            proxy_cache bench;\n            proxy_cache_valid 200 1h;\n"},
     "cache": {"route": ", cache: bench", "rest": "caches: {{ bench: {{ ttl: 1h }} }}"},
-    "ratelimit": {"route": ", rate_limits: [bench]", "rest": "rate_limits: {{ bench: {{ rate: 100000000/s, by: client_ip }} }}"},
+    "ratelimit": {"route": ", rate_limits: [bench]", "rest": "rate_limits: {{ bench: {{ rate: 10000000/s, by: client_ip }} }}"},
     "flood": {"server": ", flood: { rate: 20/1h }", "refused": True},
     "routes1000": {"routes": ROUTES},
     "jwt": {"route": ", auth: [bench]", "rest": JWT.format(algorithm="HS256", key=f"secret: {SECRET}"), "token": "HS256"},

@@ -2,6 +2,7 @@
 
 use super::fill::Fill;
 use super::fresh::Terms;
+use super::head::Head;
 use super::key::Key;
 use crate::types::fields::{HOP_BY_HOP, nominated};
 use bytes::Bytes;
@@ -12,10 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What an entry takes besides its body, its head and its texts: itself, its places in the maps and in the queue.
-const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Told>() + 160;
-/// A field's places in a header map, beside its texts.
-const FIELD_BYTES: usize = 112;
+/// What an entry takes besides its body, its head's and its own texts: itself, its places in the maps and in the queue, and what
+/// shares its texts and its body; measured by benches/cache.rs.
+const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Told>() + 400;
 /// Above it, an answer is used as often as can be.
 const USES_MAX: u8 = 3;
 
@@ -39,7 +39,7 @@ pub struct Entry {
     pub key: Key,
     /// What its variant goes by; `None` where there is but one.
     pub variance: Option<[u8; 16]>,
-    pub head: ResponseHeader,
+    pub head: Head,
     pub told: Arc<Told>,
     pub body: Body,
     pub weight: usize,
@@ -67,15 +67,14 @@ impl Entry {
             Body::Coming(_) => None,
         };
         let head = tidy(head, &told.terms, length);
-        let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum::<usize>();
         let texts = told.url.len() + told.tags.iter().map(|tag| tag.len() + size_of::<Box<str>>()).sum::<usize>();
         Entry {
             key,
             variance,
+            weight: ENTRY_BYTES + length.unwrap_or(0) + head.bytes() + texts,
             head,
             told,
             body,
-            weight: ENTRY_BYTES + length.unwrap_or(0) + fields + texts,
             uses: AtomicU8::new(0),
             is_listed: AtomicBool::new(false),
             is_main: AtomicBool::new(false),
@@ -147,10 +146,9 @@ const OF_FIRST: [HeaderName; 4] = [
     HeaderName::from_static("proxy-authorization"),
 ];
 
-/// RFC 9111, 3.1 and RFC 9110, 7.6.1: what is stored is the answer, not how it came; in as little room as it needs, since what a
-/// head was read from is part of a larger buffer, which its values would keep alive.
-fn tidy(head: ResponseHeader, terms: &Terms, length: Option<usize>) -> ResponseHeader {
-    let reason = head.get_reason_phrase().filter(|reason| Some(*reason) != head.status.canonical_reason()).map(str::to_string);
+/// RFC 9111, 3.1 and RFC 9110, 7.6.1: what is stored is the answer, not how it came.
+fn tidy(head: ResponseHeader, terms: &Terms, length: Option<usize>) -> Head {
+    let reason = head.get_reason_phrase().map(str::to_string);
     let mut parts = http::response::Parts::from(head);
     let nominated = nominated(&parts.headers);
     for name in HOP_BY_HOP.iter().chain(&OF_FIRST).chain(&nominated).chain(&terms.withheld) {
@@ -166,25 +164,7 @@ fn tidy(head: ResponseHeader, terms: &Terms, length: Option<usize>) -> ResponseH
         // It is known now, though it may have come in chunks.
         parts.headers.insert(CONTENT_LENGTH, length.into());
     }
-    parts.headers = compact(&parts.headers);
-    let mut head = ResponseHeader::from(parts);
-    if let Some(reason) = reason {
-        // It came, so it can be kept.
-        let _ = head.set_reason_phrase(Some(&reason));
-    }
-    head
-}
-
-/// The same fields in a map of their size, with one text for all values.
-fn compact(headers: &HeaderMap) -> HeaderMap {
-    let text: Bytes = headers.values().flat_map(HeaderValue::as_bytes).copied().collect::<Vec<u8>>().into();
-    let (mut compact, mut at) = (HeaderMap::with_capacity(headers.len()), 0);
-    for (name, value) in headers {
-        let copy = HeaderValue::from_maybe_shared(text.slice(at..at + value.len()));
-        at += value.len();
-        compact.append(name, copy.unwrap_or_else(|_| value.clone()));
-    }
-    compact
+    Head::new(parts.status, parts.version, reason.as_deref(), &parts.headers)
 }
 
 /// Fields that describe the body.

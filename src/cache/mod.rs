@@ -9,6 +9,7 @@ pub mod directives;
 pub mod entry;
 mod fill;
 pub mod fresh;
+mod head;
 pub mod key;
 pub mod purge;
 mod rule;
@@ -19,6 +20,7 @@ mod turns;
 
 pub use bulletin::{Bulletin, Counts, Heard};
 pub use entry::{Entry, Told};
+pub use head::Head;
 pub use rule::Rule;
 pub use storage::entry_of;
 pub use store::Store;

@@ -30,18 +30,15 @@ struct Family {
 /// The families of one page: one mostly, many where who asks tells them apart.
 #[derive(Debug)]
 enum Members {
-    Few(SmallVec<[u128; 1]>),
-    Many(HashSet<u128, BuildHasherDefault<Pass>>),
+    One(u128),
+    Many(Box<HashSet<u128, BuildHasherDefault<Pass>>>),
 }
-
-const FEW: usize = 8;
 
 impl Members {
     fn add(&mut self, family: u128) {
         match self {
-            Members::Few(few) if few.contains(&family) => {}
-            Members::Few(few) if few.len() < FEW => few.push(family),
-            Members::Few(few) => *self = Members::Many(few.drain(..).chain([family]).collect()),
+            Members::One(one) if *one == family => {}
+            Members::One(one) => *self = Members::Many(Box::new([*one, family].into_iter().collect())),
             Members::Many(many) => drop(many.insert(family)),
         }
     }
@@ -49,10 +46,7 @@ impl Members {
     /// Whether none is left.
     fn remove(&mut self, family: u128) -> bool {
         match self {
-            Members::Few(few) => {
-                few.retain(|known| *known != family);
-                few.is_empty()
-            }
+            Members::One(one) => *one == family,
             Members::Many(many) => {
                 many.remove(&family);
                 many.is_empty()
@@ -62,7 +56,7 @@ impl Members {
 
     fn all(&self) -> Vec<u128> {
         match self {
-            Members::Few(few) => few.to_vec(),
+            Members::One(one) => vec![*one],
             Members::Many(many) => many.iter().copied().collect(),
         }
     }
@@ -175,7 +169,7 @@ impl Shard {
             change -= self.remove(entry.key.family, is_older_self) as isize;
         }
         entry.is_listed.store(true, Relaxed);
-        self.pages.entry(entry.key.page).or_insert_with(|| Members::Few(SmallVec::new())).add(entry.key.family);
+        self.pages.entry(entry.key.page).or_insert(Members::One(entry.key.family)).add(entry.key.family);
         let family = self.families.entry(entry.key.family).or_default();
         family.variants.insert(0, entry.clone());
         if family.variants.len() > VARIANTS_MAX

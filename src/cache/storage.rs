@@ -45,7 +45,7 @@ pub fn meta(told: &Arc<Told>, head: pingora::http::ResponseHeader, fresh_until: 
 impl Storage for Store {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
         Ok(self.find(Key::of(key), key.variance_bin()).map(|entry| {
-            let mut meta = meta(&entry.told, entry.head.clone(), entry.fresh_until());
+            let mut meta = meta(&entry.told, entry.head.build(0), entry.fresh_until());
             if let Some(variance) = entry.variance {
                 meta.set_variance_key(variance);
                 meta.extensions_mut().insert(entry.told.clone());
@@ -62,7 +62,7 @@ impl Storage for Store {
     ) -> Result<Option<(CacheMeta, HitHandler)>> {
         let id = tag.and_then(|tag| tag.first_chunk().copied()).map(u64::from_ne_bytes);
         Ok(id.and_then(|id| self.coming(id)).map(|entry| {
-            let meta = meta(&entry.told, entry.head.clone(), entry.fresh_until());
+            let meta = meta(&entry.told, entry.head.build(0), entry.fresh_until());
             (meta, Box::new(Reader::new(entry, true)) as HitHandler)
         }))
     }
@@ -209,7 +209,7 @@ impl Writer {
         let whole = self.fill.finish(self.announced);
         let length = whole.as_ref().map_or(0, |(_, length)| *length);
         let whole = whole.map(|(chunks, length)| {
-            Entry::new(entry.key, entry.variance, entry.head.clone(), entry.told.clone(), Body::Whole(chunks.into(), length))
+            Entry::new(entry.key, entry.variance, entry.head.build(0), entry.told.clone(), Body::Whole(chunks.into(), length))
         });
         self.store.finish(u64::from_ne_bytes(self.tag), whole);
         length

@@ -24,7 +24,7 @@ pub async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bo
     let Some(entry) = find(session, exchange) else { return Ok(false) };
     let Body::Whole(chunks, 1..) = &entry.body else { return Ok(false) };
     exchange.is_hit = true;
-    let mut head = entry.head.clone();
+    let mut head = entry.head.build(FIELDS_MORE);
     caching_told::tell_hit(&mut head, &entry, SystemTime::now())?;
     steps::finish_head(session, &mut head, exchange)?;
     session.write_response_header(Box::new(head), false).await?;
@@ -33,6 +33,9 @@ pub async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bo
     }
     Ok(true)
 }
+
+/// Fields that are added on the way to a client, about.
+const FIELDS_MORE: usize = 8;
 
 fn find(session: &mut Session, exchange: &Exchange) -> Option<Arc<Entry>> {
     let route = exchange.route()?;

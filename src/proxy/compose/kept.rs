@@ -23,6 +23,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// Fields that are added on the way to a client, about.
+const FIELDS_MORE: usize = 8;
 
 /// An answer that may be in memory, and may go there.
 pub struct Wanted {
@@ -74,7 +76,7 @@ impl Wanted {
 /// The client is gone.
 pub async fn serve(session: &mut Session, exchange: &mut Exchange, entry: &Entry) -> Result<()> {
     let now = SystemTime::now();
-    let (mut head, left) = (entry.head.clone(), entry.seconds_left(now));
+    let (mut head, left) = (entry.head.build(FIELDS_MORE), entry.seconds_left(now));
     exchange.composed_from = Some(if left < 0 { "stale" } else { "hit" });
     head.remove_header(&CONTENT_LENGTH);
     head.insert_header(AGE, entry.told.terms.age(now).as_secs())?;
