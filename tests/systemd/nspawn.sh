@@ -46,10 +46,10 @@ ExecStopPost=/bin/systemctl --no-block poweroff
 TimeoutStartSec=180
 UNIT
 echo "== booting" >&2
-timeout 240 systemd-nspawn --quiet --register=no --keep-unit --private-network --console=pipe -D "$root" -b --unit=frontdesk-test.service \
+timeout 240 systemd-nspawn --quiet --register=no --keep-unit --private-network --console=pipe -D "$root" -b -- --unit=frontdesk-test.service \
     >"$scratch/console" 2>&1 </dev/null || true
 if [[ ! -s $root/outcome ]]; then
-    tail -40 "$scratch/console" "$root/outcome.log" >&2 2>/dev/null || true
+    cat "$scratch/console" "$root/outcome.log" 2>/dev/null | tail -40 >&2
     [[ -e $root/outcome.log ]] || skip "systemd-nspawn can't boot here"
     echo "FAIL it did not come to an end" >&2
     exit 1
