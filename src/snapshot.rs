@@ -59,8 +59,6 @@ pub struct State {
     load: Arc<Load>,
     /// Bodies that are held in memory.
     pub buffers: Arc<Buffers>,
-    /// Answers over HTTP/2 that wait for their clients.
-    pub untaken: Arc<Buffers>,
     /// Whose keys are known.
     pub issuers: Arc<Issuers>,
     failures: Arc<Failures>,
@@ -84,7 +82,6 @@ impl State {
             counts: Counts::default(),
             load: Arc::default(),
             buffers: Arc::default(),
-            untaken: Arc::default(),
             issuers: Arc::default(),
             failures: Arc::default(),
             refusals: Arc::default(),
@@ -182,8 +179,6 @@ pub struct Server {
     /// Bodies that are held in memory, and how many bytes may be.
     pub buffers: Arc<Buffers>,
     pub buffers_max: u64,
-    /// What of answers over HTTP/2 waits for their clients, of the same size.
-    pub untaken: Arc<Buffers>,
 }
 
 impl Server {
@@ -322,7 +317,6 @@ impl Snapshot {
                 overload,
                 limit_keys_max: raw.server.limit_keys_max.usize(),
                 buffers: state.buffers.clone(),
-                untaken: state.untaken.clone(),
                 buffers_max: raw.server.buffers.0,
             },
             acme: acme?,

@@ -33,11 +33,6 @@ impl Buffers {
         self.max.load(Relaxed)
     }
 
-    /// How much room there is, from 1 for nothing held to 0.
-    pub fn room(&self) -> f64 {
-        1.0 - (self.held() as f64 / self.max().max(1) as f64).min(1.0)
-    }
-
     /// Begins to hold something, of no size yet.
     pub fn hold(self: &Arc<Self>) -> Held {
         Held { buffers: self.clone(), bytes: 0 }
@@ -67,15 +62,6 @@ impl Held {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
-
-    /// Holds so many bytes, whether there is room for them or not: they are here already.
-    pub fn set(&mut self, bytes: u64) {
-        match bytes >= self.bytes {
-            true => self.buffers.held.fetch_add(bytes - self.bytes, Relaxed),
-            false => self.buffers.held.fetch_sub(self.bytes - bytes, Relaxed),
-        };
-        self.bytes = bytes;
-    }
 }
 
 impl Drop for Held {
@@ -98,14 +84,6 @@ mod tests {
         drop(one);
         assert_eq!((buffers.held(), other.grow(6), other.bytes()), (4, Ok(()), 10));
         drop(other);
-        assert_eq!(buffers.held(), 0);
-        let mut known = buffers.hold();
-        assert_eq!(buffers.room(), 1.0);
-        known.set(30);
-        assert_eq!((buffers.held(), buffers.room()), (30, 0.0));
-        known.set(5);
-        assert_eq!((buffers.held(), buffers.room()), (5, 0.5));
-        drop(known);
         assert_eq!(buffers.held(), 0);
     }
 }

@@ -27,8 +27,6 @@ pub enum Phase {
     Upstream,
     /// A connection to the service is being made. Pingora does not look at the client meanwhile, so we do, now and then.
     Connect,
-    /// The client takes nothing of its answer over HTTP/2, and how long that is borne depends on how many do.
-    Take,
 }
 
 /// What is to be done about a deadline that has passed.
@@ -46,8 +44,6 @@ pub enum Expired {
 
 /// How often it is seen whether the client still waits: for a connection to a service, and for the answer to a handshake.
 pub const LOOK: Duration = Duration::from_millis(200);
-/// How often it is seen whether a client that takes nothing is to be borne.
-pub const LOOK_TAKE: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     static OF_TASK: Arc<Deadline>;
@@ -72,8 +68,6 @@ pub struct Deadline {
     /// The socket to the service, while only this exchange uses it; -1 for none.
     upstream: AtomicI32,
     upstream_was_late: AtomicBool,
-    /// Since when the client has taken nothing, in [`now`]'s time; 0 while it does.
-    behind_since: AtomicU64,
 }
 
 impl Default for Deadline {
@@ -83,7 +77,6 @@ impl Default for Deadline {
             due: AtomicU64::new(0),
             upstream: AtomicI32::new(-1),
             upstream_was_late: AtomicBool::new(false),
-            behind_since: AtomicU64::new(0),
         }
     }
 }
@@ -107,8 +100,7 @@ impl Deadline {
             2 => Phase::Busy,
             3 => Phase::Body,
             4 => Phase::Upstream,
-            5 => Phase::Connect,
-            _ => Phase::Take,
+            _ => Phase::Connect,
         }
     }
 
@@ -126,19 +118,6 @@ impl Deadline {
         self.upstream_was_late.load(Relaxed)
     }
 
-    /// The client has taken something, or has more than enough to take.
-    pub fn set_behind(&self, is_behind: bool) {
-        self.behind_since.store(if is_behind { now() } else { 0 }, Relaxed);
-    }
-
-    /// For how long the client has taken nothing.
-    pub fn behind(&self) -> Duration {
-        match self.behind_since.load(Relaxed) {
-            0 => Duration::ZERO,
-            since => Duration::from_millis(now().saturating_sub(since)),
-        }
-    }
-
     /// Called when a request begins: the deadline of a connection serves one after another.
     pub fn forget(&self) {
         self.set_upstream(None);
@@ -152,13 +131,11 @@ impl Deadline {
             return Expired::No;
         }
         self.due.store(0, Relaxed);
-        let look = |again: Duration| {
-            self.due.store(now() + ms(again), Relaxed);
-            Expired::Look
-        };
         match self.phase() {
-            Phase::Connect => look(LOOK),
-            Phase::Take => look(LOOK_TAKE),
+            Phase::Connect => {
+                self.due.store(now() + ms(LOOK), Relaxed);
+                Expired::Look
+            }
             Phase::Upstream => {
                 self.upstream_was_late.store(true, Relaxed);
                 match self.upstream.swap(-1, Relaxed) {
@@ -191,11 +168,9 @@ mod tests {
             assert_eq!(deadline.due(), 0);
         }
         assert!(!deadline.upstream_was_late());
-        for phase in [Phase::Connect, Phase::Take] {
-            deadline.enter_until(phase, 1);
-            assert_eq!((deadline.phase(), deadline.expire()), (phase, Expired::Look));
-            assert!(deadline.due() > 1, "it is looked at again");
-        }
+        deadline.enter_until(Phase::Connect, 1);
+        assert_eq!((deadline.phase(), deadline.expire()), (Phase::Connect, Expired::Look));
+        assert!(deadline.due() > 1, "it is looked at again");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use super::pace::Pace;
 use super::shaped::Outbound;
 use super::shaping::Inbound;
 use super::tunnel::Carried;
-use super::untaken::Untaken;
 use crate::auth::{Answered, Method};
 use crate::limit::{Pass, Verdict, Waits};
 use crate::observe::RouteMetrics;
@@ -94,8 +93,6 @@ pub struct Exchange {
     /// Bodies that are held until they are whole, where the route changes them.
     pub body_in: Option<Box<Inbound>>,
     pub body_out: Option<Box<Outbound>>,
-    /// What of the answer waits for its client.
-    pub untaken: Option<Untaken>,
     /// Codes the answer's body.
     pub encoder: Option<Encoder>,
     /// What a WebSocket tunnel carried.
@@ -201,7 +198,6 @@ impl Exchange {
             on_behalf_of: None,
             body_in: None,
             body_out: None,
-            untaken: None,
             encoder: None,
             tunnel: None,
         }

@@ -33,7 +33,6 @@ mod shaping;
 mod steps;
 pub mod strict;
 mod tunnel;
-pub mod untaken;
 pub mod watch;
 
 pub use exchange::Exchange;
@@ -211,7 +210,7 @@ impl ProxyHttp for Gateway {
     fn upstream_response_body_filter(
         &self,
         _: &mut Session,
-        body: &mut Option<Bytes>,
+        _: &mut Option<Bytes>,
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
@@ -219,7 +218,6 @@ impl ProxyHttp for Gateway {
             true => exchange.upstream_done(),
             false => exchange.await_upstream(),
         }
-        untaken::came(body.as_ref().map_or(0, Bytes::len), end, exchange);
         Ok(None)
     }
 
@@ -238,7 +236,6 @@ impl ProxyHttp for Gateway {
         end: bool,
         exchange: &mut Box<Exchange>,
     ) -> Result<Option<std::time::Duration>> {
-        untaken::goes(body.as_ref().map_or(0, Bytes::len), exchange);
         let end = end || caching::is_end(session, body, exchange);
         shaped::go_on(body, end, session.req_header(), exchange)?;
         compress::go_on(body, end, exchange).map(|()| None)

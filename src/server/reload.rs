@@ -161,7 +161,6 @@ impl Server {
         }
         self.connections.set_max(wanted.min(self.connections_fit));
         self.state.buffers.set_max(snapshot.server.buffers_max);
-        self.state.untaken.set_max(snapshot.server.buffers_max);
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
         if let Some(shared) = &snapshot.shared {
             shared.start();

@@ -6,7 +6,6 @@ use crate::proxy::account;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::{Deadline, Phase, within};
 use crate::proxy::respond;
-use crate::proxy::untaken;
 use crate::proxy::watch::{self, Borrowed};
 use crate::shape::forward::Origin;
 use crate::snapshot::Snapshot;
@@ -147,10 +146,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
         let deadline = Arc::<Deadline>::default();
         deadline.enter(Phase::Busy, None);
         let connection = session.digest().and_then(Connection::of).cloned();
-        let is_gone = || {
-            connection.as_ref().is_none_or(|connection| connection.is_gone())
-                || untaken::is_too_long(&deadline, &self.snapshot.load().server)
-        };
+        let is_gone = || connection.as_ref().is_none_or(|connection| connection.is_gone());
         let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
         watch::over(&deadline, &mut Borrowed::take().0, is_gone, request).await.flatten()
     }

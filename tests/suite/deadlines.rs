@@ -263,33 +263,6 @@ fn many_clients_that_take_nothing_are_borne_for_shorter() {
 }
 
 #[test]
-fn so_are_many_streams_of_http2_that_are_given_no_window() {
-    const STREAMS: usize = 60;
-    let origin = Origin::scripted(|_, to| {
-        to.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n")?;
-        (0..1024).try_for_each(|_| to.get_mut().write_all(&[b'x'; 64 << 10]))?;
-        Ok(true)
-    });
-    let gateway = with("buffers: 1MiB, timeouts: { client_write: 60s }", "", &origin);
-    let started = Instant::now();
-    run_async(async {
-        let client = H2Client::connect(gateway.address()).await;
-        let mut answers = Vec::new();
-        for _ in 0..STREAMS {
-            let (answer, _) = client.begin(Method::GET, "/x", &[], true).await;
-            // Kept, and never read.
-            answers.push(answer.await.expect("an answer").into_body());
-        }
-        let in_flight = || gateway.ask("/status").json()["in_flight"].as_u64().unwrap_or(STREAMS as u64);
-        while in_flight() > STREAMS as u64 / 2 {
-            tokio::time::sleep(20 * MS).await;
-        }
-        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
-    });
-    gateway.wait_until_idle();
-}
-
-#[test]
 fn a_client_that_sends_slowly_is_not_cut_off_by_the_patience_with_the_service() {
     let origin = Origin::echo();
     let gateway = with("", "timeouts: { read: 300ms }", &origin);
