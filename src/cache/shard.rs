@@ -31,6 +31,7 @@ struct Family {
 #[derive(Debug)]
 enum Members {
     One(u128),
+    #[expect(clippy::box_collection, reason = "most pages have one family, and a set in place would double what each takes")]
     Many(Box<HashSet<u128, BuildHasherDefault<Pass>>>),
 }
 
