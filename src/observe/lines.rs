@@ -19,7 +19,7 @@ const SHARDS: usize = 16;
 /// Bytes that one buffer may hold before lines are dropped.
 const SHARD_BYTES_MAX: usize = 1 << 20;
 /// How long lines are gathered before they are written: a wake-up and a write for many lines instead of for each.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The logs that are open, by path, so that a reload goes on with the same writer.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ fn what_does_not_match_is_refused_with_its_place() {
         assert_eq!(pointers(&post(&gateway, body)), places, "{body}");
     }
     assert_eq!(origin.seen().len(), 1, "the service sees what is good");
-    assert_eq!(gateway.access_log(6)[1]["code"], "body_invalid");
+    assert_eq!(gateway.access_log(6).iter().filter(|line| line["code"] == "body_invalid").count(), 5);
     assert_eq!(gateway.metric("frontdesk_refusals_total{code=\"body_invalid\",route=\"x\"}"), 5.0);
 }
 
