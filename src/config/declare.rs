@@ -1,14 +1,12 @@
 //! How a part of the configuration is declared, once: what is read, what it means when it is absent, and its JSON Schema.
 
-/// Declares a part of the configuration: its keys, their types and defaults. A key without a default is required. `later` are
-/// keys of the contract that this version doesn't have yet.
+/// Declares a part of the configuration: its keys, their types and defaults. A key without a default is required.
 macro_rules! record {
     (
         $(#[$($doc:tt)*])*
         pub struct $name:ident {
             $( $(#[$($field_doc:tt)*])* $field:ident : $type:ty $(= $default:expr)?, )*
         }
-        $(later $later:expr;)?
     ) => {
         $(#[$($doc)*])*
         #[derive(Clone, Debug)]
@@ -17,15 +15,13 @@ macro_rules! record {
         impl $name {
             /// What is read.
             pub const KEYS: &[&str] = &[$(stringify!($field)),*];
-            /// What later versions will read.
-            pub const LATER: &[&str] = $crate::config::declare::record!(@later $($later)?);
         }
 
         impl $crate::config::shape::Shape for $name {
             fn read(node: &$crate::config::shape::Node<'_>) -> Option<Self> {
                 let map = node.map()?;
                 $( let $field: Option<$type> = $crate::config::declare::record!(@read map, $field $(, $default)?); )*
-                map.finish(Self::LATER);
+                map.finish();
                 Some($name { $( $field: $field?, )* })
             }
 
@@ -46,16 +42,13 @@ macro_rules! record {
     (@read $map:ident, $field:ident, $default:expr) => { Some($map.optional(stringify!($field), || $default)) };
     (@default) => { None };
     (@default $default:expr) => { Some($default) };
-    (@later) => { &[] };
-    (@later $later:expr) => { &$later };
 }
 
-/// Declares a closed set of words. `later` are words of the contract that this version doesn't have yet.
+/// Declares a closed set of words.
 macro_rules! choice {
     (
         $(#[$doc:meta])*
         pub enum $name:ident { $( $(#[$variant_doc:meta])* $word:literal => $variant:ident, )* }
-        $(later $later:expr;)?
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +56,7 @@ macro_rules! choice {
 
         impl $crate::config::shape::Shape for $name {
             fn read(node: &$crate::config::shape::Node<'_>) -> Option<Self> {
-                let later: &[&str] = $crate::config::declare::record!(@later $($later)?);
-                match node.word(&[$($word),*], later)?.as_str() {
+                match node.word(&[$($word),*])?.as_str() {
                     $( $word => Some($name::$variant), )*
                     _ => None,
                 }

@@ -69,17 +69,12 @@ impl Node<'_> {
         }
     }
 
-    /// One of `words`. `later` are those of the contract that this version doesn't have yet.
-    pub fn word(&self, words: &[&str], later: &[&str]) -> Option<String> {
+    /// One of `words`.
+    pub fn word(&self, words: &[&str]) -> Option<String> {
         let text = self.text("one of the words that are known here", words[0])?;
         let (name, all) = (self.at.name(), words.join(", "));
         match text.as_str() {
             word if words.contains(&word) => Some(text),
-            word if later.contains(&word) => self.problem(
-                format!("`{word}` is not supported by this version yet"),
-                format!("`{name}` would have no effect"),
-                format!("use one of {all}"),
-            ),
             word => {
                 let fix = nearest(word, words).map_or("write one of them".to_string(), |meant| format!("did you mean `{meant}`?"));
                 self.problem(format!("`{word}` is not known here"), format!("`{name}` is one of {all}"), fix)
@@ -170,10 +165,9 @@ impl Map<'_> {
         self.read(key).flatten().unwrap_or_else(default)
     }
 
-    /// Reports the keys that nobody asked for, and those that are missing. `later` are keys of the contract that this version
-    /// doesn't have yet: leaving one out silently would open what it was meant to close. The part is read all the same, so that
-    /// what else is wrong comes along.
-    pub fn finish(&self, later: &[&str]) {
+    /// Reports the keys that nobody asked for, and those that are missing: leaving one out silently would open what it was meant
+    /// to close. The part is read all the same, so that what else is wrong comes along.
+    pub fn finish(&self) {
         let (asked, mut missing) = (self.asked.borrow(), self.missing.borrow_mut());
         let report = |place, what, why: &str, fix| self.node.problems.add(Problem::new(place, what, why, fix));
         for key in self.entries.keys() {
@@ -186,11 +180,6 @@ impl Map<'_> {
                 continue;
             }
             let place = Place::Key(self.node.at.key(name).path());
-            if later.contains(&name) {
-                let what = format!("`{name}` is not supported by this version yet");
-                report(place, what, "it would have no effect", "remove it".to_string());
-                continue;
-            }
             // What was meant is not missing.
             if let Some(meant) = nearest(name, &asked).filter(|meant| !self.entries.contains_key(meant)) {
                 missing.retain(|key| *key != meant);

@@ -60,7 +60,7 @@ mod tests {
         let left = |ms| left(now() + ms).to_str().expect("a text").to_string();
         assert_eq!(left(0), "1m");
         assert!(left(5_000).strip_suffix('m').and_then(|text| text.parse().ok()).is_some_and(|left: u64| (4_000..=5_000).contains(&left)));
-        assert_eq!(left(200_000_000_500), "200000000S".replace("200000000", "99999999"));
+        assert_eq!(left(200_000_000_500), "99999999S");
         assert_eq!(left(360_000_000), "360000S");
     }
 

@@ -236,7 +236,7 @@ impl Shape for Claim {
         }
         let map = node.map()?;
         let contains = map.required("contains").map(texts).map(Claim::Contains);
-        map.finish(&[]);
+        map.finish();
         contains
     }
 }

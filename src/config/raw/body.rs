@@ -65,7 +65,7 @@ impl Shape for JsonChanges {
             moved: map.optional("move", Named::default),
             set: map.optional("set", Named::default),
         };
-        map.finish(&[]);
+        map.finish();
         Some(changes)
     }
 

@@ -162,7 +162,7 @@ impl Shape for Fallback {
         let map = node.map()?;
         let service = map.read::<String>("to").or_else(|| map.read("service"));
         let respond = map.read::<super::Respond>("respond");
-        map.finish(&[]);
+        map.finish();
         match (service, respond) {
             (Some(name), None) => name.map(Fallback::Service),
             (None, Some(respond)) => respond.map(Fallback::Respond),

@@ -129,7 +129,7 @@ impl Shape for Match {
         }
         let map = node.map()?;
         let (regex, present) = (map.read::<String>("regex"), map.read::<bool>("present"));
-        map.finish(&[]);
+        map.finish();
         match (regex, present) {
             (Some(regex), None) => regex.map(Match::Regex),
             (None, Some(Some(true))) => Some(Match::Present),
@@ -196,7 +196,7 @@ impl Shape for Portion {
         let map = node.map()?;
         let service = map.required("service");
         let weight = map.read::<Number<0, 1_000_000>>("weight").unwrap_or(Some(Number(1)));
-        map.finish(&[]);
+        map.finish();
         Some(Portion { service: service?, weight: u32::try_from(weight?.0).ok()? })
     }
 

@@ -73,7 +73,7 @@ impl Shape for Endpoint {
         let address = map.required("address");
         let weight: Number<1, 1_000> = map.optional("weight", || Number(1));
         let zone: Option<String> = map.optional("zone", || None);
-        map.finish(&[]);
+        map.finish();
         Some(Endpoint { address: address?, weight: u32::try_from(weight.0).ok()?, zone })
     }
 
@@ -130,10 +130,10 @@ impl Shape for Balance {
         if matches!(node.value, Value::Mapping(_)) {
             let map = node.map()?;
             let by = map.required("hash").map(Balance::Hash);
-            map.finish(&[]);
+            map.finish();
             return by;
         }
-        match node.word(&["least_request", "round_robin", "random"], &[])?.as_str() {
+        match node.word(&["least_request", "round_robin", "random"])?.as_str() {
             "round_robin" => Some(Balance::RoundRobin),
             "random" => Some(Balance::Random),
             _ => Some(Balance::LeastRequest),
