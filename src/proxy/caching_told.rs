@@ -13,7 +13,10 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::*;
 use std::time::{Duration, SystemTime};
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// Fields that an answer from memory gets on its way to a client, about.
+pub const FIELDS_MORE: usize = 8;
+/// RFC 9211.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What Pingora is told of an answer that is not kept, and remembers of its key.
 pub fn reason(why: Why) -> NoCacheReason {
@@ -28,11 +31,8 @@ pub fn outcome(session: &Session, exchange: &Exchange) -> &'static str {
     if exchange.route().is_none_or(|route| route.cache.is_none()) || exchange.refusal.is_some() {
         return "";
     }
-    if let Some(told) = exchange.composed_from {
+    if let Some(told) = exchange.at_store {
         return told;
-    }
-    if exchange.is_hit {
-        return "hit";
     }
     match (session.cache.phase(), &exchange.caching) {
         (_, None) | (CachePhase::Bypass, _) => "bypass",
@@ -60,7 +60,7 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
             CachePhase::Hit | CachePhase::Stale | CachePhase::StaleUpdating => {
                 let (age, left) = standing(caching, now);
                 head.insert_header(AGE, age.as_secs())?;
-                format!("frontdesk; hit; ttl={left}")
+                hit(left)
             }
             CachePhase::Revalidated | CachePhase::RevalidatedNoCache(_) => {
                 head.insert_header(AGE, caching.terms.as_ref().map_or(0, |terms| terms.age(now).as_secs()))?;
@@ -76,6 +76,11 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
     head.append_header(CACHE_STATUS, caching::value(status)?).map(drop)
 }
 
+/// The Cache-Status of an answer from memory, by the seconds for which it is fresh yet.
+pub fn hit(left: i64) -> String {
+    format!("frontdesk; hit; ttl={left}")
+}
+
 /// The same for an answer from memory that is fresh.
 pub fn tell_hit(head: &mut ResponseHeader, entry: &Entry, now: SystemTime) -> Result<()> {
     forward::edit(head, |_, headers| {
@@ -83,7 +88,7 @@ pub fn tell_hit(head: &mut ResponseHeader, entry: &Entry, now: SystemTime) -> Re
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
         headers.insert(AGE, entry.told.terms.age(now).as_secs().into());
-        let status = format!("frontdesk; hit; ttl={}", entry.seconds_left(now));
+        let status = hit(entry.seconds_left(now));
         // Digits and words.
         headers.append(
             CACHE_STATUS,

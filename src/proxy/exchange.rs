@@ -84,10 +84,8 @@ pub struct Exchange {
     pub attempt: Attempt,
     /// What the cache has to do with it, where the route has one.
     pub caching: Option<Box<Caching>>,
-    /// What a composed answer has to do with the cache, where the route has one.
-    pub composed_from: Option<&'static str>,
-    /// It was answered from memory at once, see `hit`.
-    pub is_hit: bool,
+    /// What came of asking the store without Pingora's cache, see `hit` and `compose::kept`; in the words of log and metrics.
+    pub at_store: Option<&'static str>,
     /// It serves nobody who waits; on whose behalf it began.
     pub on_behalf_of: Option<Behalf>,
     /// Bodies that are held until they are whole, where the route changes them.
@@ -193,8 +191,7 @@ impl Exchange {
             body: Body::default(),
             attempt: Attempt::default(),
             caching: None,
-            composed_from: None,
-            is_hit: false,
+            at_store: None,
             on_behalf_of: None,
             body_in: None,
             body_out: None,

@@ -23,8 +23,8 @@ const ASKS_MORE: [HeaderName; 8] =
 pub async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
     let Some(entry) = find(session, exchange) else { return Ok(false) };
     let Body::Whole(chunks, 1..) = &entry.body else { return Ok(false) };
-    exchange.is_hit = true;
-    let mut head = entry.head.build(FIELDS_MORE);
+    exchange.at_store = Some("hit");
+    let mut head = entry.head.build(caching_told::FIELDS_MORE);
     caching_told::tell_hit(&mut head, &entry, SystemTime::now())?;
     steps::finish_head(session, &mut head, exchange)?;
     session.write_response_header(Box::new(head), false).await?;
@@ -33,9 +33,6 @@ pub async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bo
     }
     Ok(true)
 }
-
-/// Fields that are added on the way to a client, about.
-const FIELDS_MORE: usize = 8;
 
 fn find(session: &mut Session, exchange: &Exchange) -> Option<Arc<Entry>> {
     let route = exchange.route()?;

@@ -10,21 +10,18 @@ use crate::cache::purge::tags;
 use crate::cache::{Entry, Told};
 use crate::compose::Kept;
 use crate::proxy::caching::{self, key_of, url};
+use crate::proxy::caching_told::{self, CACHE_STATUS, FIELDS_MORE};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::respond;
 use crate::snapshot::RouteCache;
 use crate::types::Refusal;
 use bytes::Bytes;
+use http::Method;
 use http::header::{AGE, AUTHORIZATION, CONTENT_LENGTH, DATE};
-use http::{HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use std::sync::Arc;
 use std::time::SystemTime;
-
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-/// Fields that are added on the way to a client, about.
-const FIELDS_MORE: usize = 8;
 
 /// An answer that may be in memory, and may go there.
 pub struct Wanted {
@@ -38,7 +35,7 @@ impl Wanted {
     /// `None` when the route has no cache, or the request is of a kind that it does not serve.
     pub fn of(session: &mut Session, exchange: &mut Exchange) -> Option<Wanted> {
         exchange.route()?.cache.as_ref()?;
-        exchange.composed_from = Some("bypass");
+        exchange.at_store = Some("bypass");
         let is_plain = matches!(session.req_header().method, Method::GET | Method::HEAD) && session.is_body_empty();
         let head = session.req_header();
         let asked = Asked::of(&head.headers);
@@ -57,7 +54,7 @@ impl Wanted {
     pub fn find(&self, exchange: &mut Exchange) -> Result<Option<Arc<Entry>>, Refusal> {
         let now = SystemTime::now();
         let found = exchange.snapshot.cache.store.find(self.key, None).filter(|entry| entry.is_whole());
-        exchange.composed_from = Some(if found.is_some() { "expired" } else { "miss" });
+        exchange.at_store = Some(if found.is_some() { "expired" } else { "miss" });
         let serves = found.filter(|entry| match self.asked.admits(&entry.told.terms, entry.fresh_until(), now) {
             Use::AsIs => now < entry.fresh_until(),
             Use::Take => true,
@@ -77,10 +74,10 @@ impl Wanted {
 pub async fn serve(session: &mut Session, exchange: &mut Exchange, entry: &Entry) -> Result<()> {
     let now = SystemTime::now();
     let (mut head, left) = (entry.head.build(FIELDS_MORE), entry.seconds_left(now));
-    exchange.composed_from = Some(if left < 0 { "stale" } else { "hit" });
+    exchange.at_store = Some(if left < 0 { "stale" } else { "hit" });
     head.remove_header(&CONTENT_LENGTH);
     head.insert_header(AGE, entry.told.terms.age(now).as_secs())?;
-    head.append_header(CACHE_STATUS, caching::value(format!("frontdesk; hit; ttl={left}"))?)?;
+    head.append_header(CACHE_STATUS, caching::value(caching_told::hit(left))?)?;
     let body = match &entry.body {
         Body::Whole(pieces, _) => match &pieces[..] {
             [one] => one.clone(),
@@ -132,7 +129,7 @@ pub fn keep(
         let status = if matches!(request.method, Method::GET | Method::HEAD) { "fwd=bypass" } else { "fwd=method" };
         return head.append_header(CACHE_STATUS, caching::value(format!("frontdesk; {status}"))?).map(drop);
     };
-    let forwarded = if exchange.composed_from == Some("expired") { "fwd=stale" } else { "fwd=uri-miss" };
+    let forwarded = if exchange.at_store == Some("expired") { "fwd=stale" } else { "fwd=uri-miss" };
     let kept = kept.filter(|_| body.len() <= rule.body_bytes_max);
     let told = kept.and_then(|Kept { terms, tags }| {
         Some(Told {
