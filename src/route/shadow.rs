@@ -132,10 +132,12 @@ fn or_any<T>(list: &[T]) -> impl Iterator<Item = Option<&T>> + Clone {
     list.iter().map(Some).chain(list.is_empty().then_some(None))
 }
 
-/// Who takes a cell, or more than it. GET implies HEAD.
+/// Who takes a cell, or more than it. GET implies HEAD. A route of any method doesn't take OPTIONS: a preflight passes it over for one
+/// that names OPTIONS.
 fn taker<'r>(cells: &HashMap<Cell<'_>, &'r Rule>, (method, listener): Cell<'_>) -> Option<&'r Rule> {
     let get = (method == Some(&Method::HEAD)).then_some(Some(&Method::GET));
-    let methods = [Some(method), get, Some(None)].into_iter().flatten();
+    let any = (method != Some(&Method::OPTIONS)).then_some(None);
+    let methods = [Some(method), get, any].into_iter().flatten();
     methods.flat_map(|method| [(method, listener), (method, None)]).find_map(|cell| cells.get(&cell)).copied()
 }
 
@@ -182,6 +184,7 @@ mod tests {
         check(&["* ~/a", "* /*"], &[(0, 1, false)]);
         check(&["* GET ~/a x-a=1 ?q @0", "* GET /*"], &[(0, 1, false)]);
         check(&["* PUT ~/a", "* GET /*", "* GET,PUT ~/a"], &[(2, 1, false)]);
+        check(&["* OPTIONS /*", "* OPTIONS ~/a"], &[(1, 0, false)]);
     }
 
     #[test]
@@ -202,6 +205,7 @@ mod tests {
             &["* ~/a", "a /*"],
             &["* ~/a", "* /* @0"],
             &["* /a @0", "* GET /a"],
+            &["* /*", "* OPTIONS ~/a"],
         ] {
             check(lines, &[]);
         }
