@@ -10,7 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::types::Refusal;
 use http::header::{HOST, REFERER, USER_AGENT};
 use http::uri::Authority;
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use pingora::http::RequestHeader;
 use pingora::prelude::*;
 use std::borrow::Cow;
@@ -73,7 +73,7 @@ const GONE: u16 = 499;
 pub struct Begun {
     method: Method,
     /// Of the answer, once that has begun.
-    pub status: Option<u16>,
+    status: Option<u16>,
     /// Where there is a log.
     head: Option<Remembered>,
 }
@@ -97,6 +97,13 @@ impl Begun {
             referer: field(REFERER),
         };
         Begun { method: head.method.clone(), status: None, head: snapshot.access_log.as_ref().map(remember) }
+    }
+}
+
+/// A head goes to the client. An interim one may stand for an answer that waits for its body.
+pub fn begins(exchange: &mut Exchange, status: StatusCode) {
+    if let Some(begun) = exchange.begun.as_mut().filter(|_| !status.is_informational()) {
+        begun.status = Some(status.as_u16());
     }
 }
 

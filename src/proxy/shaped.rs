@@ -8,7 +8,7 @@ use super::collect::Collected;
 use super::deadline::Phase;
 use super::exchange::{Exchange, Seen};
 use super::shaping::{coded, is_json};
-use super::{forward, refuse, respond};
+use super::{account, forward, refuse, respond};
 use crate::shape::validator::other_bytes;
 use crate::types::{Refusal, content_length};
 use bytes::Bytes;
@@ -141,7 +141,10 @@ async fn send(session: &mut Session, exchange: &mut Exchange, is_broken: bool) {
     exchange.deadline.enter(Phase::Busy, None);
     let sent = match &exchange.refusal {
         Some(refusal) => respond::refusal(session, exchange, refusal).await,
-        None => respond::deliver(session, exchange, *head, made.unwrap_or_default()).await,
+        None => {
+            account::begins(exchange, head.status);
+            respond::deliver(session, exchange, *head, made.unwrap_or_default()).await
+        }
     };
     drop(collected);
     if let Err(e) = sent {

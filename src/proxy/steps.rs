@@ -3,7 +3,7 @@
 use super::account::Begun;
 use super::connection::Fault;
 use super::exchange::{self, Exchange, Seen, authority};
-use super::{Gateway, caching, compress, forward, hit, limits, respond, shaped, shaping, tunnel};
+use super::{Gateway, account, caching, compress, forward, hit, limits, respond, shaped, shaping, tunnel};
 use crate::auth::cors::Cors;
 use crate::route::{Outcome, Query, host, normalize};
 use crate::snapshot::{Action, Route};
@@ -231,7 +231,7 @@ pub(super) fn finish_head(session: &mut Session, head: &mut ResponseHeader, exch
     }
     shaped::begin(session, head, exchange)?;
     compress::begin(head, session.req_header(), exchange)?;
-    exchange.begun.iter_mut().for_each(|begun| begun.status = Some(head.status.as_u16()));
+    account::begins(exchange, head.status);
     end_connection(session, head, exchange);
     Ok(())
 }

@@ -279,6 +279,20 @@ fn an_answer_that_breaks_off_is_a_bad_one_and_not_a_short_one() {
 }
 
 #[test]
+fn an_answer_that_falls_silent_is_a_late_one() {
+    let origin = Origin::scripted(|_, stream| {
+        use std::io::{Read, Write};
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\":1}")?;
+        // Until the gateway goes.
+        stream.get_mut().read(&mut [0]).map(|_| false)
+    });
+    let gateway = shaping(&format!("{}, timeouts: {{ read: 300ms }}", of(&origin)), "response: { body: { json: { remove: [a] } } }", "");
+    let late = gateway.get("/");
+    assert_eq!((late.status, late.code()), (504, "upstream_timeout".to_string()));
+    assert_eq!(gateway.access_log(1)[0]["status"], 504);
+}
+
+#[test]
 fn changed_answers_are_kept_as_they_came_and_changed_for_each() {
     let origin = Origin::new(|_| {
         let fields = [JSON, ("Cache-Control", "max-age=60"), ("ETag", "\"a\"")];
