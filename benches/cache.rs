@@ -1,4 +1,4 @@
-//! The store of answers by itself: `cargo bench --bench cache [-- SECONDS]`.
+//! The store of answers by itself: `cargo bench --bench cache [-- SECONDS] [ratios|threads|bound|overhead]...`.
 //!
 //! How often answers are found beside LRU with the same bytes, what an entry takes, whether the bound is kept under random load (for
 //! that many seconds), and hits by one and two threads. The figures stand in docs/cache.md.
@@ -26,10 +26,21 @@ const MIB: usize = 1 << 20;
 
 fn main() {
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10);
-    ratios();
-    threads();
-    bound(Duration::from_secs(seconds));
-    overhead();
+    let parts = ["ratios", "threads", "bound", "overhead"];
+    let named: Vec<String> = std::env::args().filter(|argument| parts.contains(&&**argument)).collect();
+    let is_wanted = |part: &str| named.is_empty() || named.iter().any(|named| named == part);
+    if is_wanted("ratios") {
+        ratios();
+    }
+    if is_wanted("threads") {
+        threads();
+    }
+    if is_wanted("bound") {
+        bound(Duration::from_secs(seconds));
+    }
+    if is_wanted("overhead") {
+        overhead();
+    }
 }
 
 fn store(max: usize) -> &'static Store {
@@ -63,7 +74,7 @@ fn keep(store: &'static Store, n: u64, body: Bytes) {
     for (name, value) in [("content-type", "application/json"), ("cache-control", "max-age=3600"), ("etag", "\"0af7651916cd\"")] {
         head.insert_header(name, value).expect("a field");
     }
-    let mut meta = meta(&told, head, now + Duration::from_secs(3600));
+    let mut meta = meta(&told.terms, head, now + Duration::from_secs(3600));
     meta.extensions_mut().insert(told);
     let (key, span) = (key(n).to_pingora(), Span::inactive().handle());
     let kept = async {
@@ -176,7 +187,8 @@ fn threads() {
             });
             hits as f64 / 2.0
         };
-        let (one, two) = (run(1), run(2));
+        // Turn by turn, the best of each: the machine may have others on it.
+        let (one, two) = (0..3).map(|_| (run(1), run(2))).fold((0.0, 0.0), |best: (f64, f64), now| (best.0.max(now.0), best.1.max(now.1)));
         println!("hits, {name}: {:.1} M/s by one thread, {:.1} M/s by two, {:.2} times", one / 1e6, two / 1e6, two / one);
     }
     store.set_max(0);
@@ -194,6 +206,8 @@ fn bound(time: Duration) {
         keep(store, random.u64(..200_000), Bytes::from(vec![b'x'; length]));
         kept += 1;
         if kept.is_multiple_of(256) {
+            // As fast as a gateway on two cores could fetch them.
+            std::thread::sleep(Duration::from_secs_f64(kept as f64 / 20_000.0).saturating_sub(started.elapsed()));
             assert!(store.size().bytes <= max, "{:?}", store.size());
             most = most.max(resident().saturating_sub(base));
         }

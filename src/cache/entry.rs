@@ -4,22 +4,24 @@ use super::fill::Fill;
 use super::fresh::Terms;
 use super::head::Head;
 use super::key::Key;
+use super::times::Times;
 use crate::types::fields::{HOP_BY_HOP, nominated};
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
+use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What an entry takes besides its body, its head's and its own texts: itself, its places in the maps and in the queue, and what
-/// shares its texts and its body; measured by benches/cache.rs.
-const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Told>() + 400;
+/// What an entry takes besides its body and its texts: itself, its places in the table and in the queue, and what shares its text and
+/// its body; measured by benches/cache.rs.
+const ENTRY_BYTES: usize = size_of::<Entry>() + 16 + 130;
 /// Above it, an answer is used as often as can be.
 const USES_MAX: u8 = 3;
 
-/// What is known of an answer besides itself.
+/// What is known of an answer that is about to be kept, besides itself.
 #[derive(Debug)]
 pub struct Told {
     pub terms: Terms,
@@ -37,10 +39,10 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Entry {
     pub key: Key,
-    /// What its variant goes by; `None` where there is but one.
-    pub variance: Option<[u8; 16]>,
     pub head: Head,
-    pub told: Arc<Told>,
+    times: Times,
+    /// What most have not.
+    rare: Option<Box<Rare>>,
     pub body: Body,
     pub weight: usize,
     uses: AtomicU8,
@@ -49,46 +51,117 @@ pub struct Entry {
     /// It has been used before, and stays longer.
     pub(super) is_main: AtomicBool,
     is_renewing: AtomicBool,
-    /// When it was purged softly, in milliseconds of Unix time; 0 for never.
-    expired_ms: AtomicU64,
+    /// When it was purged softly, in seconds of Unix time; 0 for never.
+    expired_s: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Rare {
+    variance: Option<[u8; 16]>,
+    vary: Box<[HeaderName]>,
+    tags: Box<[Box<str>]>,
 }
 
 #[derive(Clone, Debug)]
 pub enum Body {
-    Whole(Arc<[Bytes]>, usize),
+    /// Whole, in one piece.
+    One(Bytes),
+    /// Whole, with its length.
+    Many(Arc<[Bytes]>, usize),
     Coming(Arc<Fill>),
+}
+
+impl Body {
+    pub fn whole(chunks: Vec<Bytes>) -> Body {
+        match <[Bytes; 1]>::try_from(chunks) {
+            Ok([one]) => Body::One(one),
+            Err(none) if none.is_empty() => Body::One(Bytes::new()),
+            Err(many) => {
+                let length = many.iter().map(Bytes::len).sum();
+                Body::Many(many.into(), length)
+            }
+        }
+    }
+
+    /// All that has come of it, when that is all; its pieces are none of them empty, unless it is.
+    pub fn chunks(&self) -> Option<&[Bytes]> {
+        match self {
+            Body::One(one) => Some(slice::from_ref(one)),
+            Body::Many(many, _) => Some(many),
+            Body::Coming(_) => None,
+        }
+    }
+
+    /// Of one that is whole.
+    pub fn length(&self) -> Option<usize> {
+        match self {
+            Body::One(one) => Some(one.len()),
+            Body::Many(_, length) => Some(*length),
+            Body::Coming(_) => None,
+        }
+    }
+
+    fn footprint(&self) -> usize {
+        self.chunks().map_or(0, |chunks| chunks.iter().map(|chunk| footprint(chunk.len())).sum())
+    }
+}
+
+/// What so many bytes take of memory. Allocators keep blocks of some sizes only: four between a power of two and the next. Of what
+/// they have, they leave a part unused: a ninth at worst, by benches/cache.rs.
+fn footprint(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 8).max(16);
+    let block = bytes.next_multiple_of(step);
+    block + block / 9
 }
 
 impl Entry {
     /// `head` is the service's; what concerns its connection or nobody but the first client is left out.
-    pub fn new(key: Key, variance: Option<[u8; 16]>, head: ResponseHeader, told: Arc<Told>, body: Body) -> Entry {
-        let length = match &body {
-            Body::Whole(_, length) => Some(*length),
-            Body::Coming(_) => None,
-        };
-        let head = tidy(head, &told.terms, length);
-        let texts = told.url.len() + told.tags.iter().map(|tag| tag.len() + size_of::<Box<str>>()).sum::<usize>();
+    pub fn new(key: Key, variance: Option<[u8; 16]>, head: ResponseHeader, told: &Told, body: Body) -> Entry {
+        let head = tidy(head, told, body.length());
+        let is_rare = variance.is_some() || !told.vary.is_empty() || !told.tags.is_empty();
+        let rare = is_rare.then(|| Box::new(Rare { variance, vary: told.vary.clone(), tags: told.tags.clone() }));
+        let texts = told.tags.iter().map(|tag| tag.len() + size_of::<Box<str>>()).sum::<usize>();
+        let rare_bytes = rare.as_ref().map_or(0, |rare| size_of::<Rare>() + size_of_val(&*rare.vary) + texts);
         Entry {
             key,
-            variance,
-            weight: ENTRY_BYTES + length.unwrap_or(0) + head.bytes() + texts,
+            weight: ENTRY_BYTES + body.footprint() + footprint(head.bytes()) + rare_bytes,
             head,
-            told,
+            times: Times::new(&told.terms),
+            rare,
             body,
             uses: AtomicU8::new(0),
             is_listed: AtomicBool::new(false),
             is_main: AtomicBool::new(false),
             is_renewing: AtomicBool::new(false),
-            expired_ms: AtomicU64::new(0),
+            expired_s: AtomicU32::new(0),
         }
+    }
+
+    /// What its variant goes by; `None` where there is but one.
+    pub fn variance(&self) -> Option<[u8; 16]> {
+        self.rare.as_ref()?.variance
+    }
+
+    /// What its Vary names.
+    pub fn vary(&self) -> &[HeaderName] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.vary)
+    }
+
+    pub fn tags(&self) -> &[Box<str>] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.tags)
+    }
+
+    /// But for what was withheld.
+    pub fn terms(&self) -> Terms {
+        self.times.terms()
     }
 
     /// Until when it is fresh, by its own terms and by what was purged softly.
     pub fn fresh_until(&self) -> SystemTime {
-        let own = self.told.terms.fresh_until();
-        match self.expired_ms.load(Relaxed) {
+        let own = self.terms().fresh_until();
+        match self.expired_s.load(Relaxed) {
             0 => own,
-            ms => own.min(UNIX_EPOCH + Duration::from_millis(ms)),
+            seconds => own.min(UNIX_EPOCH + Duration::from_secs(seconds.into())),
         }
     }
 
@@ -103,13 +176,13 @@ impl Entry {
 
     /// From now on it is stale.
     pub fn expire(&self, now: SystemTime) {
-        let ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         // A moment ago, so that it is stale at once.
-        self.expired_ms.store(u64::try_from(ms).unwrap_or(u64::MAX).saturating_sub(1).max(1), Relaxed);
+        self.expired_s.store(u32::try_from(seconds).unwrap_or(u32::MAX).max(1), Relaxed);
     }
 
     pub fn is_whole(&self) -> bool {
-        matches!(self.body, Body::Whole(..))
+        self.body.length().is_some()
     }
 
     /// Somebody is about to fetch it anew: the first of those who would, until that one ends.
@@ -147,7 +220,7 @@ const OF_FIRST: [HeaderName; 4] = [
 ];
 
 /// RFC 9111, 3.1 and RFC 9110, 7.6.1: what is stored is the answer, not how it came.
-fn tidy(head: ResponseHeader, terms: &Terms, length: Option<usize>) -> Head {
+fn tidy(head: ResponseHeader, Told { terms, url, .. }: &Told, length: Option<usize>) -> Head {
     let reason = head.get_reason_phrase().map(str::to_string);
     let mut parts = http::response::Parts::from(head);
     let nominated = nominated(&parts.headers);
@@ -164,7 +237,7 @@ fn tidy(head: ResponseHeader, terms: &Terms, length: Option<usize>) -> Head {
         // It is known now, though it may have come in chunks.
         parts.headers.insert(CONTENT_LENGTH, length.into());
     }
-    Head::new(parts.status, parts.version, reason.as_deref(), &parts.headers)
+    Head::new(parts.status, parts.version, reason.as_deref(), &parts.headers, url)
 }
 
 /// Fields that describe the body.

@@ -154,12 +154,12 @@ impl Fill {
     }
 
     /// All has come: what is to be kept, unless it was too large or is not as long as it said.
-    pub fn finish(&self, announced: Option<usize>) -> Option<(Box<[Bytes]>, usize)> {
+    pub fn finish(&self, announced: Option<usize>) -> Option<Vec<Bytes>> {
         let whole = {
             let mut state = self.state();
             let is_whole = announced.is_none_or(|announced| announced == state.written);
             state.end = if is_whole { End::Whole } else { End::Aborted };
-            (is_whole && !state.is_passing).then(|| (whole(&state.chunks, state.written), state.written))
+            (is_whole && !state.is_passing).then(|| whole(&state.chunks, state.written))
         };
         self.changed.notify_waiters();
         whole
@@ -260,9 +260,9 @@ fn joined(state: &State, position: usize, end: usize) -> Option<Bytes> {
 }
 
 /// Chunks of this size are kept. What comes is part of larger buffers, which keeping it would keep alive.
-const CHUNK_BYTES: usize = 128 << 10;
+const CHUNK_BYTES: usize = 16 << 10;
 
-fn whole(chunks: &VecDeque<Bytes>, length: usize) -> Box<[Bytes]> {
+fn whole(chunks: &VecDeque<Bytes>, length: usize) -> Vec<Bytes> {
     let mut out = Vec::with_capacity(length.div_ceil(CHUNK_BYTES));
     let mut open = Vec::with_capacity(length.min(CHUNK_BYTES));
     let mut left = length;
@@ -278,5 +278,5 @@ fn whole(chunks: &VecDeque<Bytes>, length: usize) -> Box<[Bytes]> {
             }
         }
     }
-    out.into_boxed_slice()
+    out
 }

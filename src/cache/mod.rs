@@ -11,11 +11,13 @@ mod fill;
 pub mod fresh;
 mod head;
 pub mod key;
+mod page;
 pub mod purge;
 mod rule;
 mod shard;
 pub mod storage;
 mod store;
+mod times;
 mod turns;
 
 pub use bulletin::{Bulletin, Counts, Heard};

@@ -25,7 +25,7 @@ pub enum How {
 
 impl Purge {
     pub fn matches(&self, entry: &Entry) -> bool {
-        self.matches_parts(entry.key.page, &entry.told.url, &entry.told.tags)
+        self.matches_parts(entry.key.page, entry.head.url(), entry.tags())
     }
 
     pub fn matches_parts(&self, page: u128, url: &str, tags: &[Box<str>]) -> bool {

@@ -6,67 +6,24 @@
 
 use super::entry::{Body, Entry};
 use super::key::Key;
+use super::page::Page;
 use crate::types::Pass;
+use hashbrown::HashTable;
+use hashbrown::hash_table;
 use http::HeaderName;
-use smallvec::SmallVec;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
-/// Variants of one answer; the oldest makes room.
-const VARIANTS_MAX: usize = 64;
 /// The small queue's share is one in so many.
 const SMALL_SHARE: usize = 10;
 
-type Hashed<K, V> = HashMap<K, V, BuildHasherDefault<Pass>>;
-
-/// The variants of one answer, the newest first.
+/// On lines of the processor's caches of its own: two threads at two shards don't fight for one.
 #[derive(Debug, Default)]
-struct Family {
-    variants: SmallVec<[Arc<Entry>; 1]>,
-}
-
-/// The families of one page: one mostly, many where who asks tells them apart.
-#[derive(Debug)]
-enum Members {
-    One(u128),
-    #[expect(clippy::box_collection, reason = "most pages have one family, and a set in place would double what each takes")]
-    Many(Box<HashSet<u128, BuildHasherDefault<Pass>>>),
-}
-
-impl Members {
-    fn add(&mut self, family: u128) {
-        match self {
-            Members::One(one) if *one == family => {}
-            Members::One(one) => *self = Members::Many(Box::new([*one, family].into_iter().collect())),
-            Members::Many(many) => drop(many.insert(family)),
-        }
-    }
-
-    /// Whether none is left.
-    fn remove(&mut self, family: u128) -> bool {
-        match self {
-            Members::One(one) => *one == family,
-            Members::Many(many) => {
-                many.remove(&family);
-                many.is_empty()
-            }
-        }
-    }
-
-    fn all(&self) -> Vec<u128> {
-        match self {
-            Members::One(one) => vec![*one],
-            Members::Many(many) => many.iter().copied().collect(),
-        }
-    }
-}
-
-#[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Shard {
-    families: Hashed<u128, Family>,
-    pages: Hashed<u128, Members>,
+    pages: HashTable<Page>,
     small: Queue,
     main: Queue,
     ghosts: Ghosts,
@@ -138,27 +95,35 @@ impl Ghosts {
     }
 }
 
+/// A page's number is one already. The store chooses shards by its other half.
+fn hash(page: u128) -> u64 {
+    page as u64
+}
+
 impl Shard {
+    fn page(&self, page: u128) -> Option<&Page> {
+        self.pages.find(hash(page), |known| known.id() == page)
+    }
+
     /// The newest variant, or the one that is meant.
     pub fn find(&self, key: Key, variance: Option<[u8; 16]>) -> Option<Arc<Entry>> {
         let can_serve = |entry: &&Arc<Entry>| match &entry.body {
-            Body::Whole(..) => true,
+            Body::One(_) | Body::Many(..) => true,
             Body::Coming(fill) => fill.is_open(),
         };
-        let mut variants = self.families.get(&key.family)?.variants.iter().filter(can_serve);
+        let mut variants = self.page(key.page)?.family(key.family).iter().filter(can_serve);
         match variance {
             None => variants.next().cloned(),
-            wanted => variants.find(|entry| entry.variance == wanted).cloned(),
+            wanted => variants.find(|entry| entry.variance() == wanted).cloned(),
         }
     }
 
     /// The variance of the variant that a request matches, by what each goes by.
     pub fn matching(&self, key: Key, of: impl Fn(&[HeaderName]) -> [u8; 16]) -> Option<[u8; 16]> {
-        let variants = &self.families.get(&key.family)?.variants;
+        let variants = self.page(key.page)?.family(key.family).iter();
         variants
-            .iter()
-            .filter(|entry| !entry.told.vary.is_empty())
-            .map(|entry| (entry.variance, of(&entry.told.vary)))
+            .filter(|entry| !entry.vary().is_empty())
+            .map(|entry| (entry.variance(), of(entry.vary())))
             .find_map(|(known, wanted)| known.filter(|known| *known == wanted))
     }
 
@@ -166,16 +131,19 @@ impl Shard {
     pub fn insert(&mut self, entry: &Arc<Entry>) -> isize {
         let mut change = 0;
         if entry.is_whole() {
-            let is_older_self = |other: &Entry| other.is_whole() && (other.variance == entry.variance || entry.variance.is_none());
-            change -= self.remove(entry.key.family, is_older_self) as isize;
+            let is_older_self = |other: &Entry| other.is_whole() && (other.variance() == entry.variance() || entry.variance().is_none());
+            change -= self.remove(entry.key, is_older_self) as isize;
         }
         entry.is_listed.store(true, Relaxed);
-        self.pages.entry(entry.key.page).or_insert(Members::One(entry.key.family)).add(entry.key.family);
-        let family = self.families.entry(entry.key.family).or_default();
-        family.variants.insert(0, entry.clone());
-        if family.variants.len() > VARIANTS_MAX
-            && let Some(oldest) = family.variants.pop()
-        {
+        let page = entry.key.page;
+        let oldest = match self.pages.entry(hash(page), |known| known.id() == page, |known| hash(known.id())) {
+            hash_table::Entry::Vacant(place) => {
+                place.insert(Page::One(entry.clone()));
+                None
+            }
+            hash_table::Entry::Occupied(mut page) => page.get_mut().add(entry),
+        };
+        if let Some(oldest) = oldest {
             change -= self.unlist(&oldest) as isize;
         }
         if entry.is_whole() {
@@ -187,25 +155,13 @@ impl Shard {
         change
     }
 
-    /// Takes out what is meant of a family; answers how many bytes it took.
-    pub fn remove(&mut self, family: u128, is_meant: impl Fn(&Entry) -> bool) -> usize {
-        let Some(variants) = self.families.get_mut(&family).map(|family| &mut family.variants) else { return 0 };
-        let mut gone: SmallVec<[Arc<Entry>; 1]> = SmallVec::new();
-        variants.retain(|entry| {
-            let goes = is_meant(entry);
-            if goes {
-                gone.push(entry.clone());
-            }
-            !goes
-        });
-        let is_empty = variants.is_empty();
-        if is_empty {
-            self.families.remove(&family);
-            if let Some(first) = gone.first()
-                && self.pages.get_mut(&first.key.page).is_some_and(|members| members.remove(family))
-            {
-                self.pages.remove(&first.key.page);
-            }
+    /// Takes out what is meant of an answer's variants; answers how many bytes it took.
+    pub fn remove(&mut self, key: Key, is_meant: impl Fn(&Entry) -> bool) -> usize {
+        let Ok(place) = self.pages.find_entry(hash(key.page), |page| page.id() == key.page) else { return 0 };
+        let (page, place) = place.remove();
+        let (left, gone) = page.without(key.family, is_meant);
+        if let Some(left) = left {
+            place.insert(left);
         }
         gone.iter().map(|entry| self.unlist(entry)).sum()
     }
@@ -236,7 +192,7 @@ impl Shard {
                 continue;
             }
             entry.is_listed.store(false, Relaxed);
-            self.remove(entry.key.family, |other| std::ptr::eq(other, &*entry));
+            self.remove(entry.key, |other| std::ptr::eq(other, &*entry));
             if is_small {
                 self.ghosts.add(entry.key.family, self.small.listed + self.main.listed);
             }
@@ -246,12 +202,11 @@ impl Shard {
 
     /// What of a page is kept or coming.
     pub fn of_page(&self, page: u128) -> Vec<Arc<Entry>> {
-        let families = self.pages.get(&page).map(Members::all).unwrap_or_default();
-        families.iter().filter_map(|family| self.families.get(family)).flat_map(|family| family.variants.iter().cloned()).collect()
+        self.page(page).map_or_else(Vec::new, |page| page.all().cloned().collect())
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.families.values().flat_map(|family| &family.variants)
+        self.pages.iter().flat_map(Page::all)
     }
 
     /// Remembers that a page was purged, for answers that were asked for before.

@@ -2,6 +2,7 @@
 
 use super::entry::{Body, Entry, Told};
 use super::fill::{Broken, Fill, piece};
+use super::fresh::Terms;
 use super::key::Key;
 use super::store::Store;
 use crate::types::content_length;
@@ -35,9 +36,8 @@ impl Key {
 
 /// What Pingora is told of an answer. It gets no times of its own: all variants are of one moment, or it would take those that came
 /// before the newest for purged.
-pub fn meta(told: &Arc<Told>, head: pingora::http::ResponseHeader, fresh_until: std::time::SystemTime) -> CacheMeta {
+pub fn meta(terms: &Terms, head: pingora::http::ResponseHeader, fresh_until: std::time::SystemTime) -> CacheMeta {
     let seconds = |window: Duration| u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
-    let terms = &told.terms;
     CacheMeta::new(fresh_until, UNIX_EPOCH, seconds(terms.stale_while_revalidate), seconds(terms.stale_if_error), head)
 }
 
@@ -45,10 +45,10 @@ pub fn meta(told: &Arc<Told>, head: pingora::http::ResponseHeader, fresh_until: 
 impl Storage for Store {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
         Ok(self.find(Key::of(key), key.variance_bin()).map(|entry| {
-            let mut meta = meta(&entry.told, entry.head.build(0), entry.fresh_until());
-            if let Some(variance) = entry.variance {
+            let mut meta = meta(&entry.terms(), entry.head.build(0), entry.fresh_until());
+            if let Some(variance) = entry.variance() {
                 meta.set_variance_key(variance);
-                meta.extensions_mut().insert(entry.told.clone());
+                meta.extensions_mut().insert(entry.clone());
             }
             (meta, Box::new(Reader::new(entry, false)) as HitHandler)
         }))
@@ -62,7 +62,7 @@ impl Storage for Store {
     ) -> Result<Option<(CacheMeta, HitHandler)>> {
         let id = tag.and_then(|tag| tag.first_chunk().copied()).map(u64::from_ne_bytes);
         Ok(id.and_then(|id| self.coming(id)).map(|entry| {
-            let meta = meta(&entry.told, entry.head.build(0), entry.fresh_until());
+            let meta = meta(&entry.terms(), entry.head.build(0), entry.fresh_until());
             (meta, Box::new(Reader::new(entry, true)) as HitHandler)
         }))
     }
@@ -74,9 +74,9 @@ impl Storage for Store {
         let fill = self.fill(told.body_bytes_max);
         let head = meta.response_header_copy();
         let announced = content_length(&head.headers).and_then(|length| length.try_into().ok());
-        let entry = Arc::new(Entry::new(Key::of(key), meta.variance(), head, told.clone(), Body::Coming(fill.clone())));
-        let id = self.begin(&entry);
-        Ok(Box::new(Writer { store: self, entry, fill, announced, tag: id.to_ne_bytes(), is_finished: false }))
+        let entry = Arc::new(Entry::new(Key::of(key), meta.variance(), head, told, Body::Coming(fill.clone())));
+        let id = self.begin(&entry, told.since);
+        Ok(Box::new(Writer { store: self, entry, told: told.clone(), fill, announced, tag: id.to_ne_bytes(), is_finished: false }))
     }
 
     /// Not used: purges are the store's own.
@@ -92,7 +92,7 @@ impl Storage for Store {
         if !old.is_whole() {
             return Ok(false);
         }
-        let new = Entry::new(old.key, old.variance, meta.response_header_copy(), told.clone(), old.body.clone());
+        let new = Entry::new(old.key, old.variance(), meta.response_header_copy(), told, old.body.clone());
         self.renew(&old, new);
         Ok(true)
     }
@@ -129,10 +129,11 @@ pub struct Reader {
 
 impl Reader {
     fn new(entry: Arc<Entry>, is_own: bool) -> Reader {
-        let (id, end) = match &entry.body {
-            Body::Whole(_, length) => (0, *length),
-            Body::Coming(fill) => (fill.join(is_own), usize::MAX),
+        let id = match &entry.body {
+            Body::Coming(fill) => fill.join(is_own),
+            _ => 0,
         };
+        let end = entry.body.length().unwrap_or(usize::MAX);
         Reader { entry, id, position: 0, end, is_ended: false }
     }
 }
@@ -155,12 +156,12 @@ impl HandleHit for Reader {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         let piece = match &self.entry.body {
             _ if self.position >= self.end => None,
-            Body::Whole(chunks, _) => {
-                let piece = piece(chunks.iter(), 0, self.position, self.end);
+            Body::Coming(fill) => fill.read(self.id, &mut self.position, self.end).await.map_err(broken)?,
+            whole => {
+                let piece = piece(whole.chunks().unwrap_or_default().iter(), 0, self.position, self.end);
                 self.position += piece.as_ref().map_or(0, Bytes::len);
                 piece
             }
-            Body::Coming(fill) => fill.read(self.id, &mut self.position, self.end).await.map_err(broken)?,
         };
         let is_first_end = piece.is_none() && !std::mem::replace(&mut self.is_ended, piece.is_none());
         Ok(if is_first_end { Some(Bytes::new()) } else { piece })
@@ -175,10 +176,7 @@ impl HandleHit for Reader {
     }
 
     fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {
-        let length = match &self.entry.body {
-            Body::Whole(_, length) => *length,
-            Body::Coming(_) => usize::MAX,
-        };
+        let length = self.entry.body.length().unwrap_or(usize::MAX);
         (self.position, self.end) = (start, end.unwrap_or(length).min(length));
         Ok(())
     }
@@ -196,6 +194,7 @@ impl HandleHit for Reader {
 struct Writer {
     store: &'static Store,
     entry: Arc<Entry>,
+    told: Arc<Told>,
     fill: Arc<Fill>,
     announced: Option<usize>,
     tag: [u8; 8],
@@ -207,10 +206,8 @@ impl Writer {
         self.is_finished = true;
         let entry = &self.entry;
         let whole = self.fill.finish(self.announced);
-        let length = whole.as_ref().map_or(0, |(_, length)| *length);
-        let whole = whole.map(|(chunks, length)| {
-            Entry::new(entry.key, entry.variance, entry.head.build(0), entry.told.clone(), Body::Whole(chunks.into(), length))
-        });
+        let length = whole.iter().flatten().map(Bytes::len).sum();
+        let whole = whole.map(|chunks| Entry::new(entry.key, entry.variance(), entry.head.build(0), &self.told, Body::whole(chunks)));
         self.store.finish(u64::from_ne_bytes(self.tag), whole);
         length
     }

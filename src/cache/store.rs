@@ -92,7 +92,7 @@ impl Store {
         let shard = self.shard(key.page);
         match shard.matching(key, of) {
             Some(variance) => shard.find(key, Some(variance)),
-            None => shard.find(key, None).filter(|entry| entry.told.vary.is_empty()),
+            None => shard.find(key, None).filter(|entry| entry.vary().is_empty()),
         }
     }
 
@@ -111,13 +111,13 @@ impl Store {
         Arc::new(Fill::new(bytes_max, self.in_flight.clone()))
     }
 
-    /// Begins to keep an answer that is coming; its number.
-    pub(super) fn begin(&self, entry: &Arc<Entry>) -> u64 {
+    /// Begins to keep an answer that is coming, unless it was purged `since` it was asked for; its number.
+    pub(super) fn begin(&self, entry: &Arc<Entry>, since: u64) -> u64 {
         let id = self.next_id.fetch_add(1, Relaxed);
         lock(&self.coming).insert(id, entry.clone());
         let mut shard = self.shard(entry.key.page);
         // What was asked for before a purge may be what was purged.
-        if !shard.was_purged(entry.key.page, entry.told.since) && !self.was_purged(entry) {
+        if !shard.was_purged(entry.key.page, since) && !self.was_purged(entry, since) {
             self.change(shard.insert(entry));
         }
         id
@@ -134,7 +134,7 @@ impl Store {
         {
             let mut shard = lock(&self.shards[start]);
             let is_wanted = coming.is_listed.load(Relaxed);
-            shard.remove(coming.key.family, |entry| std::ptr::eq(entry, &*coming));
+            shard.remove(coming.key, |entry| std::ptr::eq(entry, &*coming));
             if let Some(whole) = whole.filter(|_| is_wanted) {
                 self.change(shard.insert(&Arc::new(whole)));
             }
@@ -142,12 +142,12 @@ impl Store {
         self.make_room(start);
     }
 
-    /// Keeps an answer that is there as a whole, unless it was purged since it was asked for.
-    pub fn keep(&self, whole: Entry) {
+    /// Keeps an answer that is there as a whole, unless it was purged `since` it was asked for.
+    pub fn keep(&self, whole: Entry, since: u64) {
         let start = self.shard_of(whole.key.page);
         {
             let mut shard = lock(&self.shards[start]);
-            if !shard.was_purged(whole.key.page, whole.told.since) && !self.was_purged(&whole) {
+            if !shard.was_purged(whole.key.page, since) && !self.was_purged(&whole, since) {
                 self.change(shard.insert(&Arc::new(whole)));
             }
         }
@@ -196,9 +196,8 @@ impl Store {
     }
 
     /// Whether a purge of more than a page came after the entry was asked for, or may have come.
-    fn was_purged(&self, entry: &Entry) -> bool {
+    fn was_purged(&self, entry: &Entry, since: u64) -> bool {
         let recent = lock(&self.recent);
-        let since = entry.told.since;
         let is_forgotten = recent.len() >= PURGES_MAX && recent.front().is_some_and(|(oldest, _)| *oldest > since);
         is_forgotten || recent.iter().rev().take_while(|(purge, _)| *purge > since).any(|(_, purge)| purge.matches(entry))
     }
@@ -235,9 +234,9 @@ impl Store {
         let now = SystemTime::now();
         for entry in meant {
             match (how, &entry.body) {
-                (How::Soft, Body::Whole(..)) => entry.expire(now),
+                (How::Soft, Body::One(_) | Body::Many(..)) => entry.expire(now),
                 // What is coming is old before it is here.
-                _ => self.change(-(shard.remove(entry.key.family, |other| std::ptr::eq(other, &**entry)) as isize)),
+                _ => self.change(-(shard.remove(entry.key, |other| std::ptr::eq(other, &**entry)) as isize)),
             }
         }
         meant.len()

@@ -129,12 +129,12 @@ pub fn found(session: &mut Session, handler: &HitHandler, exchange: &mut Exchang
     let (now, fresh_until) = (SystemTime::now(), entry.fresh_until());
     let is_background = exchange.is_background();
     let caching = exchange.caching.as_mut()?;
-    let terms = &entry.told.terms;
+    let terms = entry.terms();
     if terms.is_never_fresh() {
         // Each has to ask for itself: to wait for one another would only put them in a line.
         session.cache.set_cache_lock(None, None);
     }
-    let wanted = caching.asked.admits(terms, fresh_until, now);
+    let wanted = caching.asked.admits(&terms, fresh_until, now);
     caching.entry = Some(entry.clone());
     caching.is_forced = wanted == Use::Ask;
     let is_renewable = fresh_until < now && now <= fresh_until + terms.stale_while_revalidate;
@@ -180,8 +180,10 @@ pub fn variance(names: &[HeaderName], exchange: &Exchange, head: &RequestHeader)
 
 /// What tells the variant apart that a request wants; `None` where there is but one.
 pub fn vary(meta: &CacheMeta, exchange: &Exchange, head: &RequestHeader) -> Option<HashBinary> {
-    let told = meta.extensions().get::<Arc<Told>>().filter(|told| !told.vary.is_empty())?;
-    let own = variance(&told.vary, exchange, head);
+    let extensions = meta.extensions();
+    let coming = extensions.get::<Arc<Told>>().map(|told| &told.vary[..]);
+    let names = coming.or_else(|| extensions.get::<Arc<Entry>>().map(|entry| entry.vary())).filter(|names| !names.is_empty())?;
+    let own = variance(names, exchange, head);
     let caching = exchange.caching.as_ref()?;
     if meta.variance().is_none_or(|known| known == own) {
         return Some(own);
@@ -256,7 +258,7 @@ pub fn keep(session: &Session, head: &ResponseHeader, exchange: &mut Exchange) -
             if let Some(caching) = &mut exchange.caching {
                 caching.terms = Some(told.terms.clone());
             }
-            let mut meta = meta(&told, head, told.terms.fresh_until());
+            let mut meta = meta(&told.terms, head, told.terms.fresh_until());
             meta.extensions_mut().insert(told);
             RespCacheable::Cacheable(meta)
         }

@@ -84,10 +84,10 @@ pub fn hit(left: i64) -> String {
 /// The same for an answer from memory that is fresh.
 pub fn tell_hit(head: &mut ResponseHeader, entry: &Entry, now: SystemTime) -> Result<()> {
     forward::edit(head, |_, headers| {
-        if entry.head.status == StatusCode::OK {
+        if entry.head.status() == StatusCode::OK {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
-        headers.insert(AGE, entry.told.terms.age(now).as_secs().into());
+        headers.insert(AGE, entry.terms().age(now).as_secs().into());
         let status = hit(entry.seconds_left(now));
         // Digits and words.
         headers.append(
@@ -100,7 +100,7 @@ pub fn tell_hit(head: &mut ResponseHeader, entry: &Entry, now: SystemTime) -> Re
 /// The age of what was found, and for how many seconds it is fresh yet: below 0 for how many it is no more.
 fn standing(caching: &Caching, now: SystemTime) -> (Duration, i64) {
     let Some(entry) = &caching.entry else { return (Duration::ZERO, 0) };
-    (entry.told.terms.age(now), entry.seconds_left(now))
+    (entry.terms().age(now), entry.seconds_left(now))
 }
 
 /// Why the service was asked.

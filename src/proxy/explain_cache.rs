@@ -78,9 +78,9 @@ fn verdict(head: &RequestHeader, asked: &Asked, entry: Option<&Entry>, exchange:
         return ("bypass", "the request says no-store".to_string());
     }
     let Some(entry) = entry else { return ("miss", "nothing is kept under this key".to_string()) };
-    let (terms, fresh_until) = (&entry.told.terms, entry.fresh_until());
+    let (terms, fresh_until) = (entry.terms(), entry.fresh_until());
     let passed = now.duration_since(fresh_until).ok();
-    match (asked.admits(terms, fresh_until, now), passed) {
+    match (asked.admits(&terms, fresh_until, now), passed) {
         (Use::Ask, _) => ("expired", "the request wants the service to be asked".to_string()),
         (Use::Take, _) => ("stale", "it is stale, and the request takes that".to_string()),
         (Use::AsIs, None) => ("hit", "it is fresh".to_string()),
@@ -97,10 +97,10 @@ fn verdict(head: &RequestHeader, asked: &Asked, entry: Option<&Entry>, exchange:
 
 fn kept(entry: &Arc<Entry>, now: SystemTime) -> Kept {
     Kept {
-        age_seconds: entry.told.terms.age(now).as_secs(),
+        age_seconds: entry.terms().age(now).as_secs(),
         fresh_seconds: entry.seconds_left(now),
         bytes: entry.weight,
-        tags: entry.told.tags.iter().map(ToString::to_string).collect(),
-        vary: entry.told.vary.iter().map(ToString::to_string).collect(),
+        tags: entry.tags().iter().map(ToString::to_string).collect(),
+        vary: entry.vary().iter().map(ToString::to_string).collect(),
     }
 }

@@ -4,7 +4,6 @@
 use super::exchange::Exchange;
 use super::{caching, caching_told, steps};
 use crate::cache::Entry;
-use crate::cache::entry::Body;
 use http::Method;
 use http::header::{CACHE_CONTROL, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PRAGMA, RANGE};
 use http::{HeaderMap, HeaderName};
@@ -22,7 +21,7 @@ const ASKS_MORE: [HeaderName; 8] =
 /// The client is gone.
 pub async fn answer(session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
     let Some(entry) = find(session, exchange) else { return Ok(false) };
-    let Body::Whole(chunks, 1..) = &entry.body else { return Ok(false) };
+    let Some(chunks) = entry.body.chunks().filter(|_| entry.body.length() != Some(0)) else { return Ok(false) };
     exchange.at_store = Some("hit");
     let mut head = entry.head.build(caching_told::FIELDS_MORE);
     caching_told::tell_hit(&mut head, &entry, SystemTime::now())?;
@@ -44,7 +43,7 @@ fn find(session: &mut Session, exchange: &Exchange) -> Option<Arc<Entry>> {
     }
     let key = caching::key_of(exchange, head, rule);
     let entry = exchange.snapshot.cache.store.find_for(key, |names| caching::variance(names, exchange, head))?;
-    let is_ready = entry.is_whole() && !entry.head.status.is_informational() && SystemTime::now() < entry.fresh_until();
+    let is_ready = entry.is_whole() && !entry.head.status().is_informational() && SystemTime::now() < entry.fresh_until();
     (is_ready && session.as_mut().is_body_empty()).then(|| {
         entry.touch();
         entry

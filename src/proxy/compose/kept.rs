@@ -55,7 +55,7 @@ impl Wanted {
         let now = SystemTime::now();
         let found = exchange.snapshot.cache.store.find(self.key, None).filter(|entry| entry.is_whole());
         exchange.at_store = Some(if found.is_some() { "expired" } else { "miss" });
-        let serves = found.filter(|entry| match self.asked.admits(&entry.told.terms, entry.fresh_until(), now) {
+        let serves = found.filter(|entry| match self.asked.admits(&entry.terms(), entry.fresh_until(), now) {
             Use::AsIs => now < entry.fresh_until(),
             Use::Take => true,
             Use::Ask => false,
@@ -76,14 +76,11 @@ pub async fn serve(session: &mut Session, exchange: &mut Exchange, entry: &Entry
     let (mut head, left) = (entry.head.build(FIELDS_MORE), entry.seconds_left(now));
     exchange.at_store = Some(if left < 0 { "stale" } else { "hit" });
     head.remove_header(&CONTENT_LENGTH);
-    head.insert_header(AGE, entry.told.terms.age(now).as_secs())?;
+    head.insert_header(AGE, entry.terms().age(now).as_secs())?;
     head.append_header(CACHE_STATUS, caching::value(caching_told::hit(left))?)?;
-    let body = match &entry.body {
-        Body::Whole(pieces, _) => match &pieces[..] {
-            [one] => one.clone(),
-            several => several.concat().into(),
-        },
-        Body::Coming(_) => Bytes::new(),
+    let body = match entry.body.chunks().unwrap_or_default() {
+        [one] => one.clone(),
+        several => several.concat().into(),
     };
     respond::send(session, exchange, head, body).await
 }
@@ -147,8 +144,8 @@ pub fn keep(
         // What comes from memory has asked nobody.
         own.remove_header(&SERVER_TIMING);
         own.insert_header(DATE, httpdate::fmt_http_date(told.terms.received))?;
-        let whole = Body::Whole(Arc::from([body.clone()]), body.len());
-        exchange.snapshot.cache.store.keep(Entry::new(wanted.key, None, own, Arc::new(told), whole));
+        let whole = Entry::new(wanted.key, None, own, &told, Body::One(body.clone()));
+        exchange.snapshot.cache.store.keep(whole, told.since);
     }
     head.append_header(CACHE_STATUS, caching::value(format!("frontdesk; {forwarded}{stored}"))?).map(drop)
 }
