@@ -54,7 +54,7 @@ pub fn apply(head: &mut impl Head, edits: &HeaderEdits, values: &dyn Values) -> 
     if edits.is_empty() {
         return Ok(());
     }
-    for edit in edits.edits(values) {
+    edits.edits(values).try_for_each(|edit| {
         match edit {
             Edit::Remove(name) => head.remove(name),
             Edit::Rename(from, to) => {
@@ -68,8 +68,8 @@ pub fn apply(head: &mut impl Head, edits: &HeaderEdits, values: &dyn Values) -> 
             Edit::Set(name, value) => head.set(name.clone(), value)?,
             Edit::Add(name, value) => head.add(name.clone(), value)?,
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The same for what goes to a service, which may take `x_who` of the client for the `x-who` that the route sets.

@@ -13,6 +13,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
 };
+use smallvec::SmallVec;
 use socket2::SockRef;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
@@ -188,7 +189,7 @@ impl ClientStream {
         }
     }
 
-    /// Small writes are gathered; a large one goes straight to the socket behind them.
+    /// Small writes are gathered; a large one goes straight to the socket, together with them.
     fn poll_put(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if total < WRITE_BYTES {
@@ -201,16 +202,28 @@ impl ClientStream {
             slices.iter().for_each(|slice| self.written.extend_from_slice(slice));
             return Poll::Ready(Ok(total));
         }
-        ready!(self.poll_drain(cx))?;
-        let sent = match slices {
-            [one] => Pin::new(&mut self.socket).poll_write(cx, one),
-            many => Pin::new(&mut self.socket).poll_write_vectored(cx, many),
-        };
-        match sent {
-            Poll::Pending => self.poll_stalled(cx),
-            done => {
-                self.has_written();
-                done
+        loop {
+            let gathered = self.written.len() - self.written_at;
+            let sent = match slices {
+                [one] if gathered == 0 => Pin::new(&mut self.socket).poll_write(cx, one),
+                // A head and a large body leave in one write, too.
+                many => {
+                    let own = IoSlice::new(&self.written[self.written_at..]);
+                    let all: SmallVec<[_; 8]> = std::iter::once(own).chain(many.iter().map(|slice| IoSlice::new(slice))).collect();
+                    Pin::new(&mut self.socket).poll_write_vectored(cx, &all)
+                }
+            };
+            match sent {
+                Poll::Pending => return self.poll_stalled(cx),
+                Poll::Ready(Ok(sent)) if sent > 0 && sent <= gathered => {
+                    self.has_written();
+                    self.written_at += sent;
+                }
+                done => {
+                    self.has_written();
+                    (self.written, self.written_at) = (Vec::new(), 0);
+                    return done.map_ok(|sent| sent.saturating_sub(gathered));
+                }
             }
         }
     }

@@ -28,7 +28,7 @@ pub fn is_rewritten(name: &HeaderName) -> bool {
 /// Whether a field is a look-alike of one that we set for every request: `x_request_id`.
 pub fn is_look_alike(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.contains('_') && is_alike(Some(name), X_REQUEST_ID.as_str())
+    is_alike(Some(name), X_REQUEST_ID.as_str()) && name.contains('_')
 }
 
 /// Whether a name is ours to services that don't tell `_` from `-`.

@@ -72,11 +72,12 @@ impl HeaderEdits {
     /// Whether a field is a look-alike of one that is removed, renamed or set: `x_who` of `x-who`.
     pub fn is_look_alike(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
-        let named = || {
-            let renamed = self.rename.iter().flat_map(|(from, to)| [from, to]);
-            self.remove.iter().chain(renamed).chain(self.set.iter().map(|(name, _)| name))
-        };
-        name.contains('_') && named().any(|ours| ours != name && is_alike(Some(name), ours.as_str()))
+        if !name.as_bytes().contains(&b'_') {
+            return false;
+        }
+        let renamed = self.rename.iter().flat_map(|(from, to)| [from, to]);
+        let mut named = self.remove.iter().chain(renamed).chain(self.set.iter().map(|(name, _)| name));
+        named.any(|ours| ours != name && is_alike(Some(name), ours.as_str()))
     }
 
     /// What is put into the values.
