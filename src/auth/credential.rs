@@ -65,11 +65,14 @@ impl Place {
                 match (values.next(), values.next()) {
                     (None, _) => Found::Nothing,
                     (Some(_), Some(_)) => Found::Unclear,
-                    (Some(value), None) => match (value.to_str(), scheme) {
-                        (Err(_), _) => Found::Unclear,
-                        (Ok(text), None) => Found::One(text.trim().into()),
-                        (Ok(text), Some(scheme)) => behind(text, scheme).map_or(Found::Nothing, |text| Found::One(text.into())),
-                    },
+                    (Some(value), None) => {
+                        let value = value.as_bytes().trim_ascii();
+                        match scheme.as_ref().map_or(Some(value), |scheme| behind(value, scheme)).map(str::from_utf8) {
+                            None => Found::Nothing,
+                            Some(Ok(text)) => Found::One(text.into()),
+                            Some(Err(_)) => Found::Unclear,
+                        }
+                    }
                 }
             }
             Place::Cookie(name) => {
@@ -87,7 +90,7 @@ impl Place {
         match self {
             // A field with another word before it is not for us.
             Place::Header(name, Some(scheme)) => {
-                let is_ours = |value: &HeaderValue| value.to_str().is_ok_and(|text| behind(text, scheme).is_some());
+                let is_ours = |value: &HeaderValue| behind(value.as_bytes().trim_ascii(), scheme).is_some();
                 if headers.get_all(name).iter().any(is_ours) {
                     headers.remove(name);
                 }
@@ -126,9 +129,11 @@ pub fn header(name: &str, at: &At<'_>, problems: &Problems) -> Option<HeaderName
 }
 
 /// What comes after the word, in any case of it.
-fn behind<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
-    let (word, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
-    word.eq_ignore_ascii_case(scheme).then(|| rest.trim_start_matches(' '))
+fn behind<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
+    let blank = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
+    let (word, rest) = value.split_at(blank);
+    let blanks = rest.iter().take_while(|byte| **byte == b' ').count();
+    word.eq_ignore_ascii_case(scheme.as_bytes()).then(|| &rest[blanks..])
 }
 
 fn only<'a>(mut found: impl Iterator<Item = Cow<'a, str>>) -> Found<'a> {

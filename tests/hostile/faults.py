@@ -10,7 +10,7 @@ RATE = 400
 # What an endpoint takes for an answer; a slow one takes ten times as long.
 TAKES_MS = 10
 SERVICE = """{ endpoints: [ENDPOINTS], timeouts: { connect: 1s, read: 5s },
-    retries: { attempts: 3, when: [connect, reset, 502, 503, 504], per_try: 500ms }, MORE }"""
+    retries: { attempts: 3, when: [connect, reset, 502, 503, 504], per_try: 300ms }, MORE }"""
 YAML = """
 listeners: [{ name: plain, bind: 127.0.0.1:0 }]
 server: { threads: 2 }
