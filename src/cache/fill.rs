@@ -260,7 +260,7 @@ fn joined(state: &State, position: usize, end: usize) -> Option<Bytes> {
 }
 
 /// Chunks of this size are kept. What comes is part of larger buffers, which keeping it would keep alive.
-const CHUNK_BYTES: usize = 16 << 10;
+const CHUNK_BYTES: usize = 32 << 10;
 
 fn whole(chunks: &VecDeque<Bytes>, length: usize) -> Vec<Bytes> {
     let mut out = Vec::with_capacity(length.div_ceil(CHUNK_BYTES));
