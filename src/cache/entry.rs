@@ -111,7 +111,7 @@ impl Body {
 fn footprint(bytes: usize) -> usize {
     let step = (bytes.next_power_of_two() / 8).max(16);
     let block = bytes.next_multiple_of(step);
-    block + block / if block > 16 << 10 { 7 } else { 9 }
+    block + block / if block > 16 << 10 { 6 } else { 9 }
 }
 
 impl Entry {
