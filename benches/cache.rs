@@ -26,20 +26,13 @@ const MIB: usize = 1 << 20;
 
 fn main() {
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10);
-    let parts = ["ratios", "threads", "bound", "overhead"];
-    let named: Vec<String> = std::env::args().filter(|argument| parts.contains(&&**argument)).collect();
-    let is_wanted = |part: &str| named.is_empty() || named.iter().any(|named| named == part);
-    if is_wanted("ratios") {
-        ratios();
-    }
-    if is_wanted("threads") {
-        threads();
-    }
-    if is_wanted("bound") {
-        bound(Duration::from_secs(seconds));
-    }
-    if is_wanted("overhead") {
-        overhead();
+    let bound = || bound(Duration::from_secs(seconds));
+    let parts: [(&str, &dyn Fn()); 4] = [("ratios", &ratios), ("threads", &threads), ("bound", &bound), ("overhead", &overhead)];
+    let named: Vec<String> = std::env::args().filter(|argument| parts.iter().any(|(name, _)| name == argument)).collect();
+    for (name, part) in parts {
+        if named.is_empty() || named.iter().any(|named| named == name) {
+            part();
+        }
     }
 }
 

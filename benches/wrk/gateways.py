@@ -122,7 +122,8 @@ VARIANTS = {
     "shaped": {"route": ", request: { headers: { set: { X-Route: bench }, remove: [Cookie] } }, "
                         "response: { headers: { set: { X-Frame-Options: DENY }, remove: [Server] } }"},
     # Three calls for each of 64 clients: more connections rest than are kept by default.
-    "composed": {"service": SERVICE + ", keepalive: {{ connections: 256 }}", "routes": f"\n  - {{ path: /composed, compose: {{ calls: {{ a: {CALL}, b: {CALL}, c: {CALL} }} }} }}"},
+    "composed": {"service": SERVICE + ", keepalive: {{ connections: 256 }}",
+                 "routes": f"\n  - {{ path: /composed, compose: {{ calls: {{ a: {CALL}, b: {CALL}, c: {CALL} }} }} }}"},
     "nginx_cache": {"store": "    proxy_cache_path {dir}/{name}.cache keys_zone=bench:10m;\n",
                     "location": "            proxy_cache bench;\n            proxy_cache_valid 200 1h;\n"},
     "cache": {"route": ", cache: bench", "rest": "caches: {{ bench: {{ ttl: 1h }} }}"},

@@ -65,13 +65,11 @@ impl Place {
                 match (values.next(), values.next()) {
                     (None, _) => Found::Nothing,
                     (Some(_), Some(_)) => Found::Unclear,
+                    (Some(value), None) if !value.as_bytes().is_ascii() => Found::Unclear,
                     (Some(value), None) => {
                         let value = value.as_bytes().trim_ascii();
-                        match scheme.as_ref().map_or(Some(value), |scheme| behind(value, scheme)).map(str::from_utf8) {
-                            None => Found::Nothing,
-                            Some(Ok(text)) => Found::One(text.into()),
-                            Some(Err(_)) => Found::Unclear,
-                        }
+                        let found = scheme.as_ref().map_or(Some(value), |scheme| behind(value, scheme));
+                        found.and_then(|text| str::from_utf8(text).ok()).map_or(Found::Nothing, |text| Found::One(text.into()))
                     }
                 }
             }
@@ -184,6 +182,15 @@ mod tests {
             (&query, &[], "", Found::Nothing),
         ] {
             assert_eq!(place.find(&fields(headers), parameters), found, "{place:?} {headers:?} {parameters}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_unclear_whatever_stands_before_it() {
+        let bearer = Place::Header(AUTHORIZATION, Some("Bearer".into()));
+        for bytes in ["Bearer \u{e9}".as_bytes(), "Basic \u{e9}".as_bytes(), b"Bearer \xff"] {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_bytes(bytes).expect("a value"))]);
+            assert_eq!(bearer.find(&headers, ""), Found::Unclear, "{bytes:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use super::fill::{Broken, Fill, piece};
 use super::fresh::Terms;
 use super::key::Key;
 use super::store::Store;
+use super::times::seconds;
 use crate::types::content_length;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use pingora::cache::{CacheKey, CacheMeta};
 use pingora::prelude::*;
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 impl Key {
     /// The same for Pingora, which finds locks and what can't be kept by its hash.
@@ -37,7 +38,6 @@ impl Key {
 /// What Pingora is told of an answer. It gets no times of its own: all variants are of one moment, or it would take those that came
 /// before the newest for purged.
 pub fn meta(terms: &Terms, head: pingora::http::ResponseHeader, fresh_until: std::time::SystemTime) -> CacheMeta {
-    let seconds = |window: Duration| u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
     CacheMeta::new(fresh_until, UNIX_EPOCH, seconds(terms.stale_while_revalidate), seconds(terms.stale_if_error), head)
 }
 
@@ -206,8 +206,8 @@ impl Writer {
         self.is_finished = true;
         let entry = &self.entry;
         let whole = self.fill.finish(self.announced);
-        let length = whole.iter().flatten().map(Bytes::len).sum();
         let whole = whole.map(|chunks| Entry::new(entry.key, entry.variance(), entry.head.build(0), &self.told, Body::whole(chunks)));
+        let length = whole.as_ref().and_then(|whole| whole.body.length()).unwrap_or(0);
         self.store.finish(u64::from_ne_bytes(self.tag), whole);
         length
     }

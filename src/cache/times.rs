@@ -1,7 +1,7 @@
 //! The terms of an answer as they are kept.
 
 use super::fresh::Terms;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// A third of the room that [`Terms`] take: to the millisecond, and windows to the second. What was withheld is no longer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,6 @@ pub struct Times {
 
 impl Times {
     pub fn new(terms: &Terms) -> Times {
-        let seconds = |window: Duration| u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
         Times {
             received_ms: ms(terms.received.duration_since(UNIX_EPOCH).unwrap_or_default()),
             lifetime_ms: ms(terms.lifetime),
@@ -28,21 +27,22 @@ impl Times {
     }
 
     pub fn terms(&self) -> Terms {
-        let seconds = |window: u32| Duration::from_secs(window.into());
+        let window = |seconds: u32| Duration::from_secs(seconds.into());
         Terms {
-            received: self.received(),
+            received: UNIX_EPOCH + Duration::from_millis(self.received_ms),
             lifetime: Duration::from_millis(self.lifetime_ms),
             initial_age: Duration::from_millis(self.initial_age_ms),
-            stale_while_revalidate: seconds(self.stale_while_revalidate_s),
-            stale_if_error: seconds(self.stale_if_error_s),
+            stale_while_revalidate: window(self.stale_while_revalidate_s),
+            stale_if_error: window(self.stale_if_error_s),
             must_revalidate: self.must_revalidate,
             withheld: Box::default(),
         }
     }
+}
 
-    pub fn received(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.received_ms)
-    }
+/// A window in whole seconds, as long as can be told.
+pub fn seconds(window: Duration) -> u32 {
+    u32::try_from(window.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// Lifetimes beyond a thousand years are as good as that: what comes of them is still a time.
