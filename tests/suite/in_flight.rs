@@ -128,6 +128,8 @@ routes: [{{ name: all, path: /*, to: it, cache: c }}]
 "
     ));
     assert_eq!(gateway.get("/kept").text(), "served");
+    // Its place is given back behind its answer.
+    gateway.wait_until_idle();
     let mut held = send(&gateway, "/hold");
     origin.wait_for(2);
     assert_eq!(gateway.get("/kept").text(), "served");
