@@ -41,6 +41,7 @@ mod suite {
     mod http2;
     mod in_flight;
     mod include;
+    mod keepalive;
     mod krakend;
     mod limits;
     mod log;

@@ -8,6 +8,7 @@ use crate::auth::Answered;
 use crate::limit::Held;
 use crate::shape::decode::{Broken, Coded};
 use crate::types::{Refusal, content_length};
+use crate::upstream::keepalive;
 use crate::upstream::retry::{self, Failure};
 use crate::upstream::{Admitted, Picked};
 use bytes::{Bytes, BytesMut};
@@ -92,15 +93,18 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
         let before = tries.picked.take().filter(|_| !was_stale);
         tries.tried.extend(before.map(|picked| picked.endpoint().address));
         let picked = line.service.pool.pick(&tries.tried).ok_or(Failed::Refused(Refusal::NoEndpoint))?;
-        let peer = line.service.peer(&picked, &line.timeouts);
+        let peer = line.service.kept_peer(&picked, &line.timeouts);
         (tries.picked, tries.started) = (Some(picked), Some(Instant::now()));
-        let (failure, while_connecting, is_reused) = match attempt.desk.connector().get_http_session(&peer).await {
+        let (failure, while_connecting, is_reused) = match attempt.desk.connector().get_http_session(&*peer).await {
             Err(e) => (Failure::of(&e), true, false),
-            Ok((session, is_reused)) => match attempt.within(session, &peer, tries).await {
-                Ok(Asked::Found(found)) => return found,
-                Ok(Asked::Rejected(failure)) => (failure, false, false),
-                Err(e) => (Failure::of(&e.into_up()), false, is_reused),
-            },
+            Ok((session, is_reused)) => {
+                let is_reused = is_reused || keepalive::is_reused(session.digest());
+                match attempt.within(session, &*peer, tries).await {
+                    Ok(Asked::Found(found)) => return found,
+                    Ok(Asked::Rejected(failure)) => (failure, false, false),
+                    Err(e) => (Failure::of(&e.into_up()), false, is_reused),
+                }
+            }
         };
         let may = match failure {
             // It was counted when its head came.

@@ -9,6 +9,7 @@ use crate::shape::headers::Edit;
 use crate::shape::json::NULL;
 use crate::shape::template::{Target, Values};
 use crate::types::Refusal;
+use crate::upstream::keepalive::Keepalive;
 use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
@@ -40,7 +41,7 @@ pub trait Desk: Sync {
     /// Whether an answer may be kept by a cache, which came after so long.
     fn kept(&self, head: &ResponseHeader, delay: Duration) -> Option<Kept>;
 
-    fn connector(&self) -> &Connector;
+    fn connector(&self) -> &Connector<Keepalive>;
 
     /// Begins to hold a body.
     fn hold(&self) -> Held;

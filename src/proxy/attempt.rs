@@ -22,7 +22,7 @@ impl Exchange {
     ///
     /// # Errors
     /// There is none to be picked.
-    pub fn next_peer(&mut self, entry: &Arc<ServiceEntry>, timeouts: &Timeouts, head: &RequestHeader) -> Result<HttpPeer, Refusal> {
+    pub fn next_peer(&mut self, entry: &Arc<ServiceEntry>, timeouts: &Timeouts, head: &RequestHeader) -> Result<Box<HttpPeer>, Refusal> {
         let key = entry.service.hash_by.as_ref().map(|by| self.key(by, head));
         let attempt = &mut self.attempt;
         attempt.count += 1;
@@ -58,7 +58,7 @@ impl Exchange {
             timeouts.connect = timeouts.connect.min(left);
         }
         self.deadline.enter(Phase::Connect, Some(deadline::LOOK));
-        let peer = entry.service.peer(&picked, &timeouts);
+        let peer = entry.service.kept_peer(&picked, &timeouts);
         self.attempt.picked = Some(picked);
         Ok(peer)
     }
@@ -253,7 +253,7 @@ impl Exchange {
     }
 
     /// An attempt failed: says whether another may be made.
-    pub fn failed(&mut self, session: &Session, mut e: Box<Error>, while_connecting: bool, is_reused: bool) -> Box<Error> {
+    pub fn failed(&mut self, session: &Session, mut e: Box<Error>, while_connecting: bool) -> Box<Error> {
         self.deadline.set_upstream(None);
         let is_late = self.deadline.upstream_was_late();
         if std::mem::take(&mut self.attempt.is_rejected) {
@@ -269,7 +269,8 @@ impl Exchange {
         let is_replayable = !session.as_ref().retry_buffer_truncated();
         let method = &session.req_header().method;
         // A connection that the service closed while it rested is no failure of the service.
-        let could_be_stale = is_reused && failure == Failure::Reset && is_replayable && method.is_idempotent();
+        let could_be_stale =
+            !while_connecting && self.attempt.is_reused && failure == Failure::Reset && is_replayable && method.is_idempotent();
         // Twice in a row it is the service's own doing.
         let is_stale = could_be_stale && self.attempt.stale == 0 && !respond::has_begun(session);
         self.attempt.was_stale = is_stale;

@@ -14,6 +14,7 @@ use crate::shape::json;
 use crate::shape::template::Values;
 use crate::snapshot::{Action, Composition};
 use crate::types::Refusal;
+use crate::upstream::keepalive::Keepalive;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Method};
@@ -264,7 +265,7 @@ impl Desk for Asker<'_> {
         kept::terms(head, delay, self.head, self.exchange)
     }
 
-    fn connector(&self) -> &Connector {
+    fn connector(&self) -> &Connector<Keepalive> {
         &self.gateway.calls
     }
 

@@ -126,6 +126,8 @@ pub struct Attempt {
     pub is_rejected: bool,
     /// The head of the final answer is here.
     pub is_answered: bool,
+    /// Its connection was used before.
+    pub is_reused: bool,
     pub interim: u32,
     /// The last one may have met a connection that had been kept too long.
     pub was_stale: bool,

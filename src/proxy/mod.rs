@@ -39,6 +39,7 @@ pub use exchange::Exchange;
 
 use crate::observe::Metrics;
 use crate::snapshot::Snapshot;
+use crate::upstream::keepalive::{self, Keepalive};
 use crate::upstream::retry;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -63,7 +64,7 @@ pub struct Gateway {
     /// Connections of tunnels, which are never reused.
     pub tunnels: TransportConnector,
     /// Connections of the calls that are composed, and of copies.
-    pub calls: Connector,
+    pub calls: Connector<Keepalive>,
     pub copies: Arc<Connector>,
 }
 
@@ -157,20 +158,21 @@ impl ProxyHttp for Gateway {
             Err(refusal) => return refuse(exchange, refusal),
         };
         steps::begin_attempt(session, exchange);
-        Ok(Box::new(peer))
+        Ok(peer)
     }
 
     async fn connected_to_upstream(
         &self,
         _session: &mut Session,
-        _reused: bool,
+        is_reused: bool,
         _peer: &HttpPeer,
         socket: RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         exchange: &mut Box<Exchange>,
     ) -> Result<()> {
         let is_shared = exchange.service().is_none_or(|(entry, _)| entry.service.is_h2);
         exchange.deadline.set_upstream((!is_shared).then_some(socket));
+        exchange.attempt.is_reused = is_reused || keepalive::is_reused(digest);
         exchange.await_upstream();
         Ok(())
     }
@@ -253,18 +255,11 @@ impl ProxyHttp for Gateway {
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, exchange: &mut Box<Exchange>, e: Box<Error>) -> Box<Error> {
-        exchange.failed(session, e, true, false)
+        exchange.failed(session, e, true)
     }
 
-    fn error_while_proxy(
-        &self,
-        _: &HttpPeer,
-        session: &mut Session,
-        e: Box<Error>,
-        exchange: &mut Box<Exchange>,
-        reused: bool,
-    ) -> Box<Error> {
-        exchange.failed(session, e, false, reused)
+    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, e: Box<Error>, exchange: &mut Box<Exchange>, _: bool) -> Box<Error> {
+        exchange.failed(session, e, false)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Box<Exchange>) -> FailToProxy {

@@ -82,7 +82,7 @@ impl Gateway {
     }
 
     /// The peer of the next attempt.
-    pub(super) async fn peer(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<HttpPeer, Refusal> {
+    pub(super) async fn peer(&self, head: &RequestHeader, exchange: &mut Exchange) -> Result<Box<HttpPeer>, Refusal> {
         exchange.pause().await;
         if let Some(refusal) = exchange.turned_away.take() {
             return Err(refusal);

@@ -118,11 +118,11 @@ async fn connect(
     loop {
         exchange.pause().await;
         let peer = exchange.next_peer(entry, timeouts, session.req_header())?;
-        match connector.new_stream(&peer).await {
+        match connector.new_stream(&*peer).await {
             Ok(stream) => {
                 // From here on it is this task that looks after the client.
                 exchange.deadline.enter(Phase::Busy, None);
-                let mut upstream = Upstream::new_with_options(stream, &peer);
+                let mut upstream = Upstream::new_with_options(stream, &*peer);
                 (upstream.read_timeout, upstream.write_timeout) = (None, Some(timeouts.write));
                 return Ok(upstream);
             }

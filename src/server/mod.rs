@@ -10,6 +10,7 @@ mod notify;
 mod ordering;
 mod probe;
 mod proxied;
+mod proxy;
 pub mod proxy_header;
 mod refuse;
 mod reload;
@@ -29,6 +30,7 @@ use crate::observe::{Metrics, error_log};
 use crate::proxy::Gateway;
 use crate::snapshot::{Snapshot, State};
 use crate::types::ListenerId;
+use crate::upstream::keepalive::Keepalive;
 use crate::upstream::system_authorities;
 use accept::Listeners;
 use arc_swap::ArcSwap;
@@ -39,8 +41,8 @@ use loading::Loaded;
 use pingora::apps::HttpServerOptions;
 use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
+use proxy::Proxy;
 use reload::Status;
 use requests::{Connections, Requests};
 use sockets::Inherited;
@@ -74,7 +76,7 @@ struct Server {
     connections: Arc<Counter>,
     /// As many as there are descriptors for.
     connections_fit: usize,
-    listeners: Listeners<Connections<HttpProxy<Gateway>>>,
+    listeners: Listeners<Connections<Proxy>>,
     admin_listeners: Listeners<Admin>,
     admin_connections: Arc<Counter>,
     status: Arc<Status>,
@@ -183,22 +185,23 @@ impl Server {
         });
         let options = ConnectorOptions::from_server_conf(&conf);
         let asking = Arc::new(Connector::new(Some(options.clone())));
+        let keepalive = Keepalive::new(TransportConnector::new(Some(options.clone())));
+        tokio::spawn(keepalive.sweep());
         let gateway = Gateway {
             snapshot: snapshot.clone(),
             metrics: state.metrics.clone(),
             tunnels: TransportConnector::new(Some(options.clone())),
-            calls: Connector::new(Some(options.clone())),
+            calls: Connector::new_custom(Some(options.clone()), keepalive.clone()),
             copies: asking.clone(),
         };
-        let mut proxy = HttpProxy::new(gateway, conf);
-        proxy.handle_init_modules();
         let mut http_options = HttpServerOptions::default();
         http_options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         // Or Pingora would refuse it in a way of its own, before anything is counted or logged.
         http_options.allow_connect_method_proxying = true;
-        proxy.server_options = Some(http_options);
+        let proxy = proxy::build(&conf, gateway, keepalive, http_options.clone());
+        let proxy = proxy.map_err(|e| Failure::Other(format!("the proxy can't be set up on 127.0.0.1: {e}")))?;
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
-        let requests = Arc::new(Requests::new(Arc::new(proxy), snapshot.clone(), state.metrics.clone()));
+        let requests = Arc::new(Requests::new(proxy, http_options, snapshot.clone(), state.metrics.clone()));
         let connections = Counter::new(0, Some(state.metrics.clone()));
         let admin_connections = Counter::new(ADMIN_CONNECTIONS_MAX, None);
         let times = reload::times(raw);

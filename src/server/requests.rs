@@ -32,13 +32,14 @@ const UPLOAD_WINDOW: u32 = 1 << 20;
 /// Wraps an application, which is Pingora's proxy.
 pub struct Requests<A> {
     app: Arc<A>,
+    options: HttpServerOptions,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
 }
 
 impl<A> Requests<A> {
-    pub fn new(app: Arc<A>, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Requests<A> {
-        Requests { app, snapshot, metrics }
+    pub fn new(app: Arc<A>, options: HttpServerOptions, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Requests<A> {
+        Requests { app, options, snapshot, metrics }
     }
 }
 
@@ -159,6 +160,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.app.server_options()
+        Some(&self.options)
     }
 }

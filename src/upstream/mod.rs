@@ -11,6 +11,7 @@ pub mod clock;
 mod discover;
 mod endpoint;
 mod health;
+pub mod keepalive;
 mod names;
 mod peer;
 mod pool;
@@ -253,11 +254,18 @@ impl Service {
     }
 
     /// The peer of one attempt.
-    pub fn peer(&self, picked: &Picked, timeouts: &Timeouts) -> HttpPeer {
+    pub fn peer(&self, picked: &Picked, timeouts: &Timeouts) -> Box<HttpPeer> {
         self.peer_of(picked.endpoint(), timeouts)
     }
 
-    fn peer_of(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> HttpPeer {
+    fn peer_of(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> Box<HttpPeer> {
         self.template.peer(endpoint, timeouts)
+    }
+
+    /// The same for one whose connection comes from those that are kept, where that can be.
+    pub fn kept_peer(&self, picked: &Picked, timeouts: &Timeouts) -> Box<HttpPeer> {
+        let mut peer = self.peer(picked, timeouts);
+        self.template.share(&mut peer);
+        peer
     }
 }

@@ -2,15 +2,17 @@
 
 use super::Timeouts;
 use super::endpoint::Endpoint;
-use super::trust;
+use super::{keepalive, trust};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{Protocol, Service};
+use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::CaType;
 use pingora::protocols::{ALPN, TcpKeepalive};
-use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
+use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::CertKey;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,32 +33,26 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 /// What all peers of a service have in common.
 #[derive(Debug)]
 pub struct Template {
-    tls: Option<Tls>,
-    options: PeerOptions,
-    /// Keeps the connections of services apart that differ in more than the address.
-    group_key: u64,
-}
-
-#[derive(Debug)]
-struct Tls {
-    /// The endpoint's host when `None`.
-    sni: Option<String>,
-    identity: Option<Arc<CertKey>>,
+    peer: HttpPeer,
+    /// The endpoint's host is the name to ask for.
+    is_sni_of_endpoint: bool,
+    /// Its connections are ours to keep.
+    is_kept: bool,
 }
 
 impl Template {
     /// `None` means that a problem was reported.
     pub fn build(name: &str, raw: &Service, at: &At<'_>, problems: &Problems) -> Option<Template> {
         let at = at.key("tls");
-        let (tls, authorities): (_, Option<Arc<CaType>>) = match &raw.tls {
+        let (identity, authorities): (Option<Arc<CertKey>>, Option<Arc<CaType>>) = match &raw.tls {
             None => (None, None),
             Some(tls) => {
                 let authorities = trust::authorities(tls, &at, problems);
                 let identity = trust::identity(tls, &at, problems);
-                (Some(Tls { sni: tls.sni.clone(), identity: identity? }), authorities?)
+                (identity?, authorities?)
             }
         };
-        match (raw.protocol, tls.is_some()) {
+        match (raw.protocol, raw.tls.is_some()) {
             (Protocol::H2, false) => {
                 let fix = "add `tls: {}`, or write `h2c` for HTTP/2 without TLS";
                 return problems.at(&at, "`protocol: h2` needs TLS", "HTTP/2 is agreed upon within the TLS handshake", fix);
@@ -66,9 +62,14 @@ impl Template {
             }
             _ => {}
         }
-        let mut options = PeerOptions::new();
-        options.alpn = if raw.protocol == Protocol::Http1 { ALPN::H1 } else { ALPN::H2 };
-        options.max_h2_streams = STREAMS_MAX;
+        let sni = raw.tls.as_ref().and_then(|tls| tls.sni.clone());
+        let is_sni_of_endpoint = raw.tls.is_some() && sni.is_none();
+        let mut peer = HttpPeer::new((Ipv4Addr::UNSPECIFIED, 0), raw.tls.is_some(), sni.unwrap_or_default());
+        let options = &mut peer.options;
+        let is_http1 = raw.protocol == Protocol::Http1;
+        options.alpn = if is_http1 { ALPN::H1 } else { ALPN::H2 };
+        // Without streams, it says how many connections are kept, see `keepalive`.
+        options.max_h2_streams = if is_http1 { raw.keepalive.connections.usize() } else { STREAMS_MAX };
         // One client that does not read must not use up what all streams of the connection share.
         options.h2_stream_window_size = Some(STREAM_WINDOW);
         options.h2_connection_window_size = Some(STREAM_WINDOW * STREAMS_MAX as u32);
@@ -81,20 +82,30 @@ impl Template {
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy { h1_upgrade: H1UpgradePolicy::Deny, ..Default::default() };
         let mut hasher = DefaultHasher::new();
         (name, format!("{:?}{:?}", raw.tls, raw.protocol)).hash(&mut hasher);
-        Some(Template { tls, options, group_key: hasher.finish() })
+        // Keeps the connections of services apart that differ in more than the address.
+        peer.group_key = hasher.finish();
+        peer.client_cert_key = identity;
+        Some(Template { peer, is_sni_of_endpoint, is_kept: is_http1 && raw.tls.is_none() })
     }
 
-    pub fn peer(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> HttpPeer {
-        // Pingora verifies nothing when there is no name: an address is verified as one.
-        let sni = self.tls.as_ref().map_or_else(String::new, |tls| tls.sni.clone().unwrap_or_else(|| endpoint.host.to_string()));
-        let mut peer = HttpPeer::new(endpoint.address, self.tls.is_some(), sni);
-        peer.options = self.options.clone();
+    pub fn peer(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.peer.clone());
+        peer._address = SocketAddr::Inet(endpoint.address);
+        if self.is_sni_of_endpoint {
+            // Pingora verifies nothing when there is no name: an address is verified as one.
+            peer.sni = endpoint.host.to_string();
+        }
         peer.options.connection_timeout = Some(timeouts.connect);
         peer.options.total_connection_timeout = Some(timeouts.connect);
         peer.options.read_timeout = Some(timeouts.read);
         peer.options.write_timeout = Some(timeouts.write);
-        peer.client_cert_key = self.tls.as_ref().and_then(|tls| tls.identity.clone());
-        peer.group_key = self.group_key;
         peer
+    }
+
+    /// Has a peer's connection come from those that are kept, where that can be.
+    pub fn share(&self, peer: &mut HttpPeer) {
+        if self.is_kept {
+            peer.options.alpn = keepalive::PROTOCOL.clone();
+        }
     }
 }

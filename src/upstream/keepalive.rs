@@ -1,0 +1,310 @@
+//! Connections to services that rest until the next request, over plaintext HTTP/1.
+//!
+//! Pingora's own pool gives each connection that rests a task which reads from it, and asks the kernel for the peer's address before
+//! each use: a fourteenth of what a small request costs. Here a connection rests without a task. Whether it is still good is
+//! looked at when it is taken, and now and then: what the kernel has told of it is known without asking.
+//!
+//! Pingora makes a session of any stream that a connector of ours gives it. When the exchange is over and the connection may be kept, it
+//! asks the stream with a read of one byte whether the service has ended it or said more; see [`is_question`]. This stream answers
+//! that question for itself, then says that it has ended, so that Pingora drops it, and rests until it is taken again.
+
+use super::clock::{ms, now};
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use pingora::Result;
+use pingora::connectors::TransportConnector;
+use pingora::connectors::http::custom::{Connection, Connector};
+use pingora::http::ResponseHeader;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::{CustomALPN, SslDigest, TlsRef};
+use pingora::protocols::{
+    ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
+};
+use pingora::upstreams::peer::Peer;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
+
+/// Parts of the store, so that threads seldom meet at one.
+const SHARDS: usize = 32;
+/// How often connections that rest are looked through.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
+
+/// What a peer speaks whose connections come by way of [`Keepalive`]. No handshake tells it, since they are plaintext.
+pub(super) static PROTOCOL: LazyLock<ALPN> = LazyLock::new(|| ALPN::Custom(CustomALPN::new(b"keepalive".to_vec())));
+
+/// The connection of an exchange was used before, and may have been ended by the service meanwhile.
+pub fn is_reused(digest: Option<&Digest>) -> bool {
+    let told = digest.and_then(|digest| digest.proxy_digest.as_ref()).and_then(|told| told.user_data.as_ref());
+    told.is_some_and(|data| data.is::<Reused>())
+}
+
+/// Makes connections, and keeps them.
+#[derive(Clone)]
+pub struct Keepalive {
+    making: Arc<TransportConnector>,
+    resting: Arc<Resting>,
+}
+
+impl Keepalive {
+    pub fn new(making: TransportConnector) -> Keepalive {
+        Keepalive { making: Arc::new(making), resting: Arc::default() }
+    }
+
+    /// Closes what has rested too long or was ended by the service, for as long as it is polled.
+    pub fn sweep(&self) -> impl Future<Output = ()> + Send + 'static {
+        let resting = self.resting.clone();
+        async move {
+            let mut ticks = tokio::time::interval(SWEEP_EVERY);
+            loop {
+                ticks.tick().await;
+                resting.sweep();
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for Keepalive {
+    type Session = ();
+
+    async fn get_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Result<(Connection<()>, bool)> {
+        let key = Key(peer.reuse_hash(), peer.address().clone());
+        let (io, is_reused) = match self.resting.take(&key) {
+            Some(io) => (io, true),
+            None => (self.making.new_stream(peer).await?, false),
+        };
+        let max = peer.get_peer_options().map_or(0, |options| options.max_h2_streams);
+        let stream = KeptStream {
+            io: Some(io),
+            is_reused,
+            is_fit: false,
+            key,
+            idle: peer.idle_timeout().map_or(u64::MAX, ms),
+            max,
+            resting: self.resting.clone(),
+        };
+        Ok((Connection::Stream(Box::new(stream)), is_reused))
+    }
+
+    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _: &P) -> Option<()> {
+        None
+    }
+
+    async fn release_http_session<P: Peer + Send + Sync + 'static>(&self, (): (), _: &P, _: Option<Duration>) {}
+}
+
+/// Connections that rest, by peer.
+#[derive(Debug, Default)]
+struct Resting([Mutex<Vec<Lane>>; SHARDS]);
+
+/// Those of one peer; the last one that was used is behind.
+#[derive(Debug)]
+struct Lane {
+    key: Key,
+    idle: VecDeque<Idle>,
+}
+
+/// A peer: the hash of all that makes its connections its own, and its address, since hashes may collide.
+#[derive(Clone, Debug, PartialEq)]
+struct Key(u64, SocketAddr);
+
+#[derive(Debug)]
+struct Idle {
+    io: Stream,
+    /// In [`now`]'s time.
+    until: u64,
+}
+
+impl Resting {
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Vec<Lane>> {
+        self.0[key.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one that has rested the shortest, as far as it is still good.
+    fn take(&self, key: &Key) -> Option<Stream> {
+        loop {
+            let idle = self.shard(key).iter_mut().find(|lane| lane.key == *key)?.idle.pop_back()?;
+            // Outside the lock: to close one takes a while.
+            if let Some(io) = idle.still_good(now()) {
+                return Some(io);
+            }
+        }
+    }
+
+    fn put(&self, key: &Key, max: usize, idle: Idle) {
+        let mut shard = self.shard(key);
+        let at = shard.iter().position(|lane| lane.key == *key).unwrap_or_else(|| {
+            shard.push(Lane { key: key.clone(), idle: VecDeque::new() });
+            shard.len() - 1
+        });
+        let lane = &mut shard[at].idle;
+        lane.push_back(idle);
+        let one_too_many = if lane.len() > max { lane.pop_front() } else { None };
+        drop(shard);
+        drop(one_too_many);
+    }
+
+    fn sweep(&self) {
+        let now = now();
+        for shard in &self.0 {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for lane in shard.iter_mut() {
+                lane.idle = std::mem::take(&mut lane.idle).into_iter().filter_map(|idle| idle.kept(now)).collect();
+            }
+            shard.retain(|lane| !lane.idle.is_empty());
+        }
+    }
+}
+
+impl Idle {
+    fn still_good(self, now: u64) -> Option<Stream> {
+        self.kept(now).map(|idle| idle.io)
+    }
+
+    fn kept(mut self, now: u64) -> Option<Idle> {
+        (now < self.until && is_quiet(&mut self.io)).then_some(self)
+    }
+}
+
+/// The service has neither ended the connection nor said more than it was asked. Costs no system call where nothing has come.
+fn is_quiet(io: &mut Stream) -> bool {
+    // Unconstrained, or a task that has done much would be told that nothing is there.
+    unconstrained(io.read(&mut [0])).now_or_never().is_none()
+}
+
+/// Pingora's question whether a connection may rest: a read into one byte on the stack. All other reads are into buffers that are yet
+/// to be filled, however little room they have.
+fn is_question(buf: &ReadBuf<'_>) -> bool {
+    buf.capacity() == 1 && buf.initialized().len() == 1
+}
+
+/// Marks a connection that was used before, where the hooks can see it.
+#[derive(Debug)]
+struct Reused;
+
+static REUSED: LazyLock<Arc<ProxyDigest>> = LazyLock::new(|| {
+    let no_head = ResponseHeader::from(http::Response::new(()).into_parts().0);
+    Arc::new(ProxyDigest::new(Box::new(no_head), Some(Box::new(Reused))))
+});
+
+/// A connection while an exchange uses it.
+#[derive(Debug)]
+struct KeptStream {
+    /// `None` once it rests.
+    io: Option<Stream>,
+    is_reused: bool,
+    /// The exchange is over, and nothing is left of it on the wire.
+    is_fit: bool,
+    key: Key,
+    /// How long it may rest, in milliseconds.
+    idle: u64,
+    /// How many of its peer may.
+    max: usize,
+    resting: Arc<Resting>,
+}
+
+impl KeptStream {
+    fn io(&mut self) -> io::Result<&mut Stream> {
+        self.io.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for KeptStream {
+    fn drop(&mut self) {
+        if let Some(io) = self.io.take().filter(|_| self.is_fit) {
+            self.resting.put(&self.key, self.max, Idle { io, until: now().saturating_add(self.idle) });
+        }
+    }
+}
+
+impl AsyncRead for KeptStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let is_question = is_question(buf);
+        let polled = Pin::new(self.io()?).poll_read(cx, buf);
+        if is_question && polled.is_pending() {
+            self.is_fit = true;
+            return Poll::Ready(Ok(()));
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for KeptStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self.io()?).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(self.io()?).poll_write_vectored(cx, slices)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.as_ref().is_some_and(|io| io.is_write_vectored())
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.io()?).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.io()?).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for KeptStream {
+    async fn shutdown(&mut self) {
+        if let Some(io) = &mut self.io {
+            io.shutdown().await;
+        }
+    }
+}
+impl UniqueID for KeptStream {
+    fn id(&self) -> i32 {
+        self.io.as_ref().map_or(-1, |io| io.id())
+    }
+}
+impl Ssl for KeptStream {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        None
+    }
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        None
+    }
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        None
+    }
+}
+impl Peek for KeptStream {}
+impl GetTimingDigest for KeptStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.io.as_ref().map_or_else(Vec::new, |io| io.get_timing_digest())
+    }
+}
+impl GetProxyDigest for KeptStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.is_reused.then(|| REUSED.clone())
+    }
+}
+impl GetSocketDigest for KeptStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.io.as_ref()?.get_socket_digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::MaybeUninit;
+
+    #[test]
+    fn only_pingoras_question_is_taken_for_one() {
+        assert!(is_question(&ReadBuf::new(&mut [0])));
+        assert!(!is_question(&ReadBuf::new(&mut [0; 2])));
+        // A buffer in which there is room for one more byte.
+        assert!(!is_question(&ReadBuf::uninit(&mut [MaybeUninit::uninit()])));
+    }
+}
