@@ -40,6 +40,7 @@ pub struct Connection {
     /// Bytes a second that the request's body has to come with; 0 is none.
     body_rate: AtomicU64,
     is_tunnel: AtomicBool,
+    is_h2: AtomicBool,
     /// Left by one request to the next.
     timer: Mutex<Timer>,
     /// The peer's address as the fields of a head have it.
@@ -64,6 +65,7 @@ impl Connection {
             fault: AtomicU8::new(Fault::None as u8),
             body_rate: AtomicU64::new(0),
             is_tunnel: AtomicBool::new(false),
+            is_h2: AtomicBool::new(false),
             timer: Mutex::default(),
             peer_text,
             left: Mutex::default(),
@@ -155,6 +157,15 @@ impl Connection {
 
     pub fn is_tunnel(&self) -> bool {
         self.is_tunnel.load(Relaxed)
+    }
+
+    /// From now on its bytes are those of HTTP/2, by which many requests share them.
+    pub fn set_h2(&self) {
+        self.is_h2.store(true, Relaxed);
+    }
+
+    pub fn is_h2(&self) -> bool {
+        self.is_h2.load(Relaxed)
     }
 
     /// The connection ends before the client has said all: what it still says is to be read, since closing on it would reset the

@@ -29,6 +29,9 @@ const SMALL_FRAMES_BYTES: usize = 1 << 22;
 /// Bytes that the uploads of one HTTP/2 connection may have under way together: one that stalls must not hold up the others.
 const UPLOAD_WINDOW: u32 = 1 << 20;
 
+/// What one stream may have handed over of an answer that its client has not taken; h2's default is 400 KiB.
+const SEND_BYTES: usize = 64 << 10;
+
 /// Wraps an application, which is Pingora's proxy.
 pub struct Requests<A> {
     app: Arc<A>,
@@ -51,7 +54,12 @@ pub struct Connections<A>(pub Arc<Requests<A>>);
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         match stream.selected_alpn_proto() {
-            Some(ALPN::H2) => self.0.process_new(stream, shutdown).await,
+            Some(ALPN::H2) => {
+                if let Some(connection) = stream.get_proxy_digest().as_deref().and_then(connection_of) {
+                    connection.set_h2();
+                }
+                self.0.process_new(stream, shutdown).await
+            }
             _ => self.0.serve_http1(stream, shutdown).await,
         }
     }
@@ -155,7 +163,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
         options.max_concurrent_streams(self.snapshot.load().server.streams_max).data_frame_budget(SMALL_FRAMES_BYTES);
-        options.initial_connection_window_size(UPLOAD_WINDOW);
+        options.initial_connection_window_size(UPLOAD_WINDOW).max_send_buffer_size(SEND_BYTES);
         Some(options)
     }
 

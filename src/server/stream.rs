@@ -8,6 +8,7 @@ use super::socket::Socket;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
 use async_trait::async_trait;
+use futures_util::task::AtomicWaker;
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -18,17 +19,22 @@ use socket2::SockRef;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
 
 /// Read at once.
 const READ_BYTES: usize = 4096;
 /// As Pingora's default: one segment, so that a head and a small body leave in one write.
 const WRITE_BYTES: usize = 1460;
+/// Over HTTP/2: what is copied so that it leaves with others, and how much leaves at once.
+const SMALL_BYTES: usize = 4096;
+const GATHER_BYTES: usize = 16 << 10;
 /// How long a client that was refused in the middle of its body may go on with it.
 const LINGER: Duration = Duration::from_secs(5);
 /// What a client may always take its time for.
@@ -69,7 +75,42 @@ pub struct ClientStream {
     stalled: Option<Pin<Box<Sleep>>>,
     stall: Option<Stall>,
     is_h2c: bool,
+    /// Over HTTP/2, once something was gathered.
+    gather: Option<Arc<Gather>>,
     guard: Guard,
+}
+
+/// Answers of one HTTP/2 connection that leave together. To flush each would cost a system call for each, and HTTP/2 flushes behind every
+/// piece of a body: so what is to be flushed waits until all tasks have run that can run now.
+#[derive(Debug, Default)]
+struct Gather {
+    is_asked: AtomicBool,
+    is_due: AtomicBool,
+    connection: AtomicWaker,
+}
+
+impl Gather {
+    /// Has the connection's task woken when the others have run.
+    fn ask(self: &Arc<Self>, cx: &Context<'_>) {
+        self.connection.register(cx.waker());
+        if !self.is_asked.swap(true, Relaxed) {
+            let waker = Waker::from(self.clone());
+            // Polled once, it has its waker called then, whether it lives or not.
+            let _ = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
+        }
+    }
+
+    fn has_gone(&self) {
+        self.is_due.store(false, Relaxed);
+        self.is_asked.store(false, Relaxed);
+    }
+}
+
+impl Wake for Gather {
+    fn wake(self: Arc<Self>) {
+        self.is_due.store(true, Relaxed);
+        self.connection.wake();
+    }
 }
 
 impl std::fmt::Debug for ClientStream {
@@ -99,6 +140,7 @@ impl ClientStream {
             stalled: None,
             stall: None,
             is_h2c: false,
+            gather: None,
             guard,
         })
     }
@@ -174,6 +216,21 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Sends the buffer, over HTTP/2 along with what others have to say at this moment.
+    fn poll_let_go(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.written.is_empty() || !self.connection.is_h2() {
+            return self.poll_drain(cx);
+        }
+        let gather = self.gather.get_or_insert_default();
+        if !gather.is_due.load(Relaxed) {
+            gather.ask(cx);
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_drain(cx))?;
+        self.gather.iter().for_each(|gather| gather.has_gone());
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads on and throws away, until the client has ended or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(LINGER)));
@@ -192,8 +249,9 @@ impl ClientStream {
     /// Small writes are gathered; a large one goes straight to the socket, together with them.
     fn poll_put(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        if total < WRITE_BYTES {
-            if self.written.len() + total > WRITE_BYTES {
+        let (small, room) = if self.connection.is_h2() { (SMALL_BYTES, GATHER_BYTES) } else { (WRITE_BYTES, WRITE_BYTES) };
+        if total < small {
+            if self.written.len() + total > room {
                 ready!(self.poll_drain(cx))?;
             }
             if self.written.capacity() == 0 {
@@ -250,7 +308,7 @@ impl AsyncRead for ClientStream {
         let read = Pin::new(&mut me.socket).poll_read(cx, buf);
         // Who waits for the client has no more to say for now: what was gathered must not wait along.
         if read.is_pending()
-            && let Poll::Ready(Err(e)) = me.poll_drain(cx)
+            && let Poll::Ready(Err(e)) = me.poll_let_go(cx)
         {
             return Poll::Ready(Err(e));
         }
@@ -269,7 +327,7 @@ impl AsyncWrite for ClientStream {
         true
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_drain(cx)
+        self.poll_let_go(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;

@@ -32,6 +32,7 @@ defaults
   timeout connect 2s
   timeout client 30s
   timeout server 30s
+  timeout check 5s
   retries 2
   option redispatch
 frontend all
