@@ -82,6 +82,7 @@ struct Server {
     status: Arc<Status>,
     /// Makes connections of our own to services, such as for health checks.
     asking: Arc<Connector>,
+    keepalive: Keepalive,
     /// Look after the services of the snapshot that runs.
     keepers: Mutex<JoinSet<()>>,
     program: Program,
@@ -198,7 +199,7 @@ impl Server {
         http_options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         // Or Pingora would refuse it in a way of its own, before anything is counted or logged.
         http_options.allow_connect_method_proxying = true;
-        let proxy = proxy::build(&conf, gateway, keepalive, http_options.clone());
+        let proxy = proxy::build(&conf, gateway, keepalive.clone(), http_options.clone());
         let proxy = proxy.map_err(|e| Failure::Other(format!("the proxy can't be set up on 127.0.0.1: {e}")))?;
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
         let requests = Arc::new(Requests::new(proxy, http_options, snapshot.clone(), state.metrics.clone()));
@@ -219,6 +220,7 @@ impl Server {
             connections_fit: sockets::connections_that_fit(),
             status,
             asking,
+            keepalive,
             keepers: Mutex::default(),
             program,
             inherited: Mutex::new(inherited),

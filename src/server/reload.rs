@@ -87,6 +87,10 @@ const ANSWER_BYTES: u64 = 640 << 10;
 /// However few bytes may be held.
 const STALLED_MAX_MIN: usize = 16;
 
+/// The share of `server.buffers` by which it is reckoned how much may be read at once of answers that wait for their clients. They take
+/// several times that: those that began to wait when there were few hold more, and each has some buffers besides.
+const WAITING_SHARE: u64 = 16;
+
 /// The times of connections that are accepted from now on.
 pub fn times(raw: &Config) -> Times {
     let timeouts = &raw.server.timeouts;
@@ -161,6 +165,7 @@ impl Server {
         }
         self.connections.set_max(wanted.min(self.connections_fit));
         self.state.buffers.set_max(snapshot.server.buffers_max);
+        self.keepalive.set_waiting_max(snapshot.server.buffers_max / WAITING_SHARE);
         let old: HashSet<ListenerId> = self.listeners.addresses().into_keys().collect();
         if let Some(shared) = &snapshot.shared {
             shared.start();

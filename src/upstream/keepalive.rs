@@ -25,8 +25,9 @@ use pingora::upstreams::peer::Peer;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
@@ -35,6 +36,12 @@ use tokio::task::unconstrained;
 const SHARDS: usize = 32;
 /// How often connections that rest are looked through.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
+
+/// Read at once of an answer, as Pingora has it; and the least when many answers wait for their clients.
+const READ_BYTES_MAX: usize = 64 << 10;
+const READ_BYTES_MIN: usize = 4 << 10;
+/// Pieces of an answer that Pingora has under way between service and client.
+const PIECES: usize = 10;
 
 /// What a peer speaks whose connections come by way of [`Keepalive`]. No handshake tells it, since they are plaintext.
 pub(super) static PROTOCOL: LazyLock<ALPN> = LazyLock::new(|| ALPN::Custom(CustomALPN::new(b"keepalive".to_vec())));
@@ -55,6 +62,12 @@ pub struct Keepalive {
 impl Keepalive {
     pub fn new(making: TransportConnector) -> Keepalive {
         Keepalive { making: Arc::new(making), resting: Arc::default() }
+    }
+
+    /// How many bytes all answers that wait for their clients may take in memory, as near as their sizes are known: what is read of them at
+    /// once becomes less the more there are.
+    pub fn set_waiting_max(&self, bytes: u64) {
+        self.resting.backlog.bytes_max.store(usize::try_from(bytes).unwrap_or(usize::MAX), Relaxed);
     }
 
     /// Closes what has rested too long or was ended by the service, for as long as it is polled.
@@ -85,6 +98,7 @@ impl Connector for Keepalive {
             io: Some(io),
             is_reused,
             is_fit: false,
+            waits: None,
             key,
             idle: peer.idle_timeout().map_or(u64::MAX, ms),
             max,
@@ -102,7 +116,40 @@ impl Connector for Keepalive {
 
 /// Connections that rest, by peer.
 #[derive(Debug, Default)]
-struct Resting([Mutex<Vec<Lane>>; SHARDS]);
+struct Resting {
+    shards: [Mutex<Vec<Lane>>; SHARDS],
+    backlog: Arc<Backlog>,
+}
+
+/// Answers of which something was read, and of which no more is wanted until a client has taken that.
+#[derive(Debug, Default)]
+struct Backlog {
+    answers: AtomicUsize,
+    bytes_max: AtomicUsize,
+}
+
+impl Backlog {
+    fn enter(self: &Arc<Self>) -> Waits {
+        self.answers.fetch_add(1, Relaxed);
+        Waits(self.clone())
+    }
+
+    /// How much may be read at once.
+    fn read_max(&self) -> usize {
+        let each = self.bytes_max.load(Relaxed) / PIECES / self.answers.load(Relaxed).max(1);
+        each.clamp(READ_BYTES_MIN, READ_BYTES_MAX)
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Waits(Arc<Backlog>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.answers.fetch_sub(1, Relaxed);
+    }
+}
 
 /// Those of one peer; the last one that was used is behind.
 #[derive(Debug)]
@@ -124,7 +171,7 @@ struct Idle {
 
 impl Resting {
     fn shard(&self, key: &Key) -> MutexGuard<'_, Vec<Lane>> {
-        self.0[key.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[key.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one that has rested the shortest, as far as it is still good.
@@ -153,7 +200,7 @@ impl Resting {
 
     fn sweep(&self) {
         let now = now();
-        for shard in &self.0 {
+        for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             for lane in shard.iter_mut() {
                 lane.idle = std::mem::take(&mut lane.idle).into_iter().filter_map(|idle| idle.kept(now)).collect();
@@ -202,6 +249,8 @@ struct KeptStream {
     is_reused: bool,
     /// The exchange is over, and nothing is left of it on the wire.
     is_fit: bool,
+    /// From a piece of the answer to the wish for the next one.
+    waits: Option<Waits>,
     key: Key,
     /// How long it may rest, in milliseconds.
     idle: u64,
@@ -226,13 +275,24 @@ impl Drop for KeptStream {
 
 impl AsyncRead for KeptStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let is_question = is_question(buf);
-        let polled = Pin::new(self.io()?).poll_read(cx, buf);
-        if is_question && polled.is_pending() {
-            self.is_fit = true;
-            return Poll::Ready(Ok(()));
+        let me = &mut *self;
+        me.waits = None;
+        if is_question(buf) {
+            let polled = Pin::new(me.io()?).poll_read(cx, buf);
+            me.is_fit = polled.is_pending();
+            return if me.is_fit { Poll::Ready(Ok(())) } else { polled };
         }
-        polled
+        let max = me.resting.backlog.read_max();
+        if max >= buf.remaining() {
+            ready!(Pin::new(me.io()?).poll_read(cx, buf))?;
+        } else {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
+            ready!(Pin::new(me.io()?).poll_read(cx, &mut part))?;
+            let read = part.filled().len();
+            buf.advance(read);
+        }
+        me.waits = Some(me.resting.backlog.enter());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -306,5 +366,16 @@ mod tests {
         assert!(!is_question(&ReadBuf::new(&mut [0; 2])));
         // A buffer in which there is room for one more byte.
         assert!(!is_question(&ReadBuf::uninit(&mut [MaybeUninit::uninit()])));
+    }
+
+    #[test]
+    fn the_more_answers_wait_the_less_is_read_at_once() {
+        let backlog = Arc::new(Backlog::default());
+        backlog.bytes_max.store(64 << 20, Relaxed);
+        assert_eq!(backlog.read_max(), READ_BYTES_MAX);
+        let waits: Vec<Waits> = (0..1000).map(|_| backlog.enter()).collect();
+        assert!((READ_BYTES_MIN..READ_BYTES_MAX / 8).contains(&backlog.read_max()), "{}", backlog.read_max());
+        drop(waits);
+        assert_eq!((backlog.read_max(), backlog.answers.load(Relaxed)), (READ_BYTES_MAX, 0));
     }
 }
