@@ -5,7 +5,7 @@
 //! looked at when it is taken, and now and then: what the kernel has told of it is known without asking.
 //!
 //! Pingora makes a session of any stream that a connector of ours gives it. When the exchange is over and the connection may be kept, it
-//! asks the stream with a read of one byte whether the service has ended it or said more; see [`is_question`]. This stream answers
+//! asks the stream with a read of one byte whether the service has ended it or said more; see `is_question`. This stream answers
 //! that question for itself, then says that it has ended, so that Pingora drops it, and rests until it is taken again.
 
 use super::clock::{ms, now};

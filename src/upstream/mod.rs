@@ -258,14 +258,12 @@ impl Service {
         self.peer_of(picked.endpoint(), timeouts)
     }
 
-    fn peer_of(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> Box<HttpPeer> {
-        self.template.peer(endpoint, timeouts)
+    /// The same; its connection comes from those that are kept, where that can be.
+    pub fn kept_peer(&self, picked: &Picked, timeouts: &Timeouts) -> Box<HttpPeer> {
+        self.template.kept_peer(picked.endpoint(), timeouts)
     }
 
-    /// The same for one whose connection comes from those that are kept, where that can be.
-    pub fn kept_peer(&self, picked: &Picked, timeouts: &Timeouts) -> Box<HttpPeer> {
-        let mut peer = self.peer(picked, timeouts);
-        self.template.share(&mut peer);
-        peer
+    fn peer_of(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> Box<HttpPeer> {
+        self.template.peer(endpoint, timeouts)
     }
 }

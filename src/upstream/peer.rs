@@ -102,10 +102,12 @@ impl Template {
         peer
     }
 
-    /// Has a peer's connection come from those that are kept, where that can be.
-    pub fn share(&self, peer: &mut HttpPeer) {
+    /// The same; its connection comes from those that are kept, where that can be.
+    pub fn kept_peer(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> Box<HttpPeer> {
+        let mut peer = self.peer(endpoint, timeouts);
         if self.is_kept {
             peer.options.alpn = keepalive::PROTOCOL.clone();
         }
+        peer
     }
 }
