@@ -282,7 +282,7 @@ impl AsyncRead for KeptStream {
             me.is_fit = polled.is_pending();
             return if me.is_fit { Poll::Ready(Ok(())) } else { polled };
         }
-        let max = me.resting.backlog.read_max();
+        let (max, before) = (me.resting.backlog.read_max(), buf.filled().len());
         if max >= buf.remaining() {
             ready!(Pin::new(me.io()?).poll_read(cx, buf))?;
         } else {
@@ -291,7 +291,9 @@ impl AsyncRead for KeptStream {
             let read = part.filled().len();
             buf.advance(read);
         }
-        me.waits = Some(me.resting.backlog.enter());
+        // Small answers are many and hold little: they are spared what all threads count on.
+        let is_large = buf.filled().len() - before >= READ_BYTES_MIN;
+        me.waits = is_large.then(|| me.resting.backlog.enter());
         Poll::Ready(Ok(()))
     }
 }
