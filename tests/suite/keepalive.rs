@@ -43,13 +43,13 @@ fn what_a_service_says_unasked_is_never_an_answer() {
         let (resting, seen) = (rested.clone(), AtomicUsize::new(0));
         let origin = Origin::bare(move |stream, _| {
             while read_request(stream)?.is_some() {
-                let unasked = answer(200, &[], b"not yours");
                 let mut said = answer(200, &[], b"yours");
-                if seen.fetch_add(1, Ordering::SeqCst) == 0 && !delay {
+                let unasked = if seen.fetch_add(1, Ordering::SeqCst) == 0 { answer(200, &[], b"not yours") } else { Vec::new() };
+                if !delay {
                     said.extend_from_slice(&unasked);
                 }
                 stream.get_mut().write_all(&said)?;
-                if delay {
+                if delay && !unasked.is_empty() {
                     resting.wait();
                     stream.get_mut().write_all(&unasked)?;
                 }
