@@ -8,6 +8,7 @@ fn gateway(origin: &Origin, keepalive: &str) -> Gateway {
     Gateway::start(&format!(
         "
 listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ threads: 1 }} # or a client may ask again before another thread has let go of its connection
 services: {{ s: {{ endpoints: ['{origin}'], keepalive: {{ {keepalive} }} }} }}
 routes:
   - {{ path: /two, compose: {{ calls: {{ a: {{ to: s, path: /a }}, b: {{ to: s, path: '/b?id=${{a.body.id}}' }} }} }} }}
