@@ -290,6 +290,7 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().expect("a thread")).sum()
         });
         let most = 500 + started.elapsed().as_millis() as u64;
-        assert!(passed <= most && passed >= 990, "{passed} of {most}");
+        // As many as that but for the time in which none of the threads had a turn.
+        assert!(passed <= most && passed >= 900, "{passed} of {most}");
     }
 }

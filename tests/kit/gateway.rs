@@ -183,10 +183,16 @@ impl Gateway {
         (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
     }
 
-    /// The processes that have taken its place, one after the other.
-    pub fn successors(&self) -> Vec<u32> {
+    /// The processes that have taken its place, one after the other, as far as it has said so.
+    fn successors(&self) -> Vec<u32> {
         let pid = |line: &String| line.split_once("upgraded: process ")?.1.split(' ').next()?.parse().ok();
         self.log().iter().filter_map(pid).collect()
+    }
+
+    /// The one of that number, counted from 0.
+    #[track_caller]
+    pub fn successor(&self, n: usize) -> u32 {
+        eventually("the next process", || self.successors().get(n).copied())
     }
 
     pub fn pid(&self) -> u32 {

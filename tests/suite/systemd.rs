@@ -56,7 +56,7 @@ fn an_upgrade_names_the_new_process() {
     let (mut gateway, socket) = told(&[]);
     hear(&socket, "READY=1");
     assert_eq!(gateway.upgrade().0, 0);
-    let new = gateway.successors()[0];
+    let new = gateway.successor(0);
     hear(&socket, &format!("MAINPID={new}"));
     assert_eq!(gateway.wait().code(), Some(0));
     assert!(kill("TERM", new));
@@ -72,7 +72,7 @@ fn it_shows_that_it_lives_where_that_is_asked_for() {
     }
     // The next process too, also where the first was named.
     assert_eq!(gateway.upgrade().0, 0);
-    hear(&socket, &format!("MAINPID={}", gateway.successors()[0]));
+    hear(&socket, &format!("MAINPID={}", gateway.successor(0)));
     for _ in 0..3 {
         hear(&socket, "WATCHDOG=1");
     }

@@ -43,14 +43,14 @@ fn a_new_process_serves_the_file_as_it_is_by_then_and_the_old_one_ends() {
     let (old, address, admin) = (gateway.pid(), gateway.address(), gateway.admin());
     gateway.rewrite(&FIXED.replace("old", "new"));
     let (code, said, _) = gateway.upgrade();
-    let new = gateway.successors()[0];
+    let new = gateway.successor(0);
     assert_eq!((code, said), (0, format!("upgraded: process {new} has taken over from {old}\n")));
     assert_eq!(gateway.wait().code(), Some(0));
     assert_eq!((pid(&gateway), gateway.get("/").text()), (u64::from(new), "new".to_string()));
     assert_eq!((gateway.address(), gateway.admin(), gateway.ask("/readyz").status), (address, admin, 200));
     // And again, by a signal.
     assert!(kill("USR2", new));
-    let newer = eventually("the next process", || gateway.successors().get(1).copied());
+    let newer = gateway.successor(1);
     eventually("its answer", || (pid(&gateway) == u64::from(newer)).then_some(()));
     assert_eq!(gateway.get("/").text(), "new");
     // It ends as any other does.
@@ -369,7 +369,7 @@ fn whoever_is_killed_the_other_one_serves() {
     // The old one finishes its tunnel, and is killed at it.
     assert!(kill("KILL", gateway.pid()));
     assert!(socket.read().is_err());
-    assert_eq!((gateway.get("/").text(), pid(&gateway)), ("fixed".to_string(), u64::from(gateway.successors()[0])));
+    assert_eq!((gateway.get("/").text(), pid(&gateway)), ("fixed".to_string(), u64::from(gateway.successor(0))));
     // It hands on all the same.
     assert_eq!(gateway.upgrade().0, 0);
     assert_eq!(gateway.get("/").text(), "fixed");
