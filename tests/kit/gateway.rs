@@ -178,7 +178,12 @@ impl Gateway {
     /// Has it upgraded by the command; its exit code, what it says, and what it complains of.
     #[track_caller]
     pub fn upgrade(&self) -> (i32, String, String) {
+        let before = self.successors().len();
         let output = super::run(frontdesk().args(["upgrade", "--admin", &format!("http://{}", self.admin())]));
+        if output.status.success() {
+            // Or it would outlive the test.
+            eventually("word of the next process", || (self.successors().len() > before).then_some(()));
+        }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
     }
