@@ -16,6 +16,7 @@ use crate::config::scalar::Bind;
 use crate::proxy::forget;
 use crate::snapshot::{Listener, Snapshot};
 use crate::types::ListenerId;
+use crate::upstream::keepalive::ANSWER_BYTES_MAX;
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
@@ -81,9 +82,6 @@ impl admin::Process for Status {
     }
 }
 
-/// What is held of an answer that its client does not take: eight pieces on their way through Pingora's loop, and those being read
-/// and written.
-const ANSWER_BYTES: u64 = 640 << 10;
 /// However few bytes may be held.
 const STALLED_MAX_MIN: usize = 16;
 
@@ -94,7 +92,7 @@ const WAITING_SHARE: u64 = 16;
 /// The times of connections that are accepted from now on.
 pub fn times(raw: &Config) -> Times {
     let timeouts = &raw.server.timeouts;
-    let stalled_max = usize::try_from(raw.server.buffers.0 / ANSWER_BYTES).unwrap_or(usize::MAX).max(STALLED_MAX_MIN);
+    let stalled_max = usize::try_from(raw.server.buffers.0 / ANSWER_BYTES_MAX as u64).unwrap_or(usize::MAX).max(STALLED_MAX_MIN);
     Times {
         stream: Limits { request_header: timeouts.request_header, client_write: timeouts.client_write, stalled_max },
         handshake: timeouts.tls_handshake,

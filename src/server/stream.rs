@@ -226,8 +226,9 @@ impl ClientStream {
             gather.ask(cx);
             return Poll::Ready(Ok(()));
         }
+        let gather = gather.clone();
         ready!(self.poll_drain(cx))?;
-        self.gather.iter().for_each(|gather| gather.has_gone());
+        gather.has_gone();
         Poll::Ready(Ok(()))
     }
 

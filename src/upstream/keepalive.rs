@@ -40,8 +40,10 @@ const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// Read at once of an answer, as Pingora has it; and the least when many answers wait for their clients.
 const READ_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES_MIN: usize = 4 << 10;
-/// Pieces of an answer that Pingora has under way between service and client.
+/// Pieces of an answer that Pingora has under way: eight on their way through its loop, and those being read and written.
 const PIECES: usize = 10;
+/// What is held at most of an answer that its client does not take.
+pub const ANSWER_BYTES_MAX: usize = PIECES * READ_BYTES_MAX;
 
 /// What a peer speaks whose connections come by way of [`Keepalive`]. No handshake tells it, since they are plaintext.
 pub(super) static PROTOCOL: LazyLock<ALPN> = LazyLock::new(|| ALPN::Custom(CustomALPN::new(b"keepalive".to_vec())));
@@ -177,10 +179,10 @@ impl Resting {
     /// The one that has rested the shortest, as far as it is still good.
     fn take(&self, key: &Key) -> Option<Stream> {
         loop {
-            let idle = self.shard(key).iter_mut().find(|lane| lane.key == *key)?.idle.pop_back()?;
+            let mut idle = self.shard(key).iter_mut().find(|lane| lane.key == *key)?.idle.pop_back()?;
             // Outside the lock: to close one takes a while.
-            if let Some(io) = idle.still_good(now()) {
-                return Some(io);
+            if idle.is_good(now()) {
+                return Some(idle.io);
             }
         }
     }
@@ -202,21 +204,17 @@ impl Resting {
         let now = now();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for lane in shard.iter_mut() {
-                lane.idle = std::mem::take(&mut lane.idle).into_iter().filter_map(|idle| idle.kept(now)).collect();
-            }
-            shard.retain(|lane| !lane.idle.is_empty());
+            shard.retain_mut(|lane| {
+                lane.idle.retain_mut(|idle| idle.is_good(now));
+                !lane.idle.is_empty()
+            });
         }
     }
 }
 
 impl Idle {
-    fn still_good(self, now: u64) -> Option<Stream> {
-        self.kept(now).map(|idle| idle.io)
-    }
-
-    fn kept(mut self, now: u64) -> Option<Idle> {
-        (now < self.until && is_quiet(&mut self.io)).then_some(self)
+    fn is_good(&mut self, now: u64) -> bool {
+        now < self.until && is_quiet(&mut self.io)
     }
 }
 
