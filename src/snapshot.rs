@@ -42,6 +42,7 @@ use prometheus::IntCounter;
 use services::Services;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 use std::time::SystemTime;
 use tokio::sync::Semaphore;
 
@@ -170,6 +171,8 @@ pub struct Server {
     pub limits: raw::ServerLimits,
     /// At once on one HTTP/2 connection.
     pub streams_max: u32,
+    /// How long such a connection may rest.
+    pub streams_idle: Duration,
     /// The guard before everything else, if there is one.
     pub flood: Option<Flood>,
     /// What sheds what services can't answer in time, if anything.
@@ -313,6 +316,7 @@ impl Snapshot {
                 timeouts: raw.server.timeouts.clone(),
                 limits: raw.server.limits.clone(),
                 streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),
+                streams_idle: raw.server.http2.idle_timeout,
                 flood: raw.server.flood.as_ref().map(|flood| Flood::new(flood.rate)),
                 overload,
                 limit_keys_max: raw.server.limit_keys_max.usize(),

@@ -35,6 +35,7 @@ mod suite {
     mod faults;
     mod forwarding;
     mod gateway_api;
+    mod goaway;
     mod grpc;
     mod health;
     mod house;

@@ -84,6 +84,7 @@ pub struct Metrics {
     store_failures: Followed,
     store_questions: Followed,
     pub flood_refused: IntCounter,
+    pub http2_ended: IntCounter,
     pub limit_keys: IntGauge,
     limit_keys_dropped: Followed,
 }
@@ -150,6 +151,7 @@ impl Metrics {
             store_failures: followed("frontdesk_store_failures_total", "How often the store of shared limits was lost.")?,
             store_questions: followed("frontdesk_store_questions_total", "Calls to the store of shared limits.")?,
             flood_refused: counter("frontdesk_flood_refused_total", "Requests above server.flood, which are in no log.")?,
+            http2_ended: counter("frontdesk_http2_ended_total", "HTTP/2 connections that were ended for what their clients sent.")?,
             limit_keys: register(&registry, IntGauge::new("frontdesk_limit_keys", "Keys of rate limits that are kept.")?)?,
             limit_keys_dropped: followed("frontdesk_limit_keys_dropped_total", "Keys forgotten to make room.")?,
             counters: all.take(),

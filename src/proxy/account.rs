@@ -36,7 +36,7 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
     }
 }
 
-pub fn finish(session: &mut Session, exchange: &mut Exchange) {
+pub fn finish(session: &mut Session, exchange: &mut Exchange, error: Option<&Error>) {
     exchange.begun = None;
     if exchange.is_flood || exchange.is_background() {
         return;
@@ -49,6 +49,12 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     };
     let cache = caching_told::outcome(session, exchange);
     let times = count(exchange, &head.method, status, cache);
+    if exchange.is_h2
+        && (status == GONE || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream))
+        && let Some(connection) = exchange.connection()
+    {
+        connection.takes_back(times.0);
+    }
     let bytes = match &exchange.tunnel {
         Some(carried) => (carried.bytes_in, carried.bytes_out),
         None => (session.body_bytes_read() as u64, session.body_bytes_sent() as u64),

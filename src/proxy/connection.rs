@@ -3,7 +3,7 @@
 //! It travels as `proxy_digest.user_data` of every session's digest: the one public place for data of our own that works for
 //! HTTP/1 and HTTP/2, plaintext and TLS.
 
-use super::deadline::{Deadline, Phase};
+use super::deadline::{Deadline, Phase, now};
 use super::watch::{self, Timer};
 use crate::shape::forward::unmap;
 use crate::tls::Agreed;
@@ -14,11 +14,34 @@ use nix::sys::socket::{MsgFlags, recv};
 use pingora::protocols::{Digest, Stream};
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A request that was asked so shortly before was taken back at once.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Streams of a connection behind which it is judged.
+const OPENED_MIN: u32 = 500;
+
+/// What came over HTTP/2.
+#[derive(Debug)]
+struct Streams {
+    opened: AtomicU32,
+    taken_back: AtomicU32,
+    /// When one was opened last, or the last one was done; in `now`'s time.
+    busy: AtomicU64,
+}
+
+impl Default for Streams {
+    fn default() -> Streams {
+        Streams { opened: AtomicU32::new(0), taken_back: AtomicU32::new(0), busy: AtomicU64::new(now()) }
+    }
+}
 
 #[derive(Debug)]
 pub struct Connection {
@@ -41,6 +64,9 @@ pub struct Connection {
     body_rate: AtomicU64,
     is_tunnel: AtomicBool,
     is_h2: AtomicBool,
+    streams: Streams,
+    /// Woken when the stream is dropped.
+    gone: Notify,
     /// Left by one request to the next.
     timer: Mutex<Timer>,
     /// The peer's address as the fields of a head have it.
@@ -66,6 +92,8 @@ impl Connection {
             body_rate: AtomicU64::new(0),
             is_tunnel: AtomicBool::new(false),
             is_h2: AtomicBool::new(false),
+            streams: Streams::default(),
+            gone: Notify::new(),
             timer: Mutex::default(),
             peer_text,
             left: Mutex::default(),
@@ -80,7 +108,8 @@ impl Connection {
     pub async fn watch<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let slot = || self.timer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut timer = std::mem::take(&mut *slot());
-        let done = watch::over(&self.deadline, &mut timer, || self.has_ended(), work).await;
+        let ended = poll_fn(|_| if self.has_ended() { Poll::Ready(()) } else { Poll::Pending });
+        let done = watch::over(&self.deadline, &mut timer, ended, work).await;
         *slot() = timer;
         done
     }
@@ -98,11 +127,17 @@ impl Connection {
     /// Told by the stream when it is made and when it is dropped.
     pub fn set_socket(&self, socket: Option<RawFd>) {
         self.socket.store(socket.unwrap_or(-1), Relaxed);
+        if socket.is_none() {
+            self.gone.notify_waiters();
+        }
     }
 
-    /// The client's stream is gone.
-    pub fn is_gone(&self) -> bool {
-        self.socket.load(Relaxed) < 0
+    /// Resolves once the client's stream is gone.
+    pub async fn has_gone(&self) {
+        let gone = self.gone.notified();
+        if self.socket.load(Relaxed) >= 0 {
+            gone.await;
+        }
     }
 
     /// The client has ended its side, and nothing it sent before waits to be read. To be asked by the task that holds the stream:
@@ -166,6 +201,34 @@ impl Connection {
 
     pub fn is_h2(&self) -> bool {
         self.is_h2.load(Relaxed)
+    }
+
+    /// A stream was opened, which becomes a request.
+    pub fn opens(&self) {
+        self.streams.opened.fetch_add(1, Relaxed);
+        self.streams.busy.store(now(), Relaxed);
+    }
+
+    /// The client has taken a request back, so long after it was asked.
+    pub fn takes_back(&self, after: Duration) {
+        if after < AT_ONCE {
+            self.streams.taken_back.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Most of what was asked over HTTP/2 was taken back at once, as clients do that want to have work done for nothing (CVE-2023-44487). Envoy
+    /// has the same bounds.
+    pub fn is_wasteful(&self) -> bool {
+        let opened = self.streams.opened.load(Relaxed);
+        opened >= OPENED_MIN && self.streams.taken_back.load(Relaxed) > opened / 2
+    }
+
+    /// For how long nothing has been asked over HTTP/2, in milliseconds; 0 while a request is served.
+    pub fn rested_ms(&self) -> u64 {
+        match self.in_flight() {
+            0 => now().saturating_sub(self.streams.busy.load(Relaxed)),
+            _ => 0,
+        }
     }
 
     /// The connection ends before the client has said all: what it still says is to be read, since closing on it would reset the
@@ -233,6 +296,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if self.0.is_h2() {
+            self.0.streams.busy.store(now(), Relaxed);
+        }
         self.0.requests.fetch_sub(1, Relaxed);
         self.1.dec();
     }

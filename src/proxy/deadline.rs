@@ -36,7 +36,7 @@ pub enum Expired {
     No,
     /// The service's connection was cut, which wakes the exchange.
     UpstreamCut,
-    /// It is to be dropped if the client has gone.
+    /// Whether the client has gone is to be looked at.
     Look,
     /// Whatever is going on is to be dropped.
     Drop,

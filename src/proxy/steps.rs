@@ -280,7 +280,10 @@ fn refusal(e: &Error, exchange: &Exchange) -> Option<Refusal> {
         ErrorSource::Upstream => Some(Failure::of(e).refusal()),
         ErrorSource::Downstream => match e.etype() {
             ErrorType::ReadTimedout => Some(Refusal::RequestTimeout),
-            ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ReadError | ErrorType::ConnectionClosed => None,
+            // The last one is a stream that the client has reset.
+            ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error => {
+                None
+            }
             _ => Some(Refusal::BadRequest("The request can't be read.")),
         },
         ErrorSource::Internal | ErrorSource::Unset => Some(Refusal::Internal("an error of the proxy loop")),

@@ -1,6 +1,6 @@
 //! The watch over a request's deadline: one lazy timer, which is set back only when something is due earlier.
 
-use super::deadline::{Deadline, Expired, now};
+use super::deadline::{Deadline, Expired, Phase, now};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -12,22 +12,24 @@ use std::time::Duration;
 const AHEAD_MAX: u64 = 5_000;
 
 /// Runs `work` until it is done; `None` when a deadline passed that ends it, or when the client has gone where that is not seen
-/// by the work itself.
-pub async fn over<T>(deadline: &Deadline, timer: &mut Timer, is_gone: impl Fn() -> bool, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
+/// by the work itself: while it connects. `gone` tells of that, and is polled only then.
+pub async fn over<T>(deadline: &Deadline, timer: &mut Timer, gone: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+    let (mut work, mut gone) = (pin!(work), pin!(gone));
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
+            }
+            if deadline.phase() == Phase::Connect && gone.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
             }
             if timer.poll(cx, deadline).is_pending() {
                 return Poll::Pending;
             }
             match deadline.expire() {
                 // The work is polled once more: it waits for the cut to be seen.
-                Expired::No | Expired::UpstreamCut => {}
-                Expired::Look if !is_gone() => {}
-                Expired::Look | Expired::Drop => return Poll::Ready(None),
+                Expired::No | Expired::UpstreamCut | Expired::Look => {}
+                Expired::Drop => return Poll::Ready(None),
             }
         }
     })
@@ -117,10 +119,9 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::deadline::Phase;
 
     async fn watched<T>(deadline: &Deadline, work: impl Future<Output = T>) -> Option<T> {
-        over(deadline, &mut Timer::default(), || false, work).await
+        over(deadline, &mut Timer::default(), std::future::pending(), work).await
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod control;
 mod guard;
 mod handover;
 mod http1;
+mod http2;
 mod loading;
 mod notify;
 mod ordering;
@@ -44,7 +45,7 @@ use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::server::configuration::ServerConf;
 use proxy::Proxy;
 use reload::Status;
-use requests::{Connections, Requests};
+use requests::Requests;
 use sockets::Inherited;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,7 +77,7 @@ struct Server {
     connections: Arc<Counter>,
     /// As many as there are descriptors for.
     connections_fit: usize,
-    listeners: Listeners<Connections<Proxy>>,
+    listeners: Listeners<Requests<Proxy>>,
     admin_listeners: Listeners<Admin>,
     admin_connections: Arc<Counter>,
     status: Arc<Status>,
@@ -196,13 +197,12 @@ impl Server {
             copies: asking.clone(),
         };
         let mut http_options = HttpServerOptions::default();
-        http_options.h2_idle_timeout = Some(raw.server.http2.idle_timeout);
         // Or Pingora would refuse it in a way of its own, before anything is counted or logged.
         http_options.allow_connect_method_proxying = true;
-        let proxy = proxy::build(&conf, gateway, keepalive.clone(), http_options.clone());
+        let proxy = proxy::build(&conf, gateway, keepalive.clone(), http_options);
         let proxy = proxy.map_err(|e| Failure::Other(format!("the proxy can't be set up on 127.0.0.1: {e}")))?;
         tokio::spawn(keep_limits(state.clone(), snapshot.clone()));
-        let requests = Arc::new(Requests::new(proxy, http_options, snapshot.clone(), state.metrics.clone()));
+        let requests = Arc::new(Requests::new(proxy, snapshot.clone(), state.metrics.clone()));
         let connections = Counter::new(0, Some(state.metrics.clone()));
         let admin_connections = Counter::new(ADMIN_CONNECTIONS_MAX, None);
         let times = reload::times(raw);
@@ -211,7 +211,7 @@ impl Server {
         let admin = Arc::new(Admin::new(snapshot.clone(), state.clone(), status.clone(), sender));
         let server = Server {
             origin,
-            listeners: Listeners::new(Arc::new(Connections(requests)), connections.clone(), times),
+            listeners: Listeners::new(requests, connections.clone(), times),
             admin_listeners: Listeners::new(admin, admin_connections.clone(), times),
             admin_connections,
             state,

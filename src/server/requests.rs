@@ -1,6 +1,7 @@
 //! Between Pingora's connections and its requests: each request runs under its deadline.
 
 use super::http1::Http1;
+use super::http2;
 use crate::observe::Metrics;
 use crate::proxy::account;
 use crate::proxy::connection::Connection;
@@ -13,62 +14,54 @@ use crate::types::Refusal;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::HeaderMap;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
-use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::http::v2::server::HttpSession;
 use pingora::protocols::{ALPN, Shutdown, Stream};
 use pingora::server::ShutdownWatch;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 
-/// Overhead of tiny DATA frames not yet read that h2 accepts: with its own default of 25,600 it ends a gRPC stream of a
-/// thousand small messages. About 17,000 frames, more than a window holds of the smallest gRPC messages.
-const SMALL_FRAMES_BYTES: usize = 1 << 22;
-
-/// Bytes that the uploads of one HTTP/2 connection may have under way together: one that stalls must not hold up the others.
-const UPLOAD_WINDOW: u32 = 1 << 20;
-
-/// What one stream may have handed over of an answer that its client has not taken; h2's default is 400 KiB.
-const SEND_BYTES: usize = 64 << 10;
-
 /// Wraps an application, which is Pingora's proxy.
 pub struct Requests<A> {
     app: Arc<A>,
-    options: HttpServerOptions,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
 }
 
 impl<A> Requests<A> {
-    pub fn new(app: Arc<A>, options: HttpServerOptions, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Requests<A> {
-        Requests { app, options, snapshot, metrics }
+    pub fn new(app: Arc<A>, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Requests<A> {
+        Requests { app, snapshot, metrics }
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 }
 
 /// Each connection, from its first byte to its close. HTTP/1 is served here, one request after another, so that a request
-/// costs no more than Pingora's own future; the streams of HTTP/2 come by way of [`Requests`].
-pub struct Connections<A>(pub Arc<Requests<A>>);
-
+/// costs no more than Pingora's own future; HTTP/2 in [`http2::serve`].
 #[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Requests<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let connection = stream.get_proxy_digest()?.user_data.as_ref()?.downcast_ref::<Arc<Connection>>()?.clone();
         match stream.selected_alpn_proto() {
             Some(ALPN::H2) => {
-                if let Some(connection) = stream.get_proxy_digest().as_deref().and_then(connection_of) {
-                    connection.set_h2();
-                }
-                self.0.process_new(stream, shutdown).await
+                http2::serve(self, stream, &connection, shutdown).await;
+                None
             }
-            _ => self.0.serve_http1(stream, shutdown).await,
+            _ => self.serve_http1(stream, &connection, shutdown).await,
         }
     }
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
     /// `None` when the connection has ended, as it always does.
-    async fn serve_http1(&self, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let connection = stream.get_proxy_digest().as_deref().and_then(connection_of)?;
+    async fn serve_http1(&self, stream: Stream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) -> Option<Stream> {
         let mut stream = Box::new(Http1::new(stream, connection.clone()));
         let mut settings = None;
         loop {
@@ -82,16 +75,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
                 None if connection.deadline.phase() == Phase::Idle => return None,
                 refused => {
                     let refusal = refused.and_then(Result::err).unwrap_or(Refusal::RequestTimeout);
-                    account::unread(&snapshot, &connection, &refusal);
-                    refuse(*stream, &connection, &respond::bare(&refusal)).await;
+                    account::unread(&snapshot, connection, &refusal);
+                    refuse(*stream, connection, &respond::bare(&refusal)).await;
                     return None;
                 }
             };
-            if is_flood(&snapshot, &connection) {
+            if is_flood(&snapshot, connection) {
                 self.metrics.flood_refused.inc();
                 if !stream.is_whole() {
                     // Its body is not waited for.
-                    refuse(*stream, &connection, FLOOD).await;
+                    refuse(*stream, connection, FLOOD).await;
                     return None;
                 }
                 connection.deadline.enter(Phase::Busy, None);
@@ -107,7 +100,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
             let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
             if connection.deadline.phase() == Phase::Head {
                 // Pingora could not read it, and has said so by itself.
-                account::unread(&self.snapshot.load(), &connection, &Refusal::BadRequest("The request can't be read."));
+                account::unread(&self.snapshot.load(), connection, &Refusal::BadRequest("The request can't be read."));
             }
             let (next, kept) = match (served, connection.take_left()) {
                 (Some(next), _) => next.consume(),
@@ -119,6 +112,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// One request of an HTTP/2 connection, under a deadline of its own.
+    pub async fn serve_stream(&self, stream: HttpSession, connection: &Connection, shutdown: &ShutdownWatch) {
+        let deadline = Arc::<Deadline>::default();
+        deadline.enter(Phase::Busy, None);
+        let request = self.app.process_new_http(ServerSession::new_http2(stream), shutdown);
+        watch::over(&deadline, &mut Borrowed::take().0, connection.has_gone(), within(deadline.clone(), request)).await;
     }
 }
 
@@ -133,10 +134,6 @@ fn is_flood(snapshot: &Snapshot, connection: &Connection) -> bool {
 /// As cheap as an answer can be, and right for any method.
 const FLOOD: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
 
-fn connection_of(digest: &ProxyDigest) -> Option<Arc<Connection>> {
-    digest.user_data.as_ref()?.downcast_ref().cloned()
-}
-
 /// Answers a head that is none, or one too many. The client may be in the midst of sending, and is read on for a while: to close on what it sends
 /// would reset the connection and take the answer along.
 async fn refuse(mut stream: Http1, connection: &Connection, answer: &[u8]) {
@@ -145,29 +142,5 @@ async fn refuse(mut stream: Http1, connection: &Connection, answer: &[u8]) {
     // A client that has gone is told nothing.
     if stream.write_all(answer).await.is_ok() {
         Shutdown::shutdown(&mut stream).await;
-    }
-}
-
-/// The streams of HTTP/2 connections.
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Requests<A> {
-    async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        let deadline = Arc::<Deadline>::default();
-        deadline.enter(Phase::Busy, None);
-        let connection = session.digest().and_then(Connection::of).cloned();
-        let is_gone = || connection.as_ref().is_none_or(|connection| connection.is_gone());
-        let request = within(deadline.clone(), self.app.process_new_http(session, shutdown));
-        watch::over(&deadline, &mut Borrowed::take().0, is_gone, request).await.flatten()
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        let mut options = default_h2_options();
-        options.max_concurrent_streams(self.snapshot.load().server.streams_max).data_frame_budget(SMALL_FRAMES_BYTES);
-        options.initial_connection_window_size(UPLOAD_WINDOW).max_send_buffer_size(SEND_BYTES);
-        Some(options)
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
     }
 }

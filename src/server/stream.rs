@@ -374,3 +374,86 @@ impl GetSocketDigest for ClientStream {
         Some(self.socket_digest.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::guard::Counter;
+    use crate::server::socket::LOCAL_PEER;
+    use crate::types::ListenerId;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::{mpsc, watch};
+
+    /// The gateway's end, and the client's.
+    fn pair() -> (ClientStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).and(theirs.set_nonblocking(true)).expect("two sockets");
+        let connection = Arc::new(Connection::new(ListenerId(0), LOCAL_PEER, watch::channel(false).1));
+        connection.set_h2();
+        let second = Duration::from_secs(1);
+        let limits = Limits { request_header: second, client_write: second, stalled_max: 1 };
+        let guard = Counter::new(1, None).enter().expect("room");
+        let socket = Socket::Unix(tokio::net::UnixStream::from_std(ours).expect("a socket"));
+        (ClientStream::new(socket, connection, limits, guard, Vec::new()).expect("a stream"), theirs)
+    }
+
+    /// What has been sent by now.
+    fn sent(theirs: &mut UnixStream) -> String {
+        let mut room = [0; 1024];
+        let read = theirs.read(&mut room).unwrap_or_default();
+        String::from_utf8_lossy(&room[..read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn what_tasks_that_can_run_have_to_say_over_http2_leaves_together() {
+        let (mut stream, mut theirs) = pair();
+        // With room for one, each task runs once the connection has taken what the one before it had to say.
+        let (say, mut said) = mpsc::channel(1);
+        for answer in ["a", "b", "c"] {
+            let say = say.clone();
+            tokio::spawn(async move { say.send(answer).await });
+        }
+        drop(say);
+        let connection = tokio::spawn(async move {
+            let mut pieces = Vec::new();
+            poll_fn(|cx| {
+                let mut is_over = false;
+                while let Poll::Ready(answer) = said.poll_recv(cx) {
+                    let Some(answer) = answer else {
+                        is_over = true;
+                        break;
+                    };
+                    assert!(Pin::new(&mut stream).poll_write(cx, answer.as_bytes()).is_ready());
+                }
+                let flushed = Pin::new(&mut stream).poll_flush(cx);
+                assert!(matches!(flushed, Poll::Ready(Ok(()))), "it holds nobody up");
+                pieces.push(sent(&mut theirs));
+                if is_over && stream.written.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            pieces
+        });
+        let mut pieces = connection.await.expect("the connection's task");
+        pieces.retain(|piece| !piece.is_empty());
+        assert_eq!(pieces, ["abc"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_gathered_leaves_when_nothing_more_is_said() {
+        let (mut stream, mut theirs) = pair();
+        stream.write_all(b"a").await.expect("to write");
+        stream.flush().await.expect("to flush");
+        assert_eq!(sent(&mut theirs), "", "others may have something to say");
+        // The connection's task goes on to listen.
+        let mut heard = [0; 8];
+        let mut listening = pin!(AsyncReadExt::read(&mut stream, &mut heard));
+        while sent(&mut theirs).is_empty() {
+            assert!(poll_fn(|cx| Poll::Ready(listening.as_mut().poll(cx))).await.is_pending());
+            yield_now().await;
+        }
+        drop(theirs);
+        assert_eq!(listening.await.expect("the end"), 0);
+    }
+}

@@ -10,6 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 /// Small messages of a stream are not taken for an attack on the origin.
 const SMALL_FRAMES_BYTES: usize = 16 << 20;
@@ -41,13 +42,17 @@ impl H2Client {
 
     /// The same, with bytes in front, such as a proxy's header.
     pub async fn connect_behind(address: SocketAddr, begin: &[u8]) -> H2Client {
+        H2Client::connect_watched(address, begin).await.0
+    }
+
+    /// The same, and how the connection ends.
+    pub async fn connect_watched(address: SocketAddr, begin: &[u8]) -> (H2Client, JoinHandle<Result<(), h2::Error>>) {
         let mut tcp = TcpStream::connect(address).await.expect("a connection");
         tcp.set_nodelay(true).expect("no delay");
         tokio::io::AsyncWriteExt::write_all(&mut tcp, begin).await.expect("to send");
         let mut builder = h2::client::Builder::new();
         let (sender, connection) = builder.data_frame_budget(SMALL_FRAMES_BYTES).handshake(tcp).await.expect("a handshake");
-        tokio::spawn(connection);
-        H2Client(sender)
+        (H2Client(sender), tokio::spawn(connection))
     }
 
     /// Begins a request. Its body may follow unless `ends`.

@@ -1,0 +1,109 @@
+//! The connections of HTTP/2, whose streams become requests here.
+//!
+//! Pingora has such a loop, too, but none that can be told to end. This one ends with GOAWAY (RFC 9113, 6.8), so that a client knows what was not
+//! served: one that takes back most of what it asks as soon as it has asked, one that sends what is no request, and one that rests.
+
+use super::requests::Requests;
+use crate::proxy::connection::Connection;
+use crate::proxy::deadline::ms;
+use h2::Reason;
+use pingora::Error;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
+use pingora::protocols::{Digest, Stream};
+use pingora::server::ShutdownWatch;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Overhead of tiny DATA frames not yet read that h2 accepts: with its own default of 25,600 it ends a gRPC stream of a
+/// thousand small messages. About 17,000 frames, more than a window holds of the smallest gRPC messages.
+const SMALL_FRAMES_BYTES: usize = 1 << 22;
+
+/// Bytes that the uploads of one HTTP/2 connection may have under way together: one that stalls must not hold up the others.
+const UPLOAD_WINDOW: u32 = 1 << 20;
+
+/// What one stream may have handed over of an answer that its client has not taken; h2's default is 400 KiB.
+const SEND_BYTES: usize = 64 << 10;
+
+/// What one connection may send that is no request.
+const MALFORMED_MAX: usize = 32;
+
+/// Serves a connection until it has ended.
+pub async fn serve<A>(requests: &Arc<Requests<A>>, stream: Stream, connection: &Arc<Connection>, closing: &ShutdownWatch)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    connection.set_h2();
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let (options, head, idle) = {
+        let server = &requests.snapshot().server;
+        (options(server.streams_max), server.timeouts.request_header, server.streams_idle)
+    };
+    let Ok(Ok(mut h2)) = timeout(head, handshake(stream, Some(options))).await else { return };
+    let mut closing = closing.clone();
+    let mut rest = pin!(has_rested(connection, idle));
+    let (mut is_closing, mut malformed) = (false, 0);
+    let why = loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.changed(), if !is_closing => {
+                h2.graceful_shutdown();
+                is_closing = true;
+                continue;
+            }
+            accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => accepted,
+            () = &mut rest, if !is_closing => break Reason::NO_ERROR,
+        };
+        match accepted {
+            Ok(Some(H2Accept::Session(_))) if connection.is_wasteful() => break Reason::ENHANCE_YOUR_CALM,
+            Ok(Some(H2Accept::Session(session))) => {
+                connection.opens();
+                let (requests, connection, closing) = (requests.clone(), connection.clone(), closing.clone());
+                tokio::spawn(async move { requests.serve_stream(session, &connection, &closing).await });
+            }
+            Ok(Some(H2Accept::Rejected)) => {
+                malformed += 1;
+                if malformed == MALFORMED_MAX {
+                    break Reason::ENHANCE_YOUR_CALM;
+                }
+            }
+            Ok(None) => return,
+            Err(e) => {
+                requests.metrics().http2_ended.inc_by(is_fault(&e).into());
+                return;
+            }
+        }
+    };
+    requests.metrics().http2_ended.inc_by((why != Reason::NO_ERROR).into());
+    // What the client still says is read for a while: to close on that would reset the connection and take the last word along.
+    connection.set_lingering();
+    h2.abrupt_shutdown(why);
+    while matches!(HttpSession::from_h2_conn(&mut h2, digest.clone()).await, Ok(Some(_))) {}
+}
+
+/// It was `h2` that ended the connection, and has said so.
+fn is_fault(e: &Error) -> bool {
+    e.cause.as_ref().and_then(|cause| cause.downcast_ref::<h2::Error>()).is_some_and(|e| e.is_go_away() && e.is_library())
+}
+
+fn options(streams_max: u32) -> H2Options {
+    let mut options = default_h2_options();
+    options.max_concurrent_streams(streams_max).data_frame_budget(SMALL_FRAMES_BYTES);
+    options.initial_connection_window_size(UPLOAD_WINDOW).max_send_buffer_size(SEND_BYTES);
+    options
+}
+
+/// Resolves when nothing was asked for so long.
+async fn has_rested(connection: &Connection, idle: Duration) {
+    // While a request is served, a rest that is yet to begin is not over sooner.
+    while let Some(left) = ms(idle).checked_sub(connection.rested_ms()).filter(|left| *left > 0) {
+        pingora_timeout::sleep(Duration::from_millis(left)).await;
+    }
+}
