@@ -3,7 +3,7 @@
 //! It travels as `proxy_digest.user_data` of every session's digest: the one public place for data of our own that works for
 //! HTTP/1 and HTTP/2, plaintext and TLS.
 
-use super::deadline::{Deadline, Phase, now};
+use super::deadline::{Deadline, Phase, ms, now};
 use super::watch::{self, Timer};
 use crate::shape::forward::unmap;
 use crate::tls::Agreed;
@@ -23,6 +23,8 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// How long a client that was refused in the middle of its body may go on with it.
+pub const LINGER: Duration = Duration::from_secs(5);
 /// A request that was asked so shortly before was taken back at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// Streams of a connection behind which it is judged.
@@ -58,7 +60,8 @@ pub struct Connection {
     socket: AtomicI32,
     /// What the client showed in the handshake.
     certificate: OnceLock<Certificate>,
-    is_lingering: AtomicBool,
+    /// How long it lingers, in milliseconds.
+    lingering: AtomicU64,
     fault: AtomicU8,
     /// Bytes a second that the request's body has to come with; 0 is none.
     body_rate: AtomicU64,
@@ -87,7 +90,7 @@ impl Connection {
             agreed: OnceLock::new(),
             socket: AtomicI32::new(-1),
             certificate: OnceLock::new(),
-            is_lingering: AtomicBool::new(false),
+            lingering: AtomicU64::new(0),
             fault: AtomicU8::new(Fault::None as u8),
             body_rate: AtomicU64::new(0),
             is_tunnel: AtomicBool::new(false),
@@ -231,14 +234,18 @@ impl Connection {
         }
     }
 
-    /// The connection ends before the client has said all: what it still says is to be read, since closing on it would reset the
+    /// The connection ends before the client has said all: what it still says is to be read for so long, since closing on it would reset the
     /// connection and take the answer along.
-    pub fn set_lingering(&self) {
-        self.is_lingering.store(true, Relaxed);
+    pub fn set_lingering(&self, within: Duration) {
+        self.lingering.store(ms(within), Relaxed);
     }
 
     pub fn is_lingering(&self) -> bool {
-        self.is_lingering.load(Relaxed)
+        !self.lingering().is_zero()
+    }
+
+    pub fn lingering(&self) -> Duration {
+        Duration::from_millis(self.lingering.load(Relaxed))
     }
 
     pub fn peer_text(&self) -> &HeaderValue {

@@ -1,6 +1,7 @@
 //! Answers of the gateway itself: refusals as problem+json (RFC 9457), for gRPC clients as grpc-status, and the fixed
 //! answers of routes.
 
+use super::connection::LINGER;
 use super::exchange::{Exchange, Seen};
 use super::{compress, forward};
 use crate::auth::Answered;
@@ -175,7 +176,7 @@ pub async fn deliver(session: &mut Session, exchange: &Exchange, mut head: Respo
         false => {
             session.set_keepalive(None);
             if let Some(connection) = exchange.connection().filter(|_| !session.is_body_done()) {
-                connection.set_lingering();
+                connection.set_lingering(LINGER);
             }
         }
     }
@@ -203,7 +204,7 @@ pub fn said(e: &Error) -> String {
 pub async fn linger(session: &mut Session, exchange: &Exchange) {
     session.set_keepalive(None);
     if let Some(connection) = exchange.connection().filter(|connection| !connection.is_lingering()) {
-        connection.set_lingering();
+        connection.set_lingering(LINGER);
         session.downstream_session.shutdown().await;
     }
 }

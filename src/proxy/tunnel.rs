@@ -19,9 +19,9 @@ use http::{HeaderValue, Method, Version};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
-use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::HttpSession as Upstream;
 use pingora::protocols::http::{HttpTask, ServerSession};
+use pingora::protocols::{ALPN, Stream};
 use std::future::Future;
 use std::io::Cursor;
 use std::os::fd::RawFd;
@@ -117,7 +117,8 @@ async fn connect(
 ) -> Result<Upstream, Refusal> {
     loop {
         exchange.pause().await;
-        let peer = exchange.next_peer(entry, timeouts, session.req_header())?;
+        let mut peer = exchange.next_peer(entry, timeouts, session.req_header())?;
+        peer.options.alpn = ALPN::H1;
         match connector.new_stream(&*peer).await {
             Ok(stream) => {
                 // From here on it is this task that looks after the client.

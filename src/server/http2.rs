@@ -30,6 +30,9 @@ const SEND_BYTES: usize = 64 << 10;
 /// What one connection may send that is no request.
 const MALFORMED_MAX: usize = 32;
 
+/// How long a client may take to hear the last word.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Serves a connection until it has ended.
 pub async fn serve<A>(requests: &Arc<Requests<A>>, stream: Stream, connection: &Arc<Connection>, closing: &ShutdownWatch)
 where
@@ -83,7 +86,7 @@ where
     };
     requests.metrics().http2_ended.inc_by((why != Reason::NO_ERROR).into());
     // What the client still says is read for a while: to close on that would reset the connection and take the last word along.
-    connection.set_lingering();
+    connection.set_lingering(LAST_WORD);
     h2.abrupt_shutdown(why);
     while matches!(HttpSession::from_h2_conn(&mut h2, digest.clone()).await, Ok(Some(_))) {}
 }

@@ -4,7 +4,7 @@ use super::http1::Http1;
 use super::http2;
 use crate::observe::Metrics;
 use crate::proxy::account;
-use crate::proxy::connection::Connection;
+use crate::proxy::connection::{Connection, LINGER};
 use crate::proxy::deadline::{Deadline, Phase, within};
 use crate::proxy::respond;
 use crate::proxy::watch::{self, Borrowed};
@@ -138,7 +138,7 @@ const FLOOD: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nConte
 /// would reset the connection and take the answer along.
 async fn refuse(mut stream: Http1, connection: &Connection, answer: &[u8]) {
     connection.deadline.enter(Phase::Busy, None);
-    connection.set_lingering();
+    connection.set_lingering(LINGER);
     // A client that has gone is told nothing.
     if stream.write_all(answer).await.is_ok() {
         Shutdown::shutdown(&mut stream).await;

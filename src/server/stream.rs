@@ -35,8 +35,6 @@ const WRITE_BYTES: usize = 1460;
 /// Over HTTP/2: what is copied so that it leaves with others, and how much leaves at once.
 const SMALL_BYTES: usize = 4096;
 const GATHER_BYTES: usize = 16 << 10;
-/// How long a client that was refused in the middle of its body may go on with it.
-const LINGER: Duration = Duration::from_secs(5);
 /// What a client may always take its time for.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 /// RFC 9113, 3.4.
@@ -234,7 +232,7 @@ impl ClientStream {
 
     /// Reads on and throws away, until the client has ended or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.connection.lingering())));
         let mut sink = [0; READ_BYTES];
         loop {
             let mut buffer = ReadBuf::new(&mut sink);

@@ -1,4 +1,4 @@
-//! Connections to services that rest until the next request, over plaintext HTTP/1.
+//! Connections to services that rest until the next request, over HTTP/1.
 //!
 //! Pingora's own pool gives each connection that rests a task which reads from it, and asks the kernel for the peer's address before
 //! each use: a fourteenth of what a small request costs. Here a connection rests without a task. Whether it is still good is
@@ -21,7 +21,8 @@ use pingora::protocols::tls::{CustomALPN, SslDigest, TlsRef};
 use pingora::protocols::{
     ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
 };
-use pingora::upstreams::peer::Peer;
+use pingora::upstreams::peer::{HttpPeer, Peer};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -45,7 +46,7 @@ const PIECES: usize = 10;
 /// What is held at most of an answer that its client does not take.
 pub const ANSWER_BYTES_MAX: usize = PIECES * READ_BYTES_MAX;
 
-/// What a peer speaks whose connections come by way of [`Keepalive`]. No handshake tells it, since they are plaintext.
+/// What a peer speaks whose connections come by way of [`Keepalive`]. No handshake tells it: see `make`.
 pub(super) static PROTOCOL: LazyLock<ALPN> = LazyLock::new(|| ALPN::Custom(CustomALPN::new(b"keepalive".to_vec())));
 
 /// The connection of an exchange was used before, and may have been ended by the service meanwhile.
@@ -72,6 +73,18 @@ impl Keepalive {
         self.resting.backlog.bytes_max.store(usize::try_from(bytes).unwrap_or(usize::MAX), Relaxed);
     }
 
+    /// A new connection, on which HTTP/1.1 is agreed upon where there is TLS.
+    async fn make<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Result<Stream> {
+        match (peer as &dyn Any).downcast_ref::<HttpPeer>().filter(|peer| peer.tls()) {
+            Some(peer) => {
+                let mut peer = peer.clone();
+                peer.options.alpn = ALPN::H1;
+                self.making.new_stream(&peer).await
+            }
+            None => self.making.new_stream(peer).await,
+        }
+    }
+
     /// Closes what has rested too long or was ended by the service, for as long as it is polled.
     pub fn sweep(&self) -> impl Future<Output = ()> + Send + 'static {
         let resting = self.resting.clone();
@@ -93,7 +106,7 @@ impl Connector for Keepalive {
         let key = Key(peer.reuse_hash(), peer.address().clone());
         let (io, is_reused) = match self.resting.take(&key) {
             Some(io) => (io, true),
-            None => (self.making.new_stream(peer).await?, false),
+            None => (self.make(peer).await?, false),
         };
         let max = peer.get_peer_options().map_or(0, |options| options.max_h2_streams);
         let stream = KeptStream {
@@ -329,13 +342,13 @@ impl UniqueID for KeptStream {
 }
 impl Ssl for KeptStream {
     fn get_ssl(&self) -> Option<&TlsRef> {
-        None
+        self.io.as_ref()?.get_ssl()
     }
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        None
+        self.io.as_ref()?.get_ssl_digest()
     }
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        None
+        self.io.as_ref()?.selected_alpn_proto()
     }
 }
 impl Peek for KeptStream {}

@@ -19,8 +19,8 @@ use std::time::Duration;
 /// Streams that one HTTP/2 connection to a service may carry at once.
 const STREAMS_MAX: usize = 100;
 
-/// Bytes that a service may send ahead on one stream.
-const STREAM_WINDOW: u32 = 256 << 10;
+/// Bytes that a service may send ahead on one stream, and that are held of an answer whose client takes nothing. What Envoy advises at the edge.
+const STREAM_WINDOW: u32 = 64 << 10;
 /// A service whose machine is gone is found out, also where nothing is sent for long.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_secs(60),
@@ -85,7 +85,7 @@ impl Template {
         // Keeps the connections of services apart that differ in more than the address.
         peer.group_key = hasher.finish();
         peer.client_cert_key = identity;
-        Some(Template { peer, is_sni_of_endpoint, is_kept: is_http1 && raw.tls.is_none() })
+        Some(Template { peer, is_sni_of_endpoint, is_kept: is_http1 })
     }
 
     pub fn peer(&self, endpoint: &Endpoint, timeouts: &Timeouts) -> Box<HttpPeer> {

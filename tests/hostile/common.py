@@ -46,6 +46,16 @@ class Report:
         sys.exit(bool(self.failed))
 
 
+def certificate(folder):
+    """A certificate for localhost, and its key."""
+    cert, key = pathlib.Path(folder) / "cert.pem", pathlib.Path(folder) / "key.pem"
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command = ["openssl", "req", "-x509", *curve, "-nodes", *name, "-days", "2", "-keyout", key, "-out", cert]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
 class Gateway:
     """A process of its own, in a temporary folder. `DIR` in the YAML becomes that folder; listeners bind to port 0 and have names."""
 
@@ -53,30 +63,7 @@ class Gateway:
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = pathlib.Path(self.temporary.name)
         if "DIR/cert.pem" in yaml:
-            subprocess.run(
-                [
-                    "openssl",
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "ec",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:prime256v1",
-                    "-nodes",
-                    "-subj",
-                    "/CN=localhost",
-                    "-addext",
-                    "subjectAltName=DNS:localhost",
-                    "-days",
-                    "2",
-                    "-keyout",
-                    self.folder / "key.pem",
-                    "-out",
-                    self.folder / "cert.pem",
-                ],
-                check=True,
-                capture_output=True,
-            )
+            certificate(self.folder)
         if "access_log" not in yaml:
             yaml += "\naccess_log: { path: DIR/access.log }\n"
         yaml = (yaml + "\nadmin: { bind: 127.0.0.1:0 }\n").replace("DIR", str(self.folder))

@@ -12,8 +12,15 @@ server:
   threads: 2
   timeouts: { request_header: 3s, request_body: 3s, keepalive: 3s, client_write: 3s, tls_handshake: 3s }
   http2: { idle_timeout: 3s }
-services: { s: { endpoints: [ORIGIN], timeouts: { read: 60s }, keepalive: { connections: 0 } } }
-routes: [{ path: /fixed, respond: { body: fixed } }, { path: /*, to: s }]
+services:
+  s: { endpoints: [ORIGIN], timeouts: { read: 60s }, keepalive: { connections: 0 } }
+  tls: { endpoints: [SECURE], tls: { verify: false }, timeouts: { read: 60s } }
+  h2c: { endpoints: [HTTP2], protocol: h2c, timeouts: { read: 60s } }
+routes:
+  - { path: /fixed, respond: { body: fixed } }
+  - { path: /tls/large, to: tls }
+  - { path: /h2c/large, to: h2c, request: { path: /large } }
+  - { path: /*, to: s }
 """
 
 
@@ -21,7 +28,7 @@ async def service(reader, writer):
     """A service that drinks all, and has endless answers."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         head = await reader.readuntil(b"\r\n\r\n")
-        if b" /large" in head:
+        if b"/large " in head:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n")
             while True:
                 writer.write(bytes(65536))
@@ -33,12 +40,28 @@ async def service(reader, writer):
     writer.close()
 
 
-def serve(listener):
+def serve(listener, tls=None):
     async def run():
-        async with await asyncio.start_server(service, sock=listener, backlog=4096) as server:
+        async with await asyncio.start_server(service, sock=listener, backlog=4096, ssl=tls) as server:
             await server.serve_forever()
 
     asyncio.run(run())
+
+
+@contextlib.contextmanager
+def http2_service():
+    """An HTTP/2 service (nghttpd) with a large answer; where it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/large", "wb") as file:
+            file.truncate(10_000_000_000)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        process = subprocess.Popen(["nghttpd", "--no-tls", "-d", folder, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
 
 
 async def client(port, first, drip, pause, reads, started, small):
@@ -113,6 +136,8 @@ CASES = {
     "trailers dripped": ("plain", upload(b"Transfer-Encoding: chunked") + b"0\r\nX: ", b"x", 1, 65536, 64),
     "nothing read of a large answer": ("plain", get(b"/large"), b"", 0.5, 0, 256),
     "a byte a second read of a large answer": ("plain", get(b"/large"), b"", 1, 1, 256),
+    "nothing read of a large answer of a service over TLS": ("plain", get(b"/tls/large"), b"", 0.5, 0, 256),
+    "nothing read of a large answer of a service over h2c": ("plain", get(b"/h2c/large"), b"", 0.5, 0, 256),
     "many sent ahead, nothing read": ("plain", get(b"/fixed") * 500, b"", 0.5, 0, 64),
     "TLS: nothing": ("tls", b"", b"", 1, 65536, 32),
     "TLS: hello dripped": ("tls", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", b"x", 0.5, 65536, 32),
@@ -184,8 +209,16 @@ def slowhttptest(report, gateway):
 def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(16384, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
     report, listener = Report(), socket.create_server(("127.0.0.1", 0), backlog=4096)
+    secure, tls = socket.create_server(("127.0.0.1", 0), backlog=4096), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:
+        tls.load_cert_chain(*certificate(folder))
     Beside(serve, listener)
-    with Gateway(YAML.replace("ORIGIN", "127.0.0.1:%d" % listener.getsockname()[1]), nofile=16384) as gateway:
+    Beside(serve, secure, tls)
+    at = lambda sock: "127.0.0.1:%d" % sock.getsockname()[1]
+    with (
+        http2_service() as http2,
+        Gateway(YAML.replace("ORIGIN", at(listener)).replace("SECURE", at(secure)).replace("HTTP2", http2), nofile=16384) as gateway,
+    ):
         for name, (where, first, drip, pause, reads, memory) in CASES.items():
             if not report.wants(name):
                 continue

@@ -194,7 +194,6 @@ def deaf(report, _):
             "a service that does not accept: resets by one client at a time",
             most <= 200,
             f"{most} in flight, {gateway.descriptors()} descriptors, {gateway.memory() - before:+.1f} MiB",
-            lax=True,  # Pingora does not look at a stream while it connects: they are wound up with their connection
         )
         report.case("a service that does not accept: nothing is left", gateway.is_idle(30), gateway.status())
 

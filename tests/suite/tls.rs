@@ -157,6 +157,22 @@ fn a_service_is_verified() {
 }
 
 #[test]
+fn connections_to_a_service_are_kept_and_agree_upon_http1() {
+    const UPGRADE: &[(&str, &str)] = &[("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")];
+    for (keepalive, connections) in [("", 1), ("connections: 0", 3)] {
+        let (gateway, origin) = to_service(&format!("{{ verify: false }}, keepalive: {{ {keepalive} }}"));
+        let mut client = gateway.connect();
+        for _ in 0..3 {
+            assert_eq!(client.request("GET", "/", &[], b"").json()["headers"]["agreed"][0], "http/1.1");
+        }
+        assert_eq!(origin.connections(), connections, "{keepalive}");
+        // A tunnel has one of its own.
+        assert_eq!(client.request("GET", "/", UPGRADE, b"").json()["headers"]["agreed"][0], "http/1.1");
+        assert_eq!(origin.connections(), connections + 1, "{keepalive}");
+    }
+}
+
+#[test]
 fn a_service_that_is_not_to_be_trusted_gets_nothing() {
     for tls in [
         "{ ca: DIR/other.pem, sni: s.example }",
