@@ -36,7 +36,7 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
     }
 }
 
-pub fn finish(session: &mut Session, exchange: &mut Exchange, error: Option<&Error>) {
+pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     exchange.begun = None;
     if exchange.is_flood || exchange.is_background() {
         return;
@@ -49,8 +49,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange, error: Option<&Err
     };
     let cache = caching_told::outcome(session, exchange);
     let times = count(exchange, &head.method, status, cache);
-    if exchange.is_h2
-        && (status == GONE || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream))
+    if status == GONE
         && let Some(connection) = exchange.connection()
     {
         connection.takes_back(times.0);

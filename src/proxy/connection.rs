@@ -17,7 +17,8 @@ use prometheus::IntGauge;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -31,18 +32,14 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const OPENED_MIN: u32 = 500;
 
 /// What came over HTTP/2.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Streams {
     opened: AtomicU32,
     taken_back: AtomicU32,
-    /// When one was opened last, or the last one was done; in `now`'s time.
-    busy: AtomicU64,
-}
-
-impl Default for Streams {
-    fn default() -> Streams {
-        Streams { opened: AtomicU32::new(0), taken_back: AtomicU32::new(0), busy: AtomicU64::new(now()) }
-    }
+    /// Those that are requests in progress.
+    open: AtomicUsize,
+    /// When the last one was done, or the first could begin; in `now`'s time.
+    rests_since: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -51,7 +48,6 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Of the connection while it speaks HTTP/1. Over HTTP/2 each request has one of its own.
     pub deadline: Arc<Deadline>,
-    /// The listener's, so that a request that is in flight already can say "close" too.
     closing: ShutdownWatch,
     requests: AtomicUsize,
     /// Set once TLS is agreed upon, where something follows from it.
@@ -206,13 +202,19 @@ impl Connection {
         self.is_h2.load(Relaxed)
     }
 
-    /// A stream was opened, which becomes a request.
-    pub fn opens(&self) {
-        self.streams.opened.fetch_add(1, Relaxed);
-        self.streams.busy.store(now(), Relaxed);
+    /// Over HTTP/2 a request may begin, and none has.
+    pub fn rest(&self) {
+        self.streams.rests_since.store(now(), Relaxed);
     }
 
-    /// The client has taken a request back, so long after it was asked.
+    /// A stream was opened, and is a request in progress until the answer is dropped.
+    pub fn open(self: &Arc<Self>) -> Open {
+        self.streams.opened.fetch_add(1, Relaxed);
+        self.streams.open.fetch_add(1, Relaxed);
+        Open(self.clone())
+    }
+
+    /// The client has taken a request back before it was answered, so long after it was asked.
     pub fn takes_back(&self, after: Duration) {
         if after < AT_ONCE {
             self.streams.taken_back.fetch_add(1, Relaxed);
@@ -226,12 +228,10 @@ impl Connection {
         opened >= OPENED_MIN && self.streams.taken_back.load(Relaxed) > opened / 2
     }
 
-    /// For how long nothing has been asked over HTTP/2, in milliseconds; 0 while a request is served.
-    pub fn rested_ms(&self) -> u64 {
-        match self.in_flight() {
-            0 => now().saturating_sub(self.streams.busy.load(Relaxed)),
-            _ => 0,
-        }
+    /// For how long no request has been in progress over HTTP/2; `None` while one is.
+    pub fn rested(&self) -> Option<Duration> {
+        let is_at_rest = self.streams.open.load(Acquire) == 0;
+        is_at_rest.then(|| Duration::from_millis(now().saturating_sub(self.streams.rests_since.load(Relaxed))))
     }
 
     /// The connection ends before the client has said all: what it still says is to be read for so long, since closing on it would reset the
@@ -250,6 +250,11 @@ impl Connection {
 
     pub fn peer_text(&self) -> &HeaderValue {
         &self.peer_text
+    }
+
+    /// The listener's, so that a request that is in flight already can say "close" too.
+    pub fn closing(&self) -> &ShutdownWatch {
+        &self.closing
     }
 
     pub fn is_closing(&self) -> bool {
@@ -285,6 +290,23 @@ pub enum Fault {
     Slow,
 }
 
+/// A stream of HTTP/2 that is open.
+#[derive(Debug)]
+pub struct Open(Arc<Connection>);
+
+impl Open {
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.rest();
+        self.0.streams.open.fetch_sub(1, Release);
+    }
+}
+
 /// Counts a request for as long as it is served.
 #[derive(Debug)]
 pub struct InFlight(Arc<Connection>, IntGauge);
@@ -303,9 +325,6 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.is_h2() {
-            self.0.streams.busy.store(now(), Relaxed);
-        }
         self.0.requests.fetch_sub(1, Relaxed);
         self.1.dec();
     }

@@ -269,7 +269,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Box<Exchange>) {
         exchange.deadline.set_upstream(None);
         shaped::finish(session, exchange, error.is_some()).await;
-        account::finish(session, exchange, error);
+        account::finish(session, exchange);
         mirror::send(exchange, &self.copies);
         if exchange.goes_on {
             Box::pin(respond::go_on(session, exchange)).await;

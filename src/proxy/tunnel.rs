@@ -127,6 +127,11 @@ async fn connect(
                 (upstream.read_timeout, upstream.write_timeout) = (None, Some(timeouts.write));
                 return Ok(upstream);
             }
+            // It may speak nothing but HTTP/2, which is no fault of it.
+            Err(e) if entry.service.is_h2 => {
+                exchange.end_admission(false);
+                return Err(Failure::of(&e).refusal());
+            }
             Err(e) => {
                 let failure = Failure::of(&e);
                 if !exchange.may_go_on(session, failure, true) {

@@ -302,24 +302,29 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(
     }
 }
 
-/// Runs until it is done, or until the listener is wound down further: then it is not done. Whether that has happened is a look at a
-/// number: a wake-up of the connection costs no more than that.
+/// Runs until it is done, or until the listener is wound down further: then it is not done.
 async fn is_done(run: &mut Pin<&mut impl Future<Output = ()>>, wind: &mut Receiver<Wind>) -> bool {
-    let seen = wind.clone();
-    let mut changed = pin!(wind.changed());
+    tokio::select! {
+        biased;
+        () = run => true,
+        () = changed(wind) => false,
+    }
+}
+
+/// Resolves when there is news of the listener. To poll it again is a look at a number: a wake-up of the connection costs no more than that.
+pub async fn changed<T>(news: &mut Receiver<T>) {
+    let seen = news.clone();
+    let mut changed = pin!(news.changed());
     let mut is_asked = false;
     poll_fn(|cx| {
-        if run.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(true);
-        }
         // Asked once, it wakes this task by itself. An error is the end of the listener, which does not come without a change.
         if is_asked && !seen.has_changed().unwrap_or(true) {
             return Poll::Pending;
         }
         is_asked = true;
-        changed.as_mut().poll(cx).map(|_| false)
+        changed.as_mut().poll(cx).map(drop)
     })
-    .await
+    .await;
 }
 
 /// TLS, or a look for HTTP/2; `None` when there is nobody to talk to.

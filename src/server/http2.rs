@@ -3,15 +3,14 @@
 //! Pingora has such a loop, too, but none that can be told to end. This one ends with GOAWAY (RFC 9113, 6.8), so that a client knows what was not
 //! served: one that takes back most of what it asks as soon as it has asked, one that sends what is no request, and one that rests.
 
+use super::accept::changed;
 use super::requests::Requests;
 use crate::proxy::connection::Connection;
-use crate::proxy::deadline::ms;
 use h2::Reason;
 use pingora::Error;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
 use pingora::protocols::{Digest, Stream};
-use pingora::server::ShutdownWatch;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +29,14 @@ const SEND_BYTES: usize = 64 << 10;
 /// What one connection may send that is no request.
 const MALFORMED_MAX: usize = 32;
 
-/// How long a client may take to hear the last word.
+/// How long a client may take to hear the last word, and how long it is then listened to.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// How often a connection is looked at that may rest for no time.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+
 /// Serves a connection until it has ended.
-pub async fn serve<A>(requests: &Arc<Requests<A>>, stream: Stream, connection: &Arc<Connection>, closing: &ShutdownWatch)
+pub async fn serve<A>(requests: &Arc<Requests<A>>, stream: Stream, connection: &Arc<Connection>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -50,26 +52,35 @@ where
         (options(server.streams_max), server.timeouts.request_header, server.streams_idle)
     };
     let Ok(Ok(mut h2)) = timeout(head, handshake(stream, Some(options))).await else { return };
-    let mut closing = closing.clone();
+    connection.rest();
+    let mut closing = connection.closing().clone();
+    let mut closes = pin!(changed(&mut closing));
     let mut rest = pin!(has_rested(connection, idle));
-    let (mut is_closing, mut malformed) = (false, 0);
+    let (mut is_closing, mut is_late, mut malformed) = (false, false, 0);
     let why = loop {
         let accepted = tokio::select! {
             biased;
-            _ = closing.changed(), if !is_closing => {
+            () = &mut closes, if !is_closing => {
                 h2.graceful_shutdown();
                 is_closing = true;
                 continue;
             }
             accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => accepted,
-            () = &mut rest, if !is_closing => break Reason::NO_ERROR,
+            () = &mut rest, if !is_closing => {
+                // The client may still be taking what it was answered, for as long as it might have rested.
+                if h2.has_streams() && !is_late {
+                    is_late = true;
+                    rest.set(has_rested(connection, 2 * idle));
+                    continue;
+                }
+                break Reason::NO_ERROR;
+            }
         };
         match accepted {
             Ok(Some(H2Accept::Session(_))) if connection.is_wasteful() => break Reason::ENHANCE_YOUR_CALM,
             Ok(Some(H2Accept::Session(session))) => {
-                connection.opens();
-                let (requests, connection, closing) = (requests.clone(), connection.clone(), closing.clone());
-                tokio::spawn(async move { requests.serve_stream(session, &connection, &closing).await });
+                let (requests, open) = (requests.clone(), connection.open());
+                tokio::spawn(async move { requests.serve_stream(session, open.connection()).await });
             }
             Ok(Some(H2Accept::Rejected)) => {
                 malformed += 1;
@@ -88,7 +99,8 @@ where
     // What the client still says is read for a while: to close on that would reset the connection and take the last word along.
     connection.set_lingering(LAST_WORD);
     h2.abrupt_shutdown(why);
-    while matches!(HttpSession::from_h2_conn(&mut h2, digest.clone()).await, Ok(Some(_))) {}
+    let said = async { while matches!(HttpSession::from_h2_conn(&mut h2, digest.clone()).await, Ok(Some(_))) {} };
+    let _ = timeout(2 * LAST_WORD, said).await;
 }
 
 /// It was `h2` that ended the connection, and has said so.
@@ -103,10 +115,14 @@ fn options(streams_max: u32) -> H2Options {
     options
 }
 
-/// Resolves when nothing was asked for so long.
+/// Resolves when no request has been in progress for so long.
 async fn has_rested(connection: &Connection, idle: Duration) {
-    // While a request is served, a rest that is yet to begin is not over sooner.
-    while let Some(left) = ms(idle).checked_sub(connection.rested_ms()).filter(|left| *left > 0) {
-        pingora_timeout::sleep(Duration::from_millis(left)).await;
+    loop {
+        // While there is one, a rest that is yet to begin is not over sooner.
+        let left = idle.saturating_sub(connection.rested().unwrap_or_default());
+        pingora_timeout::sleep(left.max(LOOK_MIN)).await;
+        if connection.rested().is_some_and(|rested| rested >= idle) {
+            return;
+        }
     }
 }

@@ -51,7 +51,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Requests<A> {
         let connection = stream.get_proxy_digest()?.user_data.as_ref()?.downcast_ref::<Arc<Connection>>()?.clone();
         match stream.selected_alpn_proto() {
             Some(ALPN::H2) => {
-                http2::serve(self, stream, &connection, shutdown).await;
+                http2::serve(self, stream, &connection).await;
                 None
             }
             _ => self.serve_http1(stream, &connection, shutdown).await,
@@ -115,10 +115,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
     }
 
     /// One request of an HTTP/2 connection, under a deadline of its own.
-    pub async fn serve_stream(&self, stream: HttpSession, connection: &Connection, shutdown: &ShutdownWatch) {
+    pub async fn serve_stream(&self, stream: HttpSession, connection: &Connection) {
         let deadline = Arc::<Deadline>::default();
         deadline.enter(Phase::Busy, None);
-        let request = self.app.process_new_http(ServerSession::new_http2(stream), shutdown);
+        let request = self.app.process_new_http(ServerSession::new_http2(stream), connection.closing());
         watch::over(&deadline, &mut Borrowed::take().0, connection.has_gone(), within(deadline.clone(), request)).await;
     }
 }

@@ -82,6 +82,9 @@ impl Template {
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy { h1_upgrade: H1UpgradePolicy::Deny, ..Default::default() };
         let mut hasher = DefaultHasher::new();
         (name, format!("{:?}{:?}", raw.tls, raw.protocol)).hash(&mut hasher);
+        // The files may have others in them by now.
+        options.ca.iter().flat_map(|found| found.iter()).for_each(|found| found.borrow_raw_cert().hash(&mut hasher));
+        identity.iter().for_each(|found| (found.leaf().borrow_raw_cert(), found.key()).hash(&mut hasher));
         // Keeps the connections of services apart that differ in more than the address.
         peer.group_key = hasher.finish();
         peer.client_cert_key = identity;

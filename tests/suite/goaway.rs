@@ -85,6 +85,19 @@ fn one_that_takes_back_some_is_served_on() {
 }
 
 #[test]
+fn one_that_is_refused_what_it_asks_is_served_on() {
+    let (gateway, ..) = start("");
+    let long = format!("/{}", "x".repeat(9_000));
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        for _ in 0..600 {
+            assert_eq!(client.get(&long).await.status, 414);
+        }
+    });
+    assert_eq!(gateway.metric("frontdesk_http2_ended_total"), 0.0);
+}
+
+#[test]
 fn one_that_rests_is_told_so_and_one_that_waits_is_not() {
     let (gateway, asked, open) = start("idle_timeout: 1s");
     run_async(async {

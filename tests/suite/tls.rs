@@ -173,6 +173,17 @@ fn connections_to_a_service_are_kept_and_agree_upon_http1() {
 }
 
 #[test]
+fn a_service_whose_authority_is_replaced_is_not_trusted_on_a_kept_connection() {
+    let (gateway, origin) = to_service("{ ca: DIR/s.pem, sni: s.example }");
+    assert_eq!(gateway.get("/").status, 200);
+    std::fs::copy(gateway.file("other.pem"), gateway.file("s.pem")).expect("a file");
+    let yaml = std::fs::read_to_string(gateway.file("frontdesk.yaml")).expect("the configuration");
+    assert!(gateway.reload(&yaml));
+    assert_eq!(gateway.get("/").code(), "upstream_connect");
+    assert!(origin.connections() > 1);
+}
+
+#[test]
 fn a_service_that_is_not_to_be_trusted_gets_nothing() {
     for tls in [
         "{ ca: DIR/other.pem, sni: s.example }",
