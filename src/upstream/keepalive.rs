@@ -106,7 +106,8 @@ impl Connector for Keepalive {
         let key = Key(peer.reuse_hash(), peer.address().clone());
         let (io, is_reused) = match self.resting.take(&key) {
             Some(io) => (io, true),
-            None => (self.make(peer).await?, false),
+            // Boxed, or each request would move the room that connecting needs.
+            None => (Box::pin(self.make(peer)).await?, false),
         };
         let max = peer.get_peer_options().map_or(0, |options| options.max_h2_streams);
         let stream = KeptStream {
