@@ -49,6 +49,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
     };
     let cache = caching_told::outcome(session, exchange);
     let times = count(exchange, &head.method, status, cache);
+    // Over HTTP/1 nobody asks for it.
     if status == GONE
         && let Some(connection) = exchange.connection()
     {

@@ -83,8 +83,10 @@ impl Template {
         let mut hasher = DefaultHasher::new();
         (name, format!("{:?}{:?}", raw.tls, raw.protocol)).hash(&mut hasher);
         // The files may have others in them by now.
-        options.ca.iter().flat_map(|found| found.iter()).for_each(|found| found.borrow_raw_cert().hash(&mut hasher));
-        identity.iter().for_each(|found| (found.leaf().borrow_raw_cert(), found.key()).hash(&mut hasher));
+        let chain = identity.iter().flat_map(|found| found.intermediates().into_iter().chain([found.leaf()]));
+        let authorities = options.ca.iter().flat_map(|found| found.iter());
+        authorities.chain(chain).for_each(|found| found.borrow_raw_cert().hash(&mut hasher));
+        identity.as_ref().map(|found| found.key()).hash(&mut hasher);
         // Keeps the connections of services apart that differ in more than the address.
         peer.group_key = hasher.finish();
         peer.client_cert_key = identity;
