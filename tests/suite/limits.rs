@@ -137,7 +137,9 @@ fn clients_are_told_apart_by_their_address() {
 #[test]
 fn a_shadow_counts_and_marks_and_lets_pass() {
     let gateway = gateway(&[("trial", "{ rate: 1/h, mode: shadow }")]);
-    let answers = [gateway.get("/trial"), gateway.get("/trial")];
+    // Of one connection, so that they are written down in their order.
+    let mut client = gateway.connect();
+    let answers = [(); 2].map(|()| client.request("GET", "/trial", &[], b""));
     assert_eq!(answers.each_ref().map(|answer| (answer.status, answer.header("ratelimit"))), [(200, None), (200, None)]);
     assert_eq!(gateway.access_log(2).iter().map(|line| line["limit"].as_str()).collect::<Vec<_>>(), [Some(""), Some("trial (shadow)")]);
     let count = |decision| gateway.metric(&format!("frontdesk_limit_total{{decision=\"{decision}\",limit=\"trial\",mode=\"shadow\"}}"));
