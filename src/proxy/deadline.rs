@@ -32,12 +32,10 @@ pub enum Phase {
 /// What is to be done about a deadline that has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expired {
-    /// Not passed after all.
+    /// Not passed after all, or only the moment to look at the client again.
     No,
     /// The service's connection was cut, which wakes the exchange.
     UpstreamCut,
-    /// Whether the client has gone is to be looked at.
-    Look,
     /// Whatever is going on is to be dropped.
     Drop,
 }
@@ -134,7 +132,7 @@ impl Deadline {
         match self.phase() {
             Phase::Connect => {
                 self.due.store(now() + ms(LOOK), Relaxed);
-                Expired::Look
+                Expired::No
             }
             Phase::Upstream => {
                 self.upstream_was_late.store(true, Relaxed);
@@ -169,7 +167,7 @@ mod tests {
         }
         assert!(!deadline.upstream_was_late());
         deadline.enter_until(Phase::Connect, 1);
-        assert_eq!((deadline.phase(), deadline.expire()), (Phase::Connect, Expired::Look));
+        assert_eq!((deadline.phase(), deadline.expire()), (Phase::Connect, Expired::No));
         assert!(deadline.due() > 1, "it is looked at again");
     }
 

@@ -27,8 +27,8 @@ pub async fn over<T>(deadline: &Deadline, timer: &mut Timer, gone: impl Future<O
                 return Poll::Pending;
             }
             match deadline.expire() {
-                // The work is polled once more: it waits for the cut to be seen.
-                Expired::No | Expired::UpstreamCut | Expired::Look => {}
+                // The work is polled once more, since it waits for the cut to be seen, and so is `gone` while it connects.
+                Expired::No | Expired::UpstreamCut => {}
                 Expired::Drop => return Poll::Ready(None),
             }
         }
