@@ -40,6 +40,8 @@ pub enum Outcome {
     /// Nobody in particular where there is no identity.
     Admitted(Option<Arc<Identity>>),
     Refused(Refusal),
+    /// It is known who it is, but not this one.
+    Forbidden(Arc<Identity>, Refusal),
     /// It takes longer: `Method::ask`, then [`Access::finish`].
     Ask(String),
 }
@@ -162,8 +164,9 @@ impl Access {
 
     /// What is left to be asked of somebody who was recognised.
     pub fn finish(&self, result: Result<Arc<Identity>, Refusal>) -> Outcome {
-        match result.and_then(|identity| self.require.check(&identity).map(|()| identity)) {
-            Ok(identity) => Outcome::Admitted(Some(identity)),
+        match result.map(|identity| (self.require.check(&identity), identity)) {
+            Ok((Ok(()), identity)) => Outcome::Admitted(Some(identity)),
+            Ok((Err(refusal), identity)) => Outcome::Forbidden(identity, refusal),
             Err(refusal) => Outcome::Refused(refusal),
         }
     }

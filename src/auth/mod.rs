@@ -127,10 +127,11 @@ impl Methods {
         self.all.iter().map(|(name, _)| name.as_str()).chain([ANONYMOUS]).collect()
     }
 
-    /// Query parameters that hold credentials, which no log may have.
+    /// Query parameters that hold credentials, which no log may have: our methods', and RFC 6750's (2.3), which may be a service's.
     pub fn secret_parameters(&self) -> impl Iterator<Item = String> {
         let places = self.all.iter().filter_map(|(_, method)| method.as_ref()?.place());
-        places.filter_map(|place| if let Place::Query(name) = place { Some(name.to_string()) } else { None })
+        let names = places.filter_map(|place| if let Place::Query(name) = place { Some(name.to_string()) } else { None });
+        names.chain(["access_token".to_string()])
     }
 
     /// Whether a field is one that only the gateway sets, however a client writes it: services may read `_` as `-`.

@@ -35,6 +35,11 @@ impl Line<'_> {
         }
     }
 
+    /// Nobody waits for the answer any more.
+    pub fn given_up(&self, endpoint: &Endpoint) {
+        self.metrics.failed(&endpoint.label, "cancelled");
+    }
+
     /// Whether another attempt is made, which is counted, and so is what forbids one that the policy would make.
     pub fn may_retry(&self, failed: &Failed<'_>) -> bool {
         let retries = &self.service.retries;

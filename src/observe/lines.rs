@@ -195,6 +195,7 @@ fn run(shared: &Shared, mut sink: Sink) {
 
 enum Sink {
     Stdout,
+    Stderr,
     File(File, String),
 }
 
@@ -202,6 +203,7 @@ impl Sink {
     fn open(path: &str) -> io::Result<Sink> {
         match path {
             "stdout" => Ok(Sink::Stdout),
+            "stderr" => Ok(Sink::Stderr),
             path => Ok(Sink::File(OpenOptions::new().create(true).append(true).open(path)?, path.to_string())),
         }
     }
@@ -218,6 +220,7 @@ impl Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Sink::Stdout => io::stdout().lock().write_all(bytes).and_then(|()| io::stdout().flush()),
+            Sink::Stderr => io::stderr().lock().write_all(bytes),
             Sink::File(file, _) => file.write_all(bytes),
         }
     }

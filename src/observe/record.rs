@@ -208,15 +208,15 @@ fn three_digits(out: &mut Vec<u8>, n: u32) {
     out.extend_from_slice(&[digit(n / 100), digit(n / 10), digit(n)]);
 }
 
-/// The path and query with the values of the parameters in `names` replaced by `***`.
-pub fn mask<'a>(path_and_query: &'a str, names: &[String]) -> Cow<'a, str> {
-    let Some((path, query)) = path_and_query.split_once('?').filter(|_| !names.is_empty()) else { return path_and_query.into() };
+/// A path, or a whole URL, with the values of the parameters in `names` replaced by `***`.
+pub fn mask<'a>(target: Cow<'a, str>, names: &[String]) -> Cow<'a, str> {
+    let Some((path, query)) = target.split_once('?').filter(|_| !names.is_empty()) else { return target };
     let is_named = |pair: &str| {
         let name = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
         names.iter().any(|known| known.eq_ignore_ascii_case(&name))
     };
     if !query.split('&').any(is_named) {
-        return path_and_query.into();
+        return target;
     }
     let masked: Vec<String> = query
         .split('&')
@@ -241,8 +241,9 @@ mod tests {
             ("/a?x=1&TOKEN=s=t&password", "/a?x=1&TOKEN=***&password=***"),
             ("/a?%74oken=s", "/a?%74oken=***"),
             ("/token=s", "/token=s"),
+            ("https://h.example/a?token=s", "https://h.example/a?token=***"),
         ] {
-            assert_eq!(mask(from, &names), to);
+            assert_eq!(mask(from.into(), &names), to);
         }
     }
 

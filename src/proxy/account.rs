@@ -3,8 +3,9 @@
 use super::connection::Connection;
 use super::deadline::Phase;
 use super::exchange::{Exchange, authority, target};
+use super::respond::Bare;
 use super::{caching_told, limits};
-use crate::observe::{Record, mask};
+use crate::observe::{AccessLog, Record, mask};
 use crate::shape::forward::unmap;
 use crate::snapshot::Snapshot;
 use crate::types::Refusal;
@@ -16,18 +17,20 @@ use pingora::prelude::*;
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-/// What never became a request: there is a peer and a reason, and nothing else that could be believed.
-pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal) {
+/// What never became a request: there is a peer, a reason and perhaps our answer, and nothing else that could be believed.
+pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal, answer: Option<&Bare>) {
     log::info!("{}: {}: {}", connection.peer, refusal.code(), refusal.detail());
     snapshot.no_route.refused(refusal);
     // Counted as OTHER.
     let unknown = Method::from_bytes(b"-").unwrap_or_default();
     snapshot.no_route.answered(&unknown, refusal.status(), Duration::ZERO, Duration::ZERO);
     let record = Record {
+        request_id: answer.and_then(|answer| answer.id.to_str().ok()).unwrap_or_default(),
         client_ip: unmap(connection.peer.ip()),
         status: refusal.status(),
         code: refusal.code(),
-        protocol: "HTTP/1",
+        bytes_out: answer.map_or(0, |answer| answer.body_bytes as u64),
+        protocol: "HTTP/1.1",
         ..Record::nothing(SystemTime::now())
     };
     snapshot.refusals.add(&record, &refusal.detail());
@@ -144,7 +147,8 @@ pub fn abandoned(exchange: &mut Exchange, begun: &Begun) {
 /// How long it took: all of it, the service, and the rest.
 type Times = (Duration, Duration, Duration);
 
-fn count(exchange: &Exchange, method: &Method, status: u16, cache: &'static str) -> Times {
+fn count(exchange: &mut Exchange, method: &Method, status: u16, cache: &'static str) -> Times {
+    exchange.give_up();
     let total = exchange.started.elapsed();
     let upstream = exchange.attempt.upstream.min(total);
     let gateway = total - upstream;
@@ -189,7 +193,7 @@ fn write(exchange: &Exchange, told: &Told<'_>, outcome: Outcome) {
         method: told.method.as_str(),
         host: told.host,
         // Without a log nobody has said which parameters are secret.
-        path: log.map_or_else(|| told.uri.path().into(), |log| mask(target(told.uri), log.redact())),
+        path: log.map_or_else(|| told.uri.path().into(), |log| mask(target(told.uri).into(), log.redact())),
         route: exchange.route().map_or("", |route| &route.name),
         service: exchange.service().map_or("", |(entry, _)| &entry.service.name),
         endpoint: exchange.endpoint_label(),
@@ -208,7 +212,7 @@ fn write(exchange: &Exchange, told: &Told<'_>, outcome: Outcome) {
         protocol: protocol(told.version),
         tls: exchange.tls,
         user_agent: told.user_agent.map_or(Cow::Borrowed(""), text),
-        referer: told.referer.map_or(Cow::Borrowed(""), text),
+        referer: told.referer.map_or(Cow::Borrowed(""), |value| mask(text(value), log.map_or(&[], AccessLog::redact))),
     };
     if let Some(refusal) = &exchange.refusal {
         exchange.snapshot.refusals.add(&record, &refusal.detail());

@@ -67,14 +67,27 @@ pub fn assume(claims: &Map<String, Value>, head: &RequestHeader, exchange: &mut 
 
 fn take(exchange: &mut Exchange, verdict: Verdict) -> Result<Option<Ask>, Refusal> {
     exchange.auth = verdict.by.clone();
-    match (verdict.outcome, verdict.by) {
-        (Outcome::Admitted(identity), _) => {
+    match (settle(exchange, verdict.outcome)?, verdict.by) {
+        (None, _) => Ok(None),
+        (Some(credential), Some(method)) => Ok(Some(Ask { method, credential })),
+        (Some(_), None) => Err(Refusal::Internal("a credential without a method")),
+    }
+}
+
+/// Notes who it is; the credential of somebody of whom that is not known yet.
+fn settle(exchange: &mut Exchange, outcome: Outcome) -> Result<Option<String>, Refusal> {
+    match outcome {
+        Outcome::Admitted(identity) => {
             recognise(exchange, identity);
             Ok(None)
         }
-        (Outcome::Refused(refusal), _) => Err(refusal),
-        (Outcome::Ask(credential), Some(method)) => Ok(Some(Ask { method, credential })),
-        (Outcome::Ask(_), None) => Err(Refusal::Internal("a credential without a method")),
+        Outcome::Forbidden(identity, refusal) => {
+            // The log is to say whom.
+            exchange.identity = Some(identity);
+            Err(refusal)
+        }
+        Outcome::Refused(refusal) => Err(refusal),
+        Outcome::Ask(credential) => Ok(Some(credential)),
     }
 }
 
@@ -94,13 +107,9 @@ async fn finish(ask: Ask, head: &RequestHeader, exchange: &mut Exchange) -> Resu
         }
     };
     let outcome = exchange.route().map(|route| route.access.finish(found));
-    match outcome {
-        Some(Outcome::Admitted(identity)) => {
-            recognise(exchange, identity);
-            Ok(())
-        }
-        Some(Outcome::Refused(refusal)) => Err(refusal),
-        Some(Outcome::Ask(_)) | None => Err(Refusal::Internal("a credential that was asked twice")),
+    match outcome.map(|outcome| settle(exchange, outcome)).transpose()?.flatten() {
+        None => Ok(()),
+        Some(_) => Err(Refusal::Internal("a credential that was asked twice")),
     }
 }
 

@@ -50,7 +50,7 @@ impl Exchange {
             let wanted = Wanted { tried: &attempt.tried, key, cookies: pool.is_sticky().then_some(&head.headers) };
             pool.pick_for(&wanted).ok_or(Refusal::NoEndpoint)?
         };
-        (attempt.started, attempt.is_answered, attempt.interim) = (Some(Instant::now()), false, 0);
+        (attempt.started, attempt.is_counted, attempt.is_answered, attempt.interim) = (Some(Instant::now()), false, false, 0);
         let mut timeouts = *timeouts;
         let try_due = entry.service.retries.per_try.filter(|_| !self.is_long_lived).map_or(0, |per_try| deadline::now() + ms(per_try));
         attempt.due = earliest(attempt.total_due, try_due);
@@ -229,7 +229,7 @@ impl Exchange {
     /// What the answer says of the endpoint.
     pub fn count_answer(&mut self, failure: Option<Failure>) {
         let took = self.attempt.elapsed();
-        self.attempt.upstream = took;
+        (self.attempt.upstream, self.attempt.is_counted) = (took, true);
         if let Some((line, endpoint)) = self.line() {
             line.answered(endpoint, failure, took);
         }
@@ -290,6 +290,16 @@ impl Exchange {
         e
     }
 
+    /// The request is over: a service that nothing is known of yet was waited for until now, and the client was not to wait longer.
+    pub fn give_up(&mut self) {
+        if self.attempt.started.is_some() && !self.attempt.is_counted {
+            self.attempt.upstream = self.attempt.elapsed();
+            if let Some((line, endpoint)) = self.line() {
+                line.given_up(endpoint);
+            }
+        }
+    }
+
     /// Tells the service's breaker, if there is one, what became of the request.
     pub fn end_admission(&mut self, is_error: bool) {
         if let Some(admitted) = self.attempt.admitted.take() {
@@ -298,7 +308,8 @@ impl Exchange {
     }
 
     /// What a failure says of the endpoint.
-    pub fn count_failure(&self, failure: Failure, is_to_blame: bool) {
+    pub fn count_failure(&mut self, failure: Failure, is_to_blame: bool) {
+        self.attempt.is_counted = true;
         if let Some((line, endpoint)) = self.line() {
             line.failed(endpoint, failure, is_to_blame);
         }

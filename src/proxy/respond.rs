@@ -7,16 +7,19 @@ use super::{compress, forward};
 use crate::auth::Answered;
 use crate::auth::cors::Cors;
 use crate::shape::answer::{Redirect, Respond};
+use crate::shape::forward::fresh_id;
 use crate::shape::headers::{HOP_BY_HOP, nominated};
 use crate::types::{Flaw, Refusal, content_length};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use httpdate::fmt_http_date;
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
 use pingora::protocols::http::ServerSession;
 use serde::Serialize;
 use std::io::Cursor;
+use std::time::SystemTime;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Characters of an error that are logged.
@@ -51,7 +54,7 @@ pub async fn refusal(session: &mut Session, exchange: &Exchange, refusal: &Refus
     if let Refusal::MethodNotAllowed(allow) = refusal {
         head.insert_header(ALLOW, &**allow)?;
     }
-    send(session, exchange, head, problem(refusal, Some(exchange.id()))).await
+    send(session, exchange, head, problem(refusal, exchange.id())).await
 }
 
 /// Passes on another service's answer, but for what belonged to its connection.
@@ -73,13 +76,12 @@ struct Problem<'a> {
     status: u16,
     detail: &'a str,
     code: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
+    request_id: &'a str,
     #[serde(skip_serializing_if = "<[Flaw]>::is_empty")]
     errors: &'a [Flaw],
 }
 
-fn problem(refusal: &Refusal, request_id: Option<&str>) -> Bytes {
+fn problem(refusal: &Refusal, request_id: &str) -> Bytes {
     let (title, status, code) = (refusal.title(), refusal.status(), refusal.code());
     let errors = match refusal {
         Refusal::BodyInvalid(flaws) => flaws,
@@ -91,15 +93,28 @@ fn problem(refusal: &Refusal, request_id: Option<&str>) -> Bytes {
 }
 
 /// A refusal over HTTP/1.1 before there is a request to speak of; the connection ends with it.
-pub fn bare(refusal: &Refusal) -> Bytes {
-    let body = problem(refusal, None);
-    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let retry = refusal.retry_after().map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\n{retry}Connection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    [head.as_bytes(), &body].concat().into()
+pub struct Bare {
+    pub id: HeaderValue,
+    pub bytes: Bytes,
+    /// How many of them are the body.
+    pub body_bytes: usize,
+}
+
+impl Bare {
+    pub fn new(refusal: &Refusal) -> Bare {
+        let id = fresh_id();
+        let text = id.to_str().unwrap_or_default();
+        let body = problem(refusal, text);
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry = refusal.retry_after().map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
+        let head = format!(
+            "HTTP/1.1 {status}\r\nDate: {}\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\n{retry}Via: 1.1 frontdesk\r\n\
+             X-Request-Id: {text}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            fmt_http_date(SystemTime::now()),
+            body.len()
+        );
+        Bare { bytes: [head.as_bytes(), &body].concat().into(), body_bytes: body.len(), id }
+    }
 }
 
 pub fn is_grpc(session: &Session) -> bool {

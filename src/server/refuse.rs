@@ -1,16 +1,13 @@
 //! Connections above the cap: on plaintext they are told so, on TLS closed.
 
 use super::socket::Socket;
-use crate::proxy::respond;
+use crate::proxy::respond::Bare;
 use crate::types::Refusal;
-use bytes::Bytes;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-
-static BUSY: LazyLock<Bytes> = LazyLock::new(|| respond::bare(&Refusal::Overloaded));
 
 /// Refusals that may be under way at once; above that, connections are closed without a word.
 const AT_ONCE_MAX: usize = 256;
@@ -34,7 +31,7 @@ impl Refuser {
         tokio::spawn(async move {
             let _permit = permit;
             let _ = timeout(LINGER, async {
-                socket.write_all(&BUSY).await?;
+                socket.write_all(&Bare::new(&Refusal::Overloaded).bytes).await?;
                 socket.shutdown().await?;
                 // Closing before the request was read would reset the connection, and take the answer with it.
                 let mut sink = [0; 1024];

@@ -6,7 +6,7 @@ use crate::observe::Metrics;
 use crate::proxy::account;
 use crate::proxy::connection::{Connection, LINGER};
 use crate::proxy::deadline::{Deadline, Phase, within};
-use crate::proxy::respond;
+use crate::proxy::respond::Bare;
 use crate::proxy::watch::{self, Borrowed};
 use crate::shape::forward::Origin;
 use crate::snapshot::Snapshot;
@@ -75,8 +75,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
                 None if connection.deadline.phase() == Phase::Idle => return None,
                 refused => {
                     let refusal = refused.and_then(Result::err).unwrap_or(Refusal::RequestTimeout);
-                    account::unread(&snapshot, connection, &refusal);
-                    refuse(*stream, connection, &respond::bare(&refusal)).await;
+                    let answer = Bare::new(&refusal);
+                    account::unread(&snapshot, connection, &refusal, Some(&answer));
+                    refuse(*stream, connection, &answer.bytes).await;
                     return None;
                 }
             };
@@ -100,7 +101,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
             let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
             if connection.deadline.phase() == Phase::Head {
                 // Pingora could not read it, and has said so by itself.
-                account::unread(&self.snapshot.load(), connection, &Refusal::BadRequest("The request can't be read."));
+                account::unread(&self.snapshot.load(), connection, &Refusal::BadRequest("The request can't be read."), None);
             }
             let (next, kept) = match (served, connection.take_left()) {
                 (Some(next), _) => next.consume(),

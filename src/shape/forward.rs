@@ -149,7 +149,12 @@ pub fn request_id(origin: &Origin, headers: &HeaderMap) -> HeaderValue {
         (1..=128).contains(&value.len()) && value.as_bytes().iter().all(legal)
     };
     let theirs = origin.is_trusted.then(|| headers.get(X_REQUEST_ID)).flatten().filter(is_plain);
-    theirs.cloned().unwrap_or_else(|| HeaderValue::from_bytes(&hex(fastrand::u128(1..))).unwrap_or(NO_ID))
+    theirs.cloned().unwrap_or_else(fresh_id)
+}
+
+/// 32 random hexadecimal digits.
+pub fn fresh_id() -> HeaderValue {
+    HeaderValue::from_bytes(&hex(fastrand::u128(1..))).unwrap_or(NO_ID)
 }
 
 /// Stands for an id that was not made yet.

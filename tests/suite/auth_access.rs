@@ -99,6 +99,11 @@ routes:
     }
     let (_, answer) = ask("/all", &[("Authorization", &bearer(json!({})))]);
     assert_eq!(answer.header("www-authenticate"), Some("Bearer error=\"insufficient_scope\", scope=\"read write\""));
+    // The operator reads who it was that may not.
+    let id = answer.header("x-request-id").expect("an id");
+    let lines = gateway.access_log(12);
+    let line = lines.iter().find(|line| line["request_id"] == id).expect("a line");
+    assert_eq!((&line["identity"], &line["auth"]), (&"ada".into(), &"c".into()), "{line}");
     for (client, code) in [
         ("10.1.2.3", None),
         ("::ffff:10.1.2.3", None),

@@ -121,8 +121,18 @@ fn what_a_client_sends_can_not_break_a_line() {
 #[test]
 fn values_of_parameters_that_are_named_are_masked() {
     let gateway = with("access_log: { path: DIR/access.log, redact: [token, password] }", &dead_address().to_string());
-    gateway.get("/fixed?a=1&token=secret-1&Password=secret-2&%74oken=secret-3&tokens=shown");
-    assert_eq!(gateway.access_log(1)[0]["path"], "/fixed?a=1&token=***&Password=***&%74oken=***&tokens=shown");
+    let referer = ("Referer", "https://else.where/x?token=secret-4&y");
+    gateway.connect().request("GET", "/fixed?a=1&token=secret-1&Password=secret-2&%74oken=secret-3&tokens=shown", &[referer], b"");
+    gateway.get("/fixed?access_token=secret-5");
+    let lines = gateway.access_log(2);
+    let is_first = |line: &&Value| line["referer"] != "";
+    let first = lines.iter().find(is_first).expect("the first");
+    assert_fields(
+        first,
+        &json!({ "path": "/fixed?a=1&token=***&Password=***&%74oken=***&tokens=shown", "referer": "https://else.where/x?token=***&y" }),
+    );
+    // RFC 6750's, whoever it is for.
+    assert_eq!(lines.iter().find(|line| !is_first(line)).expect("the second")["path"], "/fixed?access_token=***");
     assert!(!fs::read_to_string(gateway.file("access.log")).expect("the log").contains("secret"));
 }
 
@@ -237,6 +247,31 @@ fn what_can_not_be_parsed_is_counted_and_written_down_with_its_peer() {
 }
 
 #[test]
+fn a_refusal_of_what_can_not_be_parsed_can_be_found_by_its_id() {
+    let gateway = with("", &dead_address().to_string());
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\n\r\n");
+    let answer = client.answer();
+    let id = answer.header("x-request-id").expect("an id");
+    assert_eq!(
+        (answer.status, answer.json()["request_id"].as_str(), answer.header("via"), answer.header("cache-control")),
+        (400, Some(id), Some("1.1 frontdesk"), Some("no-store"))
+    );
+    assert!(httpdate::parse_http_date(answer.header("date").expect("a date")).is_ok());
+    assert_fields(&gateway.access_log(1)[0], &json!({ "request_id": id, "bytes_out": answer.body.len(), "protocol": "HTTP/1.1" }));
+    let told = gateway.ask(&format!("/refusals?id={id}")).text();
+    assert!(told.contains("Host is missing."), "{told}");
+}
+
+#[test]
+fn the_access_log_may_go_to_standard_error() {
+    let gateway = with("access_log: { path: stderr }", &dead_address().to_string());
+    let answer = gateway.get("/fixed");
+    let line = gateway.wait_for_log(answer.header("x-request-id").expect("an id"));
+    assert!(line.contains("\"path\":\"/fixed\""), "{line}");
+}
+
+#[test]
 fn the_level_decides_what_the_error_log_says() {
     for (level, says) in [("debug", true), ("info", false)] {
         let folder = tempfile::tempdir().expect("a folder");
@@ -268,12 +303,16 @@ fn a_client_that_is_gone_is_written_down_and_the_service_not_blamed() {
     client.send(head("GET", "/s/x", &[], 0));
     origin.wait_for(1);
     drop(client);
-    assert_fields(&gateway.access_log(1)[0], &json!({ "status": 499, "code": "", "route": "through", "path": "/s/x", "bytes_out": 0 }));
+    let line = &gateway.access_log(1)[0];
+    assert_fields(line, &json!({ "status": 499, "code": "", "route": "through", "path": "/s/x", "bytes_out": 0, "attempts": 1 }));
+    // It was the service that was waited for.
+    let [upstream, own] = ["upstream_ms", "gateway_ms"].map(|name| line[name].as_f64().expect("a number"));
+    assert!(upstream > 0.0 && upstream > own, "{line}");
     assert!(!gateway.log().iter().any(|line| line.contains("WARN")));
     let failed = |outcome: &str| {
         gateway.metric(&format!("frontdesk_upstream_requests_total{{endpoint=\"{origin}\",outcome=\"{outcome}\",service=\"s\"}}"))
     };
-    assert_eq!(["timeout", "reset", "protocol", "connect"].map(failed), [0.0; 4]);
+    assert_eq!(["timeout", "reset", "protocol", "connect", "cancelled"].map(failed), [0.0, 0.0, 0.0, 0.0, 1.0]);
 }
 
 /// A gateway whose error log is a file.

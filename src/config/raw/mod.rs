@@ -312,7 +312,7 @@ choice! {
 
 record! {
     pub struct AccessLog {
-        /// `stdout`, or a file.
+        /// `stdout`, `stderr`, or a file.
         path: FilePath,
         format: AccessFormat = AccessFormat::Json,
         /// The share of requests that is written down.
