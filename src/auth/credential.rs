@@ -4,6 +4,7 @@ use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::auth as raw;
 use crate::types::cookies;
+use crate::types::fields::is_framing;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -123,7 +124,13 @@ impl Place {
 /// A field's name, of the configuration.
 pub fn header(name: &str, at: &At<'_>, problems: &Problems) -> Option<HeaderName> {
     let fix = "use letters, digits and `-`";
-    problems.ok(name.parse().map_err(|_| format!("`{name}` is not a header's name")), at, "it can't stand in a header", fix)
+    let field = problems.ok(name.parse().map_err(|_| format!("`{name}` is not a header's name")), at, "it can't stand in a header", fix)?;
+    match is_framing(&field) {
+        true => {
+            problems.at(at, format!("`{name}` can't be used here"), "it says where a message goes or where it ends", "name another field")
+        }
+        false => Some(field),
+    }
 }
 
 /// What comes after the word, in any case of it.

@@ -192,7 +192,7 @@ impl Try<'_> {
         session.set_read_timeout(Some(self.line.timeouts.read));
         session.set_write_timeout(Some(self.line.timeouts.write));
         send(&mut session, Box::new(self.head.clone()), self.draft.body.clone()).await?;
-        let head = answered(&mut session, self.desk).await?;
+        let (head, leaves_more) = answered(&mut session, self.desk).await?;
         let (rejected, took) = (Failure::of_status(head.status.as_u16()), tries.elapsed());
         if let Some(picked) = &tries.picked {
             self.line.answered(picked.endpoint(), rejected, took);
@@ -215,7 +215,10 @@ impl Try<'_> {
                 return Ok(Asked::Found(Err(if head.status.is_success() { failed } else { failure(head, Bytes::new()) })));
             }
         };
-        self.desk.connector().release_http_session(session, peer, peer.idle_timeout()).await;
+        match leaves_more {
+            true => session.shutdown().await,
+            false => self.desk.connector().release_http_session(session, peer, peer.idle_timeout()).await,
+        }
         if !head.status.is_success() {
             return Ok(Asked::Found(Err(failure(head, body))));
         }
@@ -253,16 +256,16 @@ async fn send(session: &mut HttpSession, head: Box<RequestHeader>, body: Option<
     Ok(())
 }
 
-/// The final head.
-async fn answered(session: &mut HttpSession, desk: &dyn Desk) -> Result<ResponseHeader> {
+/// The final head, and whether a body may follow that it leaves no room for.
+async fn answered(session: &mut HttpSession, desk: &dyn Desk) -> Result<(ResponseHeader, bool)> {
     for _ in 0..INTERIM_MAX {
         session.read_response_header().await?;
         match session.response_header() {
             Some(head) if head.status.is_informational() && head.status != 101 => {}
             Some(head) => {
                 let mut head = head.clone();
-                desk.accept(&mut head)?;
-                return Ok(head);
+                let leaves_more = desk.accept(&mut head)?;
+                return Ok((head, leaves_more));
             }
             None => break,
         }

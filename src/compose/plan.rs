@@ -7,6 +7,7 @@ use crate::config::raw;
 use crate::shape::headers::HeaderEdits;
 use crate::shape::template::{Names, Part, TAKEN, Target, Template, Values, Variable};
 use crate::shape::tree::Tree;
+use crate::types::fields::is_framing;
 use http::{HeaderName, Method, StatusCode};
 use serde::Serialize;
 use std::time::Duration;
@@ -285,8 +286,13 @@ fn fields(raw: &raw::CallHeaders, names: Names<'_>, at: &At<'_>, problems: &Prob
     match raw {
         raw::CallHeaders::Passed(passed) => {
             let name = |(index, name): (usize, &String)| {
+                let at = headers_at.index(index);
                 let field = name.parse::<HeaderName>().map_err(|_| format!("`{name}` is not a header's name"));
-                problems.ok(field, &headers_at.index(index), "nothing could be passed on", "use letters, digits and `-`")
+                let field = problems.ok(field, &at, "nothing could be passed on", "use letters, digits and `-`")?;
+                match is_framing(&field) {
+                    true => problems.at(&at, format!("`{name}` can't be passed on"), "each call has one of its own", "remove it"),
+                    false => Some(field),
+                }
             };
             let passed: Vec<_> = passed.iter().enumerate().map(name).collect();
             (passed.into_iter().collect(), Some(HeaderEdits::default()))

@@ -32,11 +32,11 @@ pub trait Desk: Sync {
     /// What was put into it can't stand there.
     fn head(&self, draft: &Draft<'_>) -> pingora::Result<RequestHeader>;
 
-    /// Looks at an answer's head, and mends what says nothing.
+    /// Looks at an answer's head, and mends what says nothing. Whether a body may follow that it leaves no room for.
     ///
     /// # Errors
     /// Its framing can't be trusted.
-    fn accept(&self, head: &mut ResponseHeader) -> pingora::Result<()>;
+    fn accept(&self, head: &mut ResponseHeader) -> pingora::Result<bool>;
 
     /// Whether an answer may be kept by a cache, which came after so long.
     fn kept(&self, head: &ResponseHeader, delay: Duration) -> Option<Kept>;

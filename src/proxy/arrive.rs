@@ -5,6 +5,8 @@ use super::deadline::{self, Phase};
 use super::{Exchange, Gateway, caching, forward, grpc, limits, refuse, respond, strict};
 use crate::shape::forward::{Origin, Trace, request_id};
 use crate::types::Refusal;
+use http::Version;
+use http::header::EXPECT;
 use pingora::prelude::*;
 
 impl Gateway {
@@ -36,7 +38,13 @@ impl Gateway {
         if exchange.is_h2 {
             session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
         }
-        exchange.is_long_lived = respond::is_grpc(session);
+        if session.req_header().version == Version::HTTP_10 {
+            // RFC 9110, 15.2 and 10.1.1: an old client knows no interim answers, and what it expects is not heard.
+            session.as_mut().set_ignore_info_resp(true);
+            session.req_header_mut().remove_header(&EXPECT);
+        }
+        // It needs HTTP/2 on both sides: of the service's, see `steps::take`.
+        exchange.is_long_lived = exchange.is_h2 && respond::is_grpc(session);
         if exchange.is_long_lived {
             exchange.grpc_due = grpc::due(&session.req_header().headers);
         }

@@ -245,6 +245,11 @@ impl Exchange {
     /// All of the answer is here.
     pub fn upstream_done(&mut self) {
         self.attempt.upstream = self.attempt.elapsed();
+        // A service that answers before it has heard all may take the rest for another request: it gets no more of it, nor is its connection
+        // used again. The same where bytes that are no answer may follow.
+        if !self.body.is_done || self.attempt.leaves_more {
+            self.deadline.cut_upstream();
+        }
         self.deadline.set_upstream(None);
         match self.body.is_done {
             true => self.deadline.enter(Phase::Busy, None),

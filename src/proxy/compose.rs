@@ -251,13 +251,13 @@ impl Desk for Asker<'_> {
         }
         match service.is_h2 {
             true => forward::authority_of_host(&mut head)?,
-            false if !service.is_kept_alive => head.insert_header(CONNECTION, HeaderValue::from_static("close"))?,
+            false if service.closes_behind(draft.method) => head.insert_header(CONNECTION, HeaderValue::from_static("close"))?,
             false => {}
         }
         Ok(head)
     }
 
-    fn accept(&self, head: &mut ResponseHeader) -> Result<()> {
+    fn accept(&self, head: &mut ResponseHeader) -> Result<bool> {
         strict::response(head)
     }
 

@@ -62,6 +62,7 @@ pub struct Connection {
     /// Bytes a second that the request's body has to come with; 0 is none.
     body_rate: AtomicU64,
     is_tunnel: AtomicBool,
+    is_broken_off: AtomicBool,
     is_h2: AtomicBool,
     streams: Streams,
     /// Woken when the stream is dropped.
@@ -90,6 +91,7 @@ impl Connection {
             fault: AtomicU8::new(Fault::None as u8),
             body_rate: AtomicU64::new(0),
             is_tunnel: AtomicBool::new(false),
+            is_broken_off: AtomicBool::new(false),
             is_h2: AtomicBool::new(false),
             streams: Streams::default(),
             gone: Notify::new(),
@@ -191,6 +193,15 @@ impl Connection {
 
     pub fn is_tunnel(&self) -> bool {
         self.is_tunnel.load(Relaxed)
+    }
+
+    /// The answer is not whole, and nothing in it says so: the end of the connection is to be a reset, not an end.
+    pub fn break_off(&self) {
+        self.is_broken_off.store(true, Relaxed);
+    }
+
+    pub fn is_broken_off(&self) -> bool {
+        self.is_broken_off.load(Relaxed)
     }
 
     /// From now on its bytes are those of HTTP/2, by which many requests share them.

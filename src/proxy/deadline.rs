@@ -112,6 +112,15 @@ impl Deadline {
         self.upstream.store(socket.unwrap_or(-1), Relaxed);
     }
 
+    /// Ends the connection to the service, if it is this exchange's alone. To be called within the task that holds it: the descriptor is still
+    /// that connection's.
+    pub fn cut_upstream(&self) -> bool {
+        match self.upstream.swap(-1, Relaxed) {
+            -1 => false,
+            socket => shutdown(socket, Shutdown::Both).is_ok(),
+        }
+    }
+
     pub fn upstream_was_late(&self) -> bool {
         self.upstream_was_late.load(Relaxed)
     }
@@ -136,11 +145,7 @@ impl Deadline {
             }
             Phase::Upstream => {
                 self.upstream_was_late.store(true, Relaxed);
-                match self.upstream.swap(-1, Relaxed) {
-                    -1 => Expired::Drop,
-                    // Called within the task that holds the connection, so the descriptor is still that connection's.
-                    socket => shutdown(socket, Shutdown::Both).map_or(Expired::Drop, |()| Expired::UpstreamCut),
-                }
+                if self.cut_upstream() { Expired::UpstreamCut } else { Expired::Drop }
             }
             Phase::Idle | Phase::Head | Phase::Busy | Phase::Body => Expired::Drop,
         }

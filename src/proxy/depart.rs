@@ -2,8 +2,8 @@
 
 use super::exchange::{Exchange, Seen};
 use super::{forward, grpc, shaping};
+use http::HeaderValue;
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Method};
 use pingora::http::RequestHeader;
 use pingora::prelude::*;
 
@@ -27,8 +27,7 @@ pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &
         // Pingora drops interim answers of HTTP/2 services: a client that waits for one gets it from us.
         head.remove_header(&EXPECT);
     }
-    // A service that answers HEAD with a body would leave it to the next request on the connection.
-    if service.is_some_and(|service| !service.is_h2 && (head.method == Method::HEAD || !service.is_kept_alive)) {
+    if service.is_some_and(|service| service.closes_behind(&head.method)) {
         head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
     }
     match waits && !exchange.is_h2 && !exchange.body.is_done {

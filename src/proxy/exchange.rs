@@ -126,6 +126,8 @@ pub struct Attempt {
     pub is_rejected: bool,
     /// The head of the final answer is here.
     pub is_answered: bool,
+    /// A body may follow that its head leaves no room for.
+    pub leaves_more: bool,
     /// What became of it is counted.
     pub is_counted: bool,
     /// Its connection was used before.

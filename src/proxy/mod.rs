@@ -198,7 +198,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, exchange: &mut Box<Exchange>) -> Result<()> {
-        strict::response(head)?;
+        exchange.attempt.leaves_more = strict::response(head)?;
         if head.status.is_informational() {
             exchange.interim()?;
             return caching::interim(session, head, exchange).await;

@@ -117,8 +117,10 @@ impl Bare {
     }
 }
 
+/// `application/grpc`, of any encoding; not gRPC-Web, which is another protocol.
 pub fn is_grpc(session: &Session) -> bool {
-    session.get_header(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let kind = session.get_header(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// "Trailers only": the status stands in the head.

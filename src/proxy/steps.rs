@@ -169,6 +169,8 @@ pub(super) fn take(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Refu
             if let Some(Action::Forward(forward)) = exchange.route().map(|route| &route.action) {
                 exchange.choice = forward.choose(exchange.origin.client_ip);
             }
+            // What only says that it is gRPC is held to the bounds of all others.
+            exchange.is_long_lived &= exchange.service().is_some_and(|(entry, _)| entry.service.is_h2);
             Ok(())
         }
         Outcome::MethodNotAllowed(allow) => Err(Refusal::MethodNotAllowed(allow)),
@@ -257,6 +259,13 @@ pub(super) async fn fail(session: &mut Session, e: &Error, exchange: &mut Exchan
     let is_framed =
         e.esource() != &ErrorSource::Downstream && exchange.connection().is_none_or(|connection| connection.fault() == Fault::None);
     let can_go_on = is_framed && !exchange.is_h2 && !respond::has_begun(session);
+    if let Some(connection) = exchange.connection()
+        && session.req_header().version == Version::HTTP_10
+        && respond::has_begun(session)
+    {
+        // Its body may end with the connection (RFC 9112, 6.3).
+        connection.break_off();
+    }
     // A client that is gone by now is told nothing.
     let is_told = respond::refusal(session, exchange, &refusal).await.is_ok();
     match exchange.connection().is_some_and(|connection| connection.is_lingering()) {

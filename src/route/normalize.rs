@@ -1,7 +1,8 @@
 //! Paths are normalised once, before matching, and what is matched is what is sent on.
 //!
 //! RFC 3986, 5.2.4 (dot segments) and 6.2.2 (percent-encoding): unreserved characters are decoded, hexadecimal digits
-//! are capitals, `%2F` and all else stay encoded.
+//! are capitals, `%2F` and all else stay encoded. What a path can't have as it is (RFC 3986, 3.3; text that is not ASCII) is encoded, or
+//! one path would have two forms, and a route for one of them could be passed by in the other.
 
 use std::borrow::Cow;
 
@@ -14,7 +15,9 @@ pub fn path(path: &str) -> Result<Cow<'_, str>, &'static str> {
         return Err("the path does not begin with a slash");
     }
     let bytes = path.as_bytes();
-    let decoded = if bytes.contains(&b'%') { decode(bytes)? } else { Cow::Borrowed(path) };
+    // Without a way out of the loop it is found out many bytes at a time.
+    let is_plain = !bytes.iter().fold(false, |found, byte| found | (*byte == b'%') | !is_legal(*byte));
+    let decoded = if is_plain { Cow::Borrowed(path) } else { Cow::Owned(decode(bytes)?) };
     if !decoded.contains("/.") {
         return Ok(decoded);
     }
@@ -24,14 +27,16 @@ pub fn path(path: &str) -> Result<Cow<'_, str>, &'static str> {
     })
 }
 
-fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, &'static str> {
+fn decode(bytes: &[u8]) -> Result<String, &'static str> {
     let mut out = String::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((first, tail)) = rest.split_first() {
         if *first != b'%' {
-            let end = rest.iter().position(|b| *b == b'%').unwrap_or(rest.len());
-            out.push_str(std::str::from_utf8(&rest[..end]).map_err(|_| "the path is not UTF-8")?);
-            rest = &rest[end..];
+            match is_legal(*first) {
+                true => out.push(char::from(*first)),
+                false => push_encoded(&mut out, *first),
+            }
+            rest = tail;
             continue;
         }
         let byte = match tail {
@@ -45,7 +50,7 @@ fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, &'static str> {
         }
         rest = &tail[2..];
     }
-    Ok(Cow::Owned(out))
+    Ok(out)
 }
 
 /// Removes `.` and `..` segments. `None` when there are none.
@@ -70,6 +75,11 @@ fn resolve(path: &str) -> Option<String> {
         }
     }
     Some(format!("/{}", kept.join("/")))
+}
+
+/// As it is in a path (RFC 3986, 3.3: `pchar` and `/`), or the begin of an encoded one.
+fn is_legal(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' | b'?' | b'[' | b']')
 }
 
 /// RFC 3986, 2.3.
@@ -107,6 +117,8 @@ mod tests {
             ("/../..", "/"),
             ("/a/b/../../../c", "/c"),
             ("/%61%2e%2E/x", "/a../x"),
+            ("/caf\u{e9}/a|b^{c}", "/caf%C3%A9/a%7Cb%5E%7Bc%7D"),
+            ("/caf%c3%a9/%7c", "/caf%C3%A9/%7C"),
             ("/a/%2e%2e/b", "/b"),
             ("/a%2fb", "/a%2Fb"),
             ("/a%2Fb/%7euser", "/a%2Fb/~user"),
@@ -123,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_normal_form_is_its_own_and_has_no_dot_segments(text in "/([a-z./]|%2[eEfF]|%[0-9a-f]{2}){0,40}") {
+        fn a_normal_form_is_its_own_and_has_no_dot_segments(text in "/([a-z./|^é]|%2[eEfF]|%[0-9a-f]{2}){0,40}") {
             if let Ok(once) = path(&text) {
                 prop_assert_eq!(path(&once), Ok(Cow::Borrowed(&*once)));
                 prop_assert!(once.starts_with('/') && !once.split('/').any(|s| s == "." || s == ".."));

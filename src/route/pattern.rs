@@ -82,9 +82,8 @@ fn segment(part: &str, text: &str) -> Result<Segment, String> {
         return Err(format!("`{part}` in `{text}`: `*` and `{{name}}` stand for whole segments"));
     }
     match super::normalize::path(&format!("/{part}")) {
-        Ok(normal) if normal[1..] == *part && !part.contains(|c: char| c.is_ascii_control() || c == ' ') => {
-            Ok(Segment::Literal(part.into()))
-        }
+        // A text that is not ASCII is meant as clients send it.
+        Ok(normal) if normal[1..] == *part || !(part.is_ascii() || part.contains('%')) => Ok(Segment::Literal(normal[1..].into())),
         Ok(normal) => Err(format!("no request ever has `{part}`: paths are normalised before they are matched; write `{}`", &normal[1..])),
         Err(what) => Err(format!("`{text}`: {what}")),
     }

@@ -56,6 +56,10 @@ impl Http1 {
     /// # Errors
     /// What the client has to be told before it is closed.
     pub async fn head(&mut self, server: &Server) -> Result<Option<BytesMut>, Refusal> {
+        if !self.is_whole() {
+            // What is left of a body must never be taken for a request.
+            return Ok(None);
+        }
         let mut reader = HeadReader::default();
         let deadline = &self.connection.deadline.clone();
         loop {

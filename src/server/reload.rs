@@ -16,7 +16,7 @@ use crate::config::scalar::Bind;
 use crate::proxy::forget;
 use crate::snapshot::{Listener, Snapshot};
 use crate::types::ListenerId;
-use crate::upstream::keepalive::ANSWER_BYTES_MAX;
+use crate::upstream::backlog::ANSWER_BYTES_MAX;
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;

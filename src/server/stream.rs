@@ -288,6 +288,10 @@ impl ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
+        if self.connection.is_broken_off() {
+            // A close becomes a reset.
+            let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        }
         self.connection.set_socket(None);
     }
 }
@@ -330,6 +334,10 @@ impl AsyncWrite for ClientStream {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
+        if self.connection.is_broken_off() {
+            // It ends with the socket.
+            return Poll::Ready(Ok(()));
+        }
         ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
         match self.connection.is_lingering() {
             true => self.poll_linger(cx),

@@ -15,6 +15,11 @@ pub const HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 
+/// What says where a message goes and where it ends, which no list of the configuration may copy from elsewhere.
+pub fn is_framing(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name) || [HOST, CONTENT_LENGTH].contains(name)
+}
+
 /// The names that Connection fields nominate, which end at this hop like those above.
 pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(CONNECTION);

@@ -8,6 +8,7 @@
 //! asks the stream with a read of one byte whether the service has ended it or said more; see `is_question`. This stream answers
 //! that question for itself, then says that it has ended, so that Pingora drops it, and rests until it is taken again.
 
+use super::backlog::{Backlog, READ_BYTES_MIN, Waits};
 use super::clock::{ms, now};
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -26,7 +27,6 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,14 +37,6 @@ use tokio::task::unconstrained;
 const SHARDS: usize = 32;
 /// How often connections that rest are looked through.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-
-/// Read at once of an answer, as Pingora has it; and the least when many answers wait for their clients.
-const READ_BYTES_MAX: usize = 64 << 10;
-const READ_BYTES_MIN: usize = 4 << 10;
-/// Pieces of an answer that Pingora has under way: eight on their way through its loop, and those being read and written.
-const PIECES: usize = 10;
-/// What is held at most of an answer that its client does not take.
-pub const ANSWER_BYTES_MAX: usize = PIECES * READ_BYTES_MAX;
 
 /// What a peer speaks whose connections come by way of [`Keepalive`]. No handshake tells it: see `make`.
 pub(super) static PROTOCOL: LazyLock<ALPN> = LazyLock::new(|| ALPN::Custom(CustomALPN::new(b"keepalive".to_vec())));
@@ -70,7 +62,7 @@ impl Keepalive {
     /// How many bytes all answers that wait for their clients may take in memory, as near as their sizes are known: what is read of them at
     /// once becomes less the more there are.
     pub fn set_waiting_max(&self, bytes: u64) {
-        self.resting.backlog.bytes_max.store(usize::try_from(bytes).unwrap_or(usize::MAX), Relaxed);
+        self.resting.backlog.set_bytes_max(bytes);
     }
 
     /// A new connection, on which HTTP/1.1 is agreed upon where there is TLS.
@@ -113,6 +105,9 @@ impl Connector for Keepalive {
         let stream = KeptStream {
             io: Some(io),
             is_reused,
+            is_answered: false,
+            is_stuck: false,
+            is_spoiled: false,
             is_fit: false,
             waits: None,
             key,
@@ -135,36 +130,6 @@ impl Connector for Keepalive {
 struct Resting {
     shards: [Mutex<Vec<Lane>>; SHARDS],
     backlog: Arc<Backlog>,
-}
-
-/// Answers of which something was read, and of which no more is wanted until a client has taken that.
-#[derive(Debug, Default)]
-struct Backlog {
-    answers: AtomicUsize,
-    bytes_max: AtomicUsize,
-}
-
-impl Backlog {
-    fn enter(self: &Arc<Self>) -> Waits {
-        self.answers.fetch_add(1, Relaxed);
-        Waits(self.clone())
-    }
-
-    /// How much may be read at once.
-    fn read_max(&self) -> usize {
-        let each = self.bytes_max.load(Relaxed) / PIECES / self.answers.load(Relaxed).max(1);
-        each.clamp(READ_BYTES_MIN, READ_BYTES_MAX)
-    }
-}
-
-/// One of them.
-#[derive(Debug)]
-struct Waits(Arc<Backlog>);
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.answers.fetch_sub(1, Relaxed);
-    }
 }
 
 /// Those of one peer; the last one that was used is behind.
@@ -244,6 +209,11 @@ fn is_question(buf: &ReadBuf<'_>) -> bool {
     buf.capacity() == 1 && buf.initialized().len() == 1
 }
 
+/// An interim answer to `Expect`, alone: the service asks for the body, which is no answer to it.
+fn is_continue(read: &[u8]) -> bool {
+    read.starts_with(b"HTTP/1.1 100 ") && memchr::memmem::find(read, b"\r\n\r\n") == Some(read.len() - 4)
+}
+
 /// Marks a connection that was used before, where the hooks can see it.
 #[derive(Debug)]
 struct Reused;
@@ -259,6 +229,12 @@ struct KeptStream {
     /// `None` once it rests.
     io: Option<Stream>,
     is_reused: bool,
+    /// Some of the answer was read.
+    is_answered: bool,
+    /// What was to be written last did not fit, and nobody has tried again.
+    is_stuck: bool,
+    /// More of the request was written behind the begin of the answer: a service that did not wait for it may take it for the next one.
+    is_spoiled: bool,
     /// The exchange is over, and nothing is left of it on the wire.
     is_fit: bool,
     /// From a piece of the answer to the wish for the next one.
@@ -274,6 +250,27 @@ struct KeptStream {
 impl KeptStream {
     fn io(&mut self) -> io::Result<&mut Stream> {
         self.io.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Notes what became of an attempt to write.
+    fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.is_stuck = polled.is_pending();
+        self.is_spoiled |= self.is_answered && matches!(polled, Poll::Ready(Ok(1..)));
+        polled
+    }
+
+    /// Pingora never reads while it writes, but goes on to read once it has given up writing: there may be an early answer. Where there is
+    /// none, none will come.
+    fn poll_answer(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let begin = buf.filled().len();
+        let is_stuck = self.is_stuck;
+        match Pin::new(self.io()?).poll_read(cx, buf) {
+            Poll::Pending if is_stuck => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            polled => {
+                self.is_answered |= polled.is_ready() && !is_continue(&buf.filled()[begin..]);
+                polled
+            }
+        }
     }
 }
 
@@ -291,15 +288,15 @@ impl AsyncRead for KeptStream {
         me.waits = None;
         if is_question(buf) {
             let polled = Pin::new(me.io()?).poll_read(cx, buf);
-            me.is_fit = polled.is_pending();
-            return if me.is_fit { Poll::Ready(Ok(())) } else { polled };
+            me.is_fit = polled.is_pending() && !me.is_spoiled;
+            return if polled.is_pending() { Poll::Ready(Ok(())) } else { polled };
         }
         let (max, before) = (me.resting.backlog.read_max(), buf.filled().len());
         if max >= buf.remaining() {
-            ready!(Pin::new(me.io()?).poll_read(cx, buf))?;
+            ready!(me.poll_answer(cx, buf))?;
         } else {
             let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
-            ready!(Pin::new(me.io()?).poll_read(cx, &mut part))?;
+            ready!(me.poll_answer(cx, &mut part))?;
             let read = part.filled().len();
             buf.advance(read);
         }
@@ -312,16 +309,20 @@ impl AsyncRead for KeptStream {
 
 impl AsyncWrite for KeptStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.io()?).poll_write(cx, buf)
+        let polled = Pin::new(self.io()?).poll_write(cx, buf);
+        self.wrote(polled)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(self.io()?).poll_write_vectored(cx, slices)
+        let polled = Pin::new(self.io()?).poll_write_vectored(cx, slices);
+        self.wrote(polled)
     }
     fn is_write_vectored(&self) -> bool {
         self.io.as_ref().is_some_and(|io| io.is_write_vectored())
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.io()?).poll_flush(cx)
+        let polled = Pin::new(self.io()?).poll_flush(cx);
+        self.is_stuck = polled.is_pending();
+        polled
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.io()?).poll_shutdown(cx)
@@ -380,16 +381,5 @@ mod tests {
         assert!(!is_question(&ReadBuf::new(&mut [0; 2])));
         // A buffer in which there is room for one more byte.
         assert!(!is_question(&ReadBuf::uninit(&mut [MaybeUninit::uninit()])));
-    }
-
-    #[test]
-    fn the_more_answers_wait_the_less_is_read_at_once() {
-        let backlog = Arc::new(Backlog::default());
-        backlog.bytes_max.store(64 << 20, Relaxed);
-        assert_eq!(backlog.read_max(), READ_BYTES_MAX);
-        let waits: Vec<Waits> = (0..1000).map(|_| backlog.enter()).collect();
-        assert!((READ_BYTES_MIN..READ_BYTES_MAX / 8).contains(&backlog.read_max()), "{}", backlog.read_max());
-        drop(waits);
-        assert_eq!((backlog.read_max(), backlog.answers.load(Relaxed)), (READ_BYTES_MAX, 0));
     }
 }

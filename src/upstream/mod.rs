@@ -4,6 +4,7 @@
 //! service name and address in [`States`].
 
 mod ask;
+pub mod backlog;
 mod balance;
 mod breaker;
 mod carried;
@@ -40,7 +41,7 @@ pub use states::States;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use pingora::connectors::http::Connector;
 use pingora::upstreams::peer::HttpPeer;
 use source::Source;
@@ -230,6 +231,12 @@ impl Service {
     /// Whether the service may be sent one more attempt now, which is counted.
     pub fn spend_retry(&self) -> bool {
         self.retries.percent > 0 && self.pool.state.budget.spend()
+    }
+
+    /// Whether a connection of HTTP/1 is to end behind a request: also where the answer may have a body that it must not have, which would be
+    /// taken for the next one's.
+    pub fn closes_behind(&self, method: &Method) -> bool {
+        !self.is_h2 && (*method == Method::HEAD || !self.is_kept_alive)
     }
 
     /// Asks one of the endpoints something of our own, once, and tells the breaker what came of it; `None` where nobody was asked,

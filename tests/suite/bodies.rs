@@ -1,6 +1,8 @@
 //! Bodies both ways: framing, sizes, limits, interim answers, trailers.
 
-use crate::kit::{Answer, Client, Gate, Gateway, LARGE, Origin, PATIENCE, Request, answer, drink, head, pour, read_head};
+use crate::kit::{Answer, Client, Gate, Gateway, H2Client, LARGE, Origin, PATIENCE, Request};
+use crate::kit::{answer, drink, head, pour, read_head, run_async};
+use http::Method;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -108,6 +110,54 @@ fn an_answer_that_breaks_off_is_broken_off_for_the_client_too() {
             "{error}: {}",
             String::from_utf8_lossy(bytes)
         );
+    }
+}
+
+#[test]
+fn nor_does_it_look_whole_to_an_old_client() {
+    for bytes in [
+        &b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n",
+    ] {
+        let origin = wire(bytes, false);
+        let gateway = gateway(&origin, "");
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.0\r\nHost: test\r\n\r\n");
+        let error = client.reader().read_to_end(&mut Vec::new()).expect_err("no end of the connection");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
+fn an_old_client_gets_no_interim_answers() {
+    let origin = Origin::scripted(|_, stream| {
+        stream.get_mut().write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")?;
+        stream.get_mut().write_all(&answer(200, &[], b"ok"))?;
+        Ok(true)
+    });
+    let gateway = gateway(&origin, "");
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.0\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi");
+    let answer = client.next_answer("POST");
+    assert_eq!((answer.status, answer.text()), (200, "ok".to_string()));
+    assert_eq!(origin.seen()[0].header("expect"), None);
+}
+
+#[test]
+fn what_only_says_that_it_is_grpc_is_bounded_too() {
+    let origin = Origin::fixed("ok");
+    let gateway = gateway(&origin, "body_bytes: 10");
+    let body = "x".repeat(11);
+    for kind in ["application/grpc", "application/grpcfoo", "application/grpc-web"] {
+        let mut client = gateway.connect();
+        client.send(head("POST", "/", &[CHUNKED[0], ("Content-Type", kind)], 0) + &format!("b\r\n{body}\r\n"));
+        let answer = client.answer();
+        assert!(answer.status == 413 || answer.header("grpc-message") == Some("body_too_large"), "{kind}: {answer:?}");
+        run_async(async {
+            let client = H2Client::connect(gateway.address()).await;
+            let answer = client.request(Method::POST, "/", &[("content-type", kind)], body.as_bytes()).await;
+            assert!(answer.status == 413 || answer.header("grpc-message") == Some("body_too_large"), "{kind}: {answer:?}");
+        });
     }
 }
 

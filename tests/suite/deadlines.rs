@@ -1,6 +1,6 @@
 //! How long clients and services may take.
 
-use crate::kit::{Client, Gateway, H2Client, Origin};
+use crate::kit::{Client, Gate, Gateway, H2Client, Origin};
 use crate::kit::{answer, certificate, eventually, head, rest, run_async, secure, secure_and_send, steadily, until_gone, whole};
 use bytes::Bytes;
 use http::Method;
@@ -273,6 +273,41 @@ fn a_client_that_sends_slowly_is_not_cut_off_by_the_patience_with_the_service() 
     assert_eq!((answer.status, &answer.json()["body"]), (200, &"...............".into()));
 }
 
+/// More than all buffers on the way hold.
+const UPLOAD: usize = 32 << 20;
+
+#[test]
+fn a_service_that_takes_nothing_is_given_up() {
+    let end = Gate::default();
+    let held = end.clone();
+    let origin = Origin::bare(move |_, _| {
+        held.wait();
+        Ok(())
+    });
+    let gateway = with("limits: { body_bytes: 0 }", "timeouts: { write: 300ms }, retries: { attempts: 1 }", &origin);
+    let mut client = gateway.connect();
+    let mut sending = client.stream().try_clone().expect("a stream");
+    let answer = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let head = format!("POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: {UPLOAD}\r\n\r\n");
+            // It is cut off.
+            let _ = sending.write_all(head.as_bytes()).and_then(|()| sending.write_all(&vec![b'x'; UPLOAD]));
+        });
+        client.answer()
+    });
+    assert_eq!((answer.status, answer.code()), (504, "upstream_timeout".to_string()));
+    drop(client);
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        let (answer, mut body) = client.begin(Method::POST, "/x", &[], false).await;
+        body.send_data(vec![b'x'; UPLOAD].into(), true).expect("to send");
+        let answer = whole(answer).await.expect("an answer");
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (504, Some("upstream_timeout")));
+    });
+    gateway.wait_until_idle();
+    end.open();
+}
+
 #[test]
 fn a_service_that_is_silent_is_given_up() {
     let origin = Origin::scripted(|_, stream| until_gone(stream).map(|()| false));
@@ -327,8 +362,8 @@ routes: [{{ path: /read, to: s, timeouts: {{ read: 200ms }} }}, {{ path: /total,
 }
 
 #[test]
-fn events_and_grpc_may_rest_longer_than_the_patience_with_the_service() {
-    for kind in ["text/event-stream", "text/event-stream; charset=utf-8", "application/grpc"] {
+fn events_may_rest_longer_than_the_patience_with_the_service() {
+    for kind in ["text/event-stream", "text/event-stream; charset=utf-8"] {
         let origin = Origin::scripted(move |_, stream| {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
             stream.get_mut().write_all(head.as_bytes())?;

@@ -1,8 +1,9 @@
 //! Connections to services between two requests.
 
-use crate::kit::{Gate, Gateway, Origin, answer, eventually, head, read_request};
+use crate::kit::{Gate, Gateway, Origin, answer, eventually, head, read_head, read_request, rest};
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 fn gateway(origin: &Origin, keepalive: &str) -> Gateway {
     Gateway::start(&format!(
@@ -67,6 +68,98 @@ fn what_a_service_says_unasked_is_never_an_answer() {
             assert_eq!(gateway.get("/").text(), "yours");
         }
     }
+}
+
+/// A service that answers a request with a body before it has come, and takes the body for the next request (CL.0).
+fn hasty() -> Origin {
+    Origin::bare(|stream, seen| {
+        while let Some(request) = read_head(stream)? {
+            let (is_hasty, target) = (request.target == "/hasty", request.target.clone());
+            seen.lock().expect("the list").push(request);
+            if !is_hasty {
+                // Longer than the next request takes to come, or the gateway would see an answer that nobody asked for.
+                rest(stream, Duration::from_millis(200))?;
+            }
+            stream.get_mut().write_all(&answer(200, &[], target.as_bytes()))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_comes_behind_an_early_answer_is_nobodys_request() {
+    const BODY: &str = "GET /admin HTTP/1.1\r\nHost: x\r\n\r\n";
+    for fields in
+        [&[("Content-Length", "34")][..], &[("Content-Length", "34"), ("Expect", "100-continue")], &[("Transfer-Encoding", "chunked")]]
+    {
+        let origin = hasty();
+        let gateway = gateway(&origin, "");
+        let mut client = gateway.connect();
+        client.send(head("POST", "/hasty", fields, 0));
+        let early = client.next_answer("POST");
+        assert_eq!((early.status, early.text().as_str()), (200, "/hasty"));
+        // The connection may have ended by now, which is good as well.
+        let _ =
+            client.try_send(if fields.len() == 1 && fields[0].1 == "chunked" { format!("22\r\n{BODY}\r\n0\r\n\r\n") } else { BODY.into() });
+        assert_eq!(gateway.get("/victim").text(), "/victim", "{fields:?}");
+        assert!(!origin.has_seen("/admin"), "{fields:?}: it got past the gateway");
+    }
+}
+
+#[test]
+fn a_service_that_asks_for_the_body_keeps_its_connection() {
+    let origin = Origin::echo();
+    let gateway = gateway(&origin, "");
+    for _ in 0..3 {
+        let mut client = gateway.connect();
+        client.send(head("POST", "/x", &[("Expect", "100-continue"), ("Content-Length", "5")], 0));
+        assert_eq!(client.next_answer("POST").status, 100);
+        client.send("hello");
+        assert_eq!(client.next_answer("POST").json()["body"], "hello");
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn a_body_where_there_can_be_none_is_nobodys_answer() {
+    const STOLEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen";
+    for (method, begin, status) in [
+        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 44\r\n\r\n", 304),
+        ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 44\r\n\r\n", 502),
+        ("GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", 502),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\n", 200),
+    ] {
+        let origin = Origin::bare(move |stream, _| {
+            while let Some(request) = read_head(stream)? {
+                if request.target == "/victim" {
+                    rest(stream, Duration::from_millis(200))?;
+                    stream.get_mut().write_all(&answer(200, &[], b"mine"))?;
+                    continue;
+                }
+                stream.get_mut().write_all(begin.as_bytes())?;
+                rest(stream, Duration::from_millis(100))?;
+                stream.get_mut().write_all(STOLEN.as_bytes())?;
+            }
+            Ok(())
+        });
+        let gateway = gateway(&origin, "");
+        let first = gateway.connect().request(method, "/first", &[], b"");
+        assert_eq!((first.status, gateway.get("/victim").text()), (status, "mine".to_string()), "{method} {begin}");
+    }
+}
+
+#[test]
+fn a_call_of_head_ends_its_connection() {
+    let origin = Origin::fixed("{}");
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ s: {{ endpoints: ['{origin}'] }} }}
+routes: [{{ path: /*, compose: {{ calls: {{ a: {{ to: s, path: /a, method: HEAD }} }}, body: {{ status: '${{a.status}}' }} }} }}]
+"
+    ));
+    assert_eq!(gateway.get("/").json()["status"], 200);
+    assert_eq!(origin.seen()[0].header("connection"), Some("close"));
 }
 
 #[test]

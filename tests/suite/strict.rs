@@ -32,6 +32,10 @@ fn ambiguous_requests_are_refused_counted_and_written_down() {
         "GET / HTTP/2.0\r\nHost: h\r\n\r\n",
         "GET * HTTP/1.1\r\nHost: h\r\n\r\n",
         "GET h:80 HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /<b> HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /` HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /?q=<b> HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /?q=\"b\" HTTP/1.1\r\nHost: h\r\n\r\n",
         "GET http://other/ HTTP/1.1\r\nHost: h\r\n\r\n",
         "CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n",
         "xxGET  / HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -221,4 +225,36 @@ fn the_gateway_is_no_forward_proxy() {
     assert_eq!(origin.seen().len(), 0);
     let lines = gateway.access_log(2);
     assert!(lines.iter().all(|line| line["method"] == "CONNECT" && line["code"] == "method_not_allowed"), "{lines:?}");
+}
+
+#[test]
+fn a_path_has_one_form_whichever_a_client_sends() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+routes:
+  - {{ path: /e/*, to: http://{origin} }}
+  - {{ path: /e/caf\u{e9}, respond: {{ body: closed }} }}
+  - {{ path: '/e/a%7Cb', respond: {{ body: closed }} }}
+"
+    ));
+    let mut client = gateway.connect();
+    for target in ["/e/caf\u{e9}", "/e/caf%C3%A9", "/e/caf%c3%a9", "/e/a|b", "/e/a%7cb"] {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        assert_eq!(client.answer().text(), "closed", "{target}");
+    }
+    client.send("GET /e/th\u{e9}/\"{x}\" HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(client.answer().json()["target"], "/e/th%C3%A9/%22%7Bx%7D%22");
+}
+
+#[test]
+fn a_target_over_http2_begins_with_a_slash() {
+    let origin = Origin::echo();
+    let gateway = before(&origin);
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        assert_eq!(client.get("?x").await.status, 400);
+        assert_eq!(client.get("/?x").await.status, 200);
+    });
 }

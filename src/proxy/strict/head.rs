@@ -52,6 +52,12 @@ fn bad<T>(what: &'static str) -> Result<T, Refusal> {
     Err(Refusal::BadRequest(what))
 }
 
+/// Without what no URI has and no reader of them takes (RFC 3986, 2), of the characters that can be seen.
+fn is_readable(target: &[u8]) -> bool {
+    let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
+    memchr::memchr3(b'<', b'>', b'`', path).or_else(|| memchr::memchr3(b'<', b'>', b'"', query)).is_none()
+}
+
 impl HeadReader {
     /// Looks at `bytes`, which begin as they did at the last call, for the lines that have come in addition. `None` when
     /// there have to be more.
@@ -112,7 +118,7 @@ impl HeadReader {
         if target.len() as u64 > limits.uri_bytes.0 {
             return Err(Refusal::UriTooLong);
         }
-        if target.iter().any(|byte| is_control(*byte) || *byte == b'#') {
+        if target.iter().any(|byte| is_control(*byte) || *byte == b'#') || !is_readable(target) {
             return bad("The target has an illegal character.");
         }
         self.authority = authority(method, target)?.map(|authority| {

@@ -4,9 +4,10 @@ pub mod chunked;
 pub mod head;
 
 use crate::config::raw::ServerLimits;
-use crate::types::Refusal;
+use crate::types::{Refusal, content_length};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 
@@ -19,9 +20,13 @@ pub const INTERIM_MAX: u32 = 100;
 /// 8.2 and 8.3). HTTP/1 has [`head::HeadReader`].
 pub fn http2(head: &RequestHeader, limits: &ServerLimits) -> Result<(), Refusal> {
     let bad = |what| Err(Refusal::BadRequest(what));
-    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if target as u64 > limits.uri_bytes.0 {
+    let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if target.len() as u64 > limits.uri_bytes.0 {
         return Err(Refusal::UriTooLong);
+    }
+    // RFC 9113, 8.3.1. A query alone would be taken for one behind a `/`, and sent on as it is.
+    if !(target.starts_with('/') || target == "*" && head.method == Method::OPTIONS) {
+        return bad("The :path does not begin with a slash.");
     }
     if size(&head.headers) as u64 > limits.header_bytes.0 || head.headers.len() > limits.header_count.usize() {
         return Err(Refusal::HeaderTooLarge);
@@ -50,8 +55,9 @@ fn is_length_clear(headers: &HeaderMap) -> bool {
     lengths.next().is_none_or(is_number) && lengths.next().is_none()
 }
 
-/// Refuses an answer whose framing a client can't trust, and mends what says nothing.
-pub fn response(head: &mut ResponseHeader) -> Result<()> {
+/// Refuses an answer whose framing a client can't trust, and mends what says nothing. Whether the service may send a body where none can
+/// be (RFC 9110, 15.4.5: a 304 may tell how long it would be, and some send it).
+pub fn response(head: &mut ResponseHeader) -> Result<bool> {
     let bad = |why: &'static str| Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
     if head.status == 101 {
         return bad("a 101 that nobody asked for");
@@ -75,9 +81,12 @@ pub fn response(head: &mut ResponseHeader) -> Result<()> {
     if head.version != Version::HTTP_2 {
         head.set_version(Version::HTTP_11);
     }
+    let is_announced = is_chunked || content_length(&head.headers).is_some_and(|length| length > 0);
     if head.status == 204 || head.status.is_informational() {
+        if is_announced {
+            return bad("a body where there is none");
+        }
         head.remove_header(&CONTENT_LENGTH);
-        head.remove_header(&TRANSFER_ENCODING);
     }
-    Ok(())
+    Ok(is_announced && head.status == 304)
 }
