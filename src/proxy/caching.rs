@@ -231,6 +231,15 @@ pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exc
     }
 }
 
+/// Another attempt follows. Where the answer to the last one had begun to be kept, that to the next is not: Pingora keeps one for a
+/// request, and panics at a second.
+pub fn again(session: &mut Session) {
+    let cache = &mut session.cache;
+    if matches!(cache.phase(), CachePhase::Miss | CachePhase::Expired) && cache.miss_handler().is_some() {
+        cache.disable(NoCacheReason::UpstreamError);
+    }
+}
+
 /// The service says that what is kept is still good.
 fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
     let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();

@@ -259,7 +259,11 @@ impl ProxyHttp for Gateway {
     }
 
     fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, e: Box<Error>, exchange: &mut Box<Exchange>, _: bool) -> Box<Error> {
-        exchange.failed(session, e, false)
+        let e = exchange.failed(session, e, false);
+        if e.retry() {
+            caching::again(session);
+        }
+        e
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Box<Exchange>) -> FailToProxy {
