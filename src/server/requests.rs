@@ -83,8 +83,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
             };
             if is_flood(&snapshot, connection) {
                 self.metrics.flood_refused.inc();
-                if !stream.is_whole() {
-                    // Its body is not waited for.
+                if !stream.is_whole() || is_last(&head) {
+                    // A body is not waited for.
                     refuse(*stream, connection, FLOOD).await;
                     return None;
                 }
@@ -130,6 +130,17 @@ fn is_flood(snapshot: &Snapshot, connection: &Connection) -> bool {
     let Some(flood) = &snapshot.server.flood else { return false };
     let origin = Origin::of(connection.peer.ip(), &snapshot.server.trusted_proxies, &HeaderMap::new());
     !origin.is_trusted && flood.is_over(origin.client_ip)
+}
+
+/// Whether the client takes no more than one answer over the connection (RFC 9112, 9.3).
+fn is_last(head: &[u8]) -> bool {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let is_old = lines.next().is_some_and(|line| line.ends_with(b" HTTP/1.0\r"));
+    let closes = |line: &[u8]| {
+        let options = line.split_at_checked(11).filter(|(name, _)| name.eq_ignore_ascii_case(b"connection:")).map(|(_, options)| options);
+        options.is_some_and(|options| options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close")))
+    };
+    is_old || lines.any(closes)
 }
 
 /// As cheap as an answer can be, and right for any method.

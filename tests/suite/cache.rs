@@ -185,7 +185,10 @@ fn what_breaks_off_is_never_taken_for_whole() {
         let mut broken = gateway.connect();
         broken.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         // It may be tried again where nothing has been sent on.
-        assert!(broken.try_answer("GET").map_or(true, |answer| answer.body.len() == if fields.starts_with('C') { 10 } else { 5 }), "{fields}");
+        assert!(
+            broken.try_answer("GET").map_or(true, |answer| answer.body.len() == if fields.starts_with('C') { 10 } else { 5 }),
+            "{fields}"
+        );
         // Who comes while it breaks off may share its fate, but is never told that it was whole.
         let second = eventually("a whole answer", || {
             let mut client = gateway.connect();
