@@ -26,6 +26,7 @@ use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::scalar::Bind;
+use crate::config::secret::Hidden;
 use crate::limit::{Buffers, Cap, Counts, Flood, Held, Limits, Load, Overload, Shared};
 use crate::observe::{AccessLog, Logs, Metrics, Refusals, RouteMetrics, ServiceMetrics};
 use crate::route::Table;
@@ -130,6 +131,8 @@ pub struct Meta {
     pub hash: String,
     /// The configuration as it is read, secrets masked.
     pub shown: String,
+    /// What is not told of it.
+    pub hidden: Hidden,
 }
 
 #[derive(Debug)]

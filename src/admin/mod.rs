@@ -140,8 +140,8 @@ impl Admin {
             one("listener"),
             one("client_ip"),
         );
-        match question.and_then(|question| explain::explain(&self.snapshot.load(), &question)) {
-            Ok(explanation) => Answer::json(StatusCode::OK, &json!(explanation)),
+        match question.and_then(|question| explain::shown(&self.snapshot.load(), &question)) {
+            Ok(explanation) => Answer::json(StatusCode::OK, &explanation),
             Err(what) => Answer::text(StatusCode::BAD_REQUEST, &format!("{what}\n")),
         }
     }

@@ -1,7 +1,7 @@
 //! `explain` and `routes`: what a configuration, or the gateway that runs, would do.
 
 use super::remote::{self, Target};
-use crate::proxy::explain::{Question, explain, routes};
+use crate::proxy::explain::{Question, routes, shown};
 use crate::server::{Origin, inspect};
 use crate::snapshot::Snapshot;
 use clap::Args;
@@ -54,7 +54,7 @@ pub fn explain_request(asked: &Asked) -> Result<String, String> {
         remote::read(&asked.target, "/explain", &pairs)?
     } else {
         let snapshot = of_file(&asked.target)?;
-        serde_json::json!(explain(&snapshot, &question).map_err(|what| what + "\n")?)
+        shown(&snapshot, &question).map_err(|what| what + "\n")?
     };
     Ok(if asked.target.is_json() { format!("{answer:#}\n") } else { told(&answer) })
 }

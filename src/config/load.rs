@@ -27,9 +27,9 @@ pub fn walk(value: &Value, problems: &Problems) -> Option<Config> {
 }
 
 /// The configuration as YAML, with secrets masked.
-pub fn show(value: &Value) -> String {
+pub fn show(value: &Value, sources: &Sources) -> String {
     let mut value = value.clone();
-    secret::mask(&mut value);
+    secret::mask(&mut value, sources.hidden());
     serde_yaml::to_string(&value).unwrap_or_default()
 }
 
@@ -72,7 +72,7 @@ pub fn parse(sources: &mut Sources, problems: &Problems) -> Option<Value> {
     if let Some(map) = value.as_mapping_mut() {
         include(map, sources, &mut values);
     }
-    values.hidden.iter().for_each(|text| sources.hide(text));
+    sources.hide(&values.hidden);
     Some(value)
 }
 
@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let value: Value = serde_yaml::from_str("admin: { bind: 127.0.0.1:1, token: abc }").expect("YAML");
-        assert_eq!(show(&value), "admin:\n  bind: 127.0.0.1:1\n  token: '***'\n");
+        let shown = show(&value, &Sources::new("f", ""));
+        assert_eq!(shown, "admin:\n  bind: 127.0.0.1:1\n  token: '***'\n");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub mod raw;
 pub mod render;
 pub mod scalar;
 pub mod schema;
-mod secret;
+pub mod secret;
 pub mod shape;
 pub mod source;
 mod substitute;

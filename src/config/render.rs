@@ -32,7 +32,7 @@ impl Problem {
                 let margin = line.to_string().len();
                 let (text, caret) = match file.line(line) {
                     long if long.len() > LINE_MAX => (format!("(a line of {} KiB)", long.len() >> 10), String::new()),
-                    line => excerpt(&sources.mask(&secret::mask_line(line)), span),
+                    line => excerpt(&sources.hidden().starred(&secret::mask_line(line)), span),
                 };
                 write!(
                     out,
@@ -120,7 +120,7 @@ fn clean(text: &str) -> String {
 
 /// A text of one line, of a length that can be read.
 fn message(text: &str, sources: &Sources) -> String {
-    let text = clean(&sources.mask(text));
+    let text = clean(&sources.hidden().starred(text));
     match text.char_indices().nth(MESSAGE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

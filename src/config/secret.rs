@@ -1,9 +1,75 @@
 //! Which values nobody is shown, and how they are left out.
 
+use serde_json::Value as Json;
 use serde_yaml::Value;
+use std::cmp::Reverse;
+use std::fmt;
 
 /// Keys whose values are secrets, or may have one in them.
 const KEYS: [&str; 6] = ["token", "secret", "secret_base64url", "client_secret", "password", "url"];
+/// What stands in the place of a secret.
+pub const MASK: &str = "***";
+/// Shorter ones are not looked for: they would be found everywhere.
+const HIDDEN_MIN: usize = 4;
+
+/// Texts that nobody is shown, wherever they stand: what was read from files, and what stands under the key of a secret.
+#[derive(Clone, Default)]
+pub struct Hidden(Vec<String>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hidden({})", self.0.len())
+    }
+}
+
+impl Hidden {
+    /// Each line of the texts.
+    pub(super) fn new(texts: &[String]) -> Hidden {
+        let lines = texts.iter().flat_map(|text| text.lines()).map(str::trim);
+        let mut all: Vec<String> = lines.filter(|line| line.len() >= HIDDEN_MIN).map(str::to_string).collect();
+        // Of two of which one has the other within, the longer one goes first, or its rest would be left.
+        all.sort_by_key(|text| Reverse(text.len()));
+        Hidden(all)
+    }
+
+    /// A text as long as it was, so that a caret below it stays in its place.
+    pub(super) fn starred(&self, text: &str) -> String {
+        self.replaced(text, |secret| "*".repeat(secret.chars().count()))
+    }
+
+    pub fn masked(&self, text: &str) -> String {
+        self.replaced(text, |_| MASK.to_string())
+    }
+
+    pub fn is_in(&self, text: &str) -> bool {
+        self.0.iter().any(|secret| text.contains(secret))
+    }
+
+    /// Masks every text in a JSON value.
+    pub fn mask(&self, value: &mut Json) {
+        match value {
+            Json::String(text) if self.is_in(text) => *text = self.masked(text),
+            Json::Array(items) => items.iter_mut().for_each(|item| self.mask(item)),
+            Json::Object(entries) => entries.values_mut().for_each(|entry| self.mask(entry)),
+            _ => {}
+        }
+    }
+
+    fn replaced(&self, text: &str, by: impl Fn(&str) -> String) -> String {
+        let replace = |text: String, secret: &String| match text.contains(secret) {
+            true => text.replace(secret, &by(secret)),
+            false => text,
+        };
+        self.0.iter().fold(text.to_string(), replace)
+    }
+}
+
+/// A header field or a parameter whose value lets somebody in.
+pub fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let known = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
+    known.contains(&&*name) || ["key", "token", "secret", "password"].iter().any(|end| name.ends_with(end))
+}
 
 pub(super) fn is_secret(key: &str) -> bool {
     KEYS.contains(&key)
@@ -20,17 +86,27 @@ fn looks_secret(key: &str) -> bool {
 }
 
 /// Puts `***` in place of secrets.
-pub(super) fn mask(value: &mut Value) {
+pub(super) fn mask(value: &mut Value, hidden: &Hidden) {
+    mask_below(value, false, hidden);
+}
+
+/// `are_names`: keys are names of header fields or of parameters.
+fn mask_below(value: &mut Value, are_names: bool, hidden: &Hidden) {
     match value {
         Value::Mapping(entries) => {
             for (key, entry) in entries.iter_mut() {
-                match key.as_str().is_some_and(is_secret) {
-                    true => *entry = Value::from("***"),
-                    false => mask(entry),
+                let key = key.as_str().unwrap_or_default();
+                match key {
+                    _ if is_secret(key) || are_names && is_credential(key) => *entry = Value::from(MASK),
+                    "headers" | "query" => mask_below(entry, true, hidden),
+                    // What stands there are names too.
+                    "rename" => mask_below(entry, false, hidden),
+                    _ => mask_below(entry, are_names, hidden),
                 }
             }
         }
-        Value::Sequence(items) => items.iter_mut().for_each(mask),
+        Value::Sequence(items) => items.iter_mut().for_each(|item| mask_below(item, are_names, hidden)),
+        Value::String(text) if hidden.is_in(text) => *text = hidden.masked(text),
         _ => {}
     }
 }

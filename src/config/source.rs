@@ -6,6 +6,7 @@
 use super::marks::{Marks, Span};
 use super::place::{Path, Step};
 use super::problem::Place;
+use super::secret::Hidden;
 use std::collections::HashMap;
 
 /// One file.
@@ -42,16 +43,12 @@ pub struct Sources {
     routes: Vec<(usize, usize)>,
     /// The file of each section that the main file has not, and of each part that is not in the main file.
     parts: HashMap<Path, usize>,
-    /// Texts that nobody is shown.
-    hidden: Vec<String>,
+    hidden: Hidden,
 }
-
-/// Shorter ones are not looked for: they would be found everywhere.
-const HIDDEN_MIN: usize = 4;
 
 impl Sources {
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Sources {
-        Sources { files: vec![File::new(name, text)], routes: Vec::new(), parts: HashMap::new(), hidden: Vec::new() }
+        Sources { files: vec![File::new(name, text)], routes: Vec::new(), parts: HashMap::new(), hidden: Hidden::default() }
     }
 
     /// Forgets what was included.
@@ -59,7 +56,7 @@ impl Sources {
         self.files.truncate(1);
         self.routes.clear();
         self.parts.clear();
-        self.hidden.clear();
+        self.hidden = Hidden::default();
     }
 
     pub fn name(&self) -> &str {
@@ -89,17 +86,13 @@ impl Sources {
         self.parts.entry(path).or_insert(file);
     }
 
-    pub(super) fn hide(&mut self, text: &str) {
-        self.hidden.extend(text.lines().map(str::trim).filter(|line| line.len() >= HIDDEN_MIN).map(str::to_string));
+    pub(super) fn hide(&mut self, texts: &[String]) {
+        self.hidden = Hidden::new(texts);
     }
 
-    /// A text without what nobody is shown; as long as it was, so that a caret below it stays in its place.
-    pub(super) fn mask(&self, text: &str) -> String {
-        let mask = |text: String, secret: &String| match text.contains(secret) {
-            true => text.replace(secret, &"*".repeat(secret.chars().count())),
-            false => text,
-        };
-        self.hidden.iter().fold(text.to_string(), mask)
+    /// What nobody is shown.
+    pub fn hidden(&self) -> &Hidden {
+        &self.hidden
     }
 
     /// The file and the place in it that a place of the whole configuration is.

@@ -16,7 +16,7 @@ use crate::types::{Refusal, RouteId};
 use http::header::HOST;
 use pingora::http::RequestHeader;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -114,6 +114,9 @@ pub struct Forwarded {
     pub percent: f64,
     /// As the service gets it.
     pub path: String,
+    /// The same without the credentials that the route sets.
+    #[serde(skip)]
+    pub shown: String,
     pub host: String,
     pub endpoints: Vec<String>,
     pub timeouts: String,
@@ -159,7 +162,21 @@ pub(super) fn leads_to(route: &Route) -> String {
     }
 }
 
-/// Answers a question.
+/// Answers a question, without secrets.
+///
+/// # Errors
+/// What of the question can't be understood.
+pub fn shown(snapshot: &Arc<Snapshot>, question: &Question) -> Result<Value, String> {
+    let explanation = explain(snapshot, question)?;
+    let mut told = json!(explanation);
+    if let Outcome::Forwarded(sent) = &explanation.outcome {
+        told["outcome"]["forwarded"]["path"] = sent.shown.as_str().into();
+    }
+    snapshot.meta.hidden.mask(&mut told);
+    Ok(told)
+}
+
+/// Answers a question as it is, for whoever compares.
 ///
 /// # Errors
 /// What of the question can't be understood.
@@ -303,11 +320,14 @@ fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal
                 .enumerate()
                 .fold((0, 0), |(all, own), (place, (_, weight))| (all + weight, if place == exchange.choice { weight } else { own }));
             let total = timeouts.total.map_or_else(|| "none".to_string(), |total| format!("{total:?}"));
+            let path = target(&sent.uri).to_string();
+            let hidden = &exchange.snapshot.meta.hidden;
             Ok(Outcome::Forwarded(Forwarded {
+                shown: route.rewrite.as_ref().map_or_else(|| path.clone(), |rewrite| rewrite.shown(&path, hidden)),
+                path,
                 route: name,
                 service: service.name.to_string(),
                 percent: 100.0 * own as f64 / all.max(1) as f64,
-                path: target(&sent.uri).to_string(),
                 host: sent.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_string(),
                 endpoints: service.pool.set().endpoints.iter().map(|endpoint| endpoint.label.to_string()).collect(),
                 timeouts: format!("connect {:?}, read {:?}, write {:?}, total {total}", timeouts.connect, timeouts.read, timeouts.write),

@@ -1,8 +1,9 @@
 //! `tests:`, the operator's own: requests that nobody sends, decided by the steps that serve requests.
 
-use super::explain::explain;
+use super::explain::{Explanation, Outcome, explain};
 use super::question::Question;
 use crate::config::raw::{Expect, Test};
+use crate::config::secret::Hidden;
 use crate::snapshot::Snapshot;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -32,7 +33,7 @@ pub struct Difference {
 pub fn rehearse(snapshot: &Arc<Snapshot>, test: &Test) -> Rehearsed {
     let request = test.request.to_string();
     let differences = match question(test).and_then(|question| explain(snapshot, &question)) {
-        Ok(explanation) => differences(&test.expect, &json!(explanation)),
+        Ok(explanation) => differences(&test.expect, &explanation, &snapshot.meta.hidden),
         Err(what) => vec![Difference { key: "", expected: String::new(), found: what }],
     };
     Rehearsed { name: test.name.clone().unwrap_or_else(|| request.clone()), request, ok: differences.is_empty(), differences }
@@ -53,7 +54,9 @@ fn question(test: &Test) -> Result<Question, String> {
     })
 }
 
-fn differences(expect: &Expect, told: &Value) -> Vec<Difference> {
+/// What is found is compared as it is, and told without secrets.
+fn differences(expect: &Expect, explanation: &Explanation, hidden: &Hidden) -> Vec<Difference> {
+    let told = &json!(explanation);
     let outcome = told["outcome"].as_object().and_then(|outcome| outcome.values().next()).unwrap_or(&Value::Null);
     let text = |key: &str| outcome[key].as_str().unwrap_or_default().to_string();
     // A service's own status is not known before it is asked.
@@ -73,7 +76,11 @@ fn differences(expect: &Expect, told: &Value) -> Vec<Difference> {
     ];
     let differs = |(key, expected, found): (&'static str, Option<String>, String)| {
         let expected = expected.filter(|expected| *expected != found)?;
-        Some(Difference { key, expected, found })
+        let found = match &explanation.outcome {
+            Outcome::Forwarded(sent) if key == "upstream_path" => hidden.masked(&sent.shown),
+            _ => hidden.masked(&found),
+        };
+        Some(Difference { key, expected: hidden.masked(&expected), found })
     };
     all.into_iter().filter_map(differs).collect()
 }

@@ -80,7 +80,8 @@ fn find(origin: &Origin, state: &State, version: u64) -> Result<Found, Failure> 
         let raw = load::walk(&value, &problems)?;
         let mut hasher = DefaultHasher::new();
         sources.files().iter().for_each(|file| file.text.hash(&mut hasher));
-        let meta = Meta { version, hash: format!("{:016x}", hasher.finish()), shown: load::show(&value) };
+        let (shown, hidden) = (load::show(&value, &sources), sources.hidden().clone());
+        let meta = Meta { version, hash: format!("{:016x}", hasher.finish()), shown, hidden };
         let snapshot = Snapshot::build(&raw, meta, state, &problems)?;
         Some((raw, snapshot))
     });

@@ -5,10 +5,11 @@ use super::template::{Names, Target, Template, Values, Variable};
 use crate::config::place::At;
 use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw;
+use crate::config::secret::{MASK, is_credential};
 pub use crate::types::fields::{HOP_BY_HOP, nominated};
 use http::{HeaderName, HeaderValue};
 
-/// One change to a header.
+/// One change to a header. Its text is without credentials.
 #[derive(Debug)]
 pub enum Edit<'a> {
     Remove(&'a HeaderName),
@@ -20,11 +21,15 @@ pub enum Edit<'a> {
 
 impl std::fmt::Display for Edit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |name: &HeaderName, value: &'_ HeaderValue| match is_credential(name.as_str()) {
+            true => MASK.to_string(),
+            false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        };
         match self {
             Edit::Remove(name) => write!(f, "remove {name}"),
             Edit::Rename(from, to) => write!(f, "rename {from} to {to}"),
-            Edit::Set(name, value) => write!(f, "set {name}: {}", String::from_utf8_lossy(value.as_bytes())),
-            Edit::Add(name, value) => write!(f, "add {name}: {}", String::from_utf8_lossy(value.as_bytes())),
+            Edit::Set(name, value) => write!(f, "set {name}: {}", shown(name, value)),
+            Edit::Add(name, value) => write!(f, "add {name}: {}", shown(name, value)),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::template::{FIX, Names, Target, Template, Values, decode_parameter, en
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
+use crate::config::secret::{Hidden, MASK, is_credential};
 
 /// Compiled changes of path and query.
 #[derive(Debug)]
@@ -38,6 +39,20 @@ impl Rewrite {
             set: set.into_iter().collect::<Option<_>>()?,
         };
         Some((rewrite.path.is_some() || rewrite.has_query_changes()).then_some(rewrite))
+    }
+
+    /// A target of its making for people: without the credentials that it sets.
+    pub fn shown(&self, target: &str, hidden: &Hidden) -> String {
+        let Some((path, query)) = target.split_once('?') else { return target.to_string() };
+        let is_set = |name: &str| self.set.iter().any(|(own, _)| own == name);
+        let pair = |pair: &str| match pair.split_once('=') {
+            // Of what is hidden only the encoded form is there.
+            Some((name, value)) if is_set(name) && (is_credential(&decode_parameter(name)) || hidden.is_in(&decode_parameter(value))) => {
+                format!("{name}={MASK}")
+            }
+            _ => pair.to_string(),
+        };
+        format!("{path}?{}", query.split('&').map(pair).collect::<Vec<_>>().join("&"))
     }
 
     fn has_query_changes(&self) -> bool {

@@ -115,3 +115,54 @@ fn secrets_and_tokens_appear_nowhere() {
         }
     }
 }
+
+#[test]
+fn what_a_route_adds_for_its_service_is_not_told() {
+    const FROM_FILE: &str = "what the file & nobody else has";
+    let origin = Origin::echo();
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("up"), FROM_FILE).expect("a file");
+    let yaml = format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services: {{ s: {{ endpoints: ['{origin}'] }} }}
+routes:
+  - path: /*
+    request:
+      headers: {{ set: {{ Authorization: 'Bearer ${{file:up}}', X-Up: 'so ${{file:up}}', X-Plain: plain, X-Partner-Key: {KEY} }} }}
+      query: {{ set: {{ api_key: {OPAQUE}, up: '${{file:up}}', src: gw }} }}
+    response: {{ headers: {{ set: {{ Set-Cookie: 'a={PASSWORD}' }} }} }}
+    to: s
+"
+    );
+    let gateway = Gateway::start_in(folder, &yaml);
+    let sent = gateway.get("/a?key=1").json();
+    assert_eq!(sent["target"], format!("/a?key=1&api_key={OPAQUE}&up=what%20the%20file%20%26%20nobody%20else%20has&src=gw"));
+    let file = gateway.file("frontdesk.yaml").display().to_string();
+    let said = |arguments: &[&str]| {
+        let output = run(frontdesk().args(arguments).args(["-c", &file]));
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    for (place, text) in [
+        ("/config", gateway.ask("/config").text()),
+        ("/explain", gateway.ask("/explain?method=GET&url=/a").text()),
+        ("explain", said(&["explain", "GET", "/a?key=1"])),
+        ("explain --json", said(&["explain", "--json", "GET", "/a"])),
+    ] {
+        for secret in [FROM_FILE, "nobody%20else", KEY, OPAQUE, PASSWORD] {
+            assert!(!text.contains(secret), "{secret} in {place}: {text}");
+        }
+        assert!(text.contains("***") && text.contains("plain") && text.contains("gw"), "{place}: {text}");
+    }
+    // Tests compare what is sent, and tell what may be told.
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let test = |src: &str| {
+        let path = format!("/a?api_key={OPAQUE}&up=what%20the%20file%20%26%20nobody%20else%20has&src={src}");
+        let expected = format!("tests: [{{ request: GET /a, expect: {{ upstream_path: '{path}' }} }}]\n");
+        std::fs::write(&file, format!("{text}{expected}")).expect("a file");
+        said(&["test"])
+    };
+    assert!(test("gw").contains("1 test passed"));
+    let failed = test("other");
+    assert!(failed.contains("upstream_path is `/a?api_key=***&up=***&src=gw`"), "{failed}");
+}
