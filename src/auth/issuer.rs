@@ -4,8 +4,10 @@
 use super::fetch::Client;
 use super::keys::Keys;
 use crate::config::json;
+use crate::config::secret::shown_url;
 use arc_swap::ArcSwapOption;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -21,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const ASKED: Duration = Duration::from_secs(5);
 
 /// Where the keys are.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The URL of the set.
     Jwks(String),
@@ -29,11 +31,22 @@ pub enum Source {
     Oidc(String),
 }
 
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
 impl Source {
     pub fn url(&self) -> &str {
         match self {
             Source::Jwks(url) | Source::Oidc(url) => url,
         }
+    }
+
+    /// For people: a user, a password or a key in it lets the gateway in.
+    fn shown(&self) -> String {
+        shown_url(self.url())
     }
 }
 
@@ -55,6 +68,7 @@ struct Tried {
 
 /// What the operator is told of an issuer.
 pub struct Told {
+    /// Scheme, host and path.
     pub url: String,
     /// None when there are no keys yet.
     pub age: Option<Duration>,
@@ -73,7 +87,7 @@ impl Issuer {
 
     pub fn told(&self) -> Told {
         let tried = self.tried();
-        Told { url: self.source.url().to_string(), age: tried.fetched.map(|at| at.elapsed()), error: tried.error.clone() }
+        Told { url: self.source.shown(), age: tried.fetched.map(|at| at.elapsed()), error: tried.error.clone() }
     }
 
     fn tried(&self) -> MutexGuard<'_, Tried> {
@@ -108,14 +122,14 @@ impl Issuer {
         match fetched {
             Ok(keys) => {
                 if tried.fetched.is_none() || tried.error.is_some() {
-                    log::info!("keys of {}: here", self.source.url());
+                    log::info!("keys of {}: here", self.source.shown());
                 }
                 (tried.fetched, tried.error) = (Some(Instant::now()), None);
                 self.keys.store(Some(Arc::new(keys)));
             }
             Err(why) => {
                 if tried.error.as_ref() != Some(&why) {
-                    log::warn!("keys of {}: {why}", self.source.url());
+                    log::warn!("keys of {}: {why}", self.source.shown());
                 }
                 tried.error = Some(why);
             }

@@ -9,6 +9,7 @@ use super::token::Compact;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::auth as raw;
+use crate::config::secret::shown_url;
 use crate::config::shape::Named;
 use crate::types::{Identity, Refusal};
 use base64::Engine;
@@ -241,7 +242,7 @@ fn keys(raw: &raw::Jwt, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems
     match is_url(url) {
         true => Some(Origin::Issuer(issuers.get(source), issuers.clone())),
         false => {
-            let what = format!("`{url}` is not a URL");
+            let what = format!("`{}` is not a URL", shown_url(url));
             problems.at(&at, what, "there would be no keys", "write an http or https URL, such as `https://issuer.example`")
         }
     }

@@ -85,6 +85,31 @@ fn looks_secret(key: &str) -> bool {
     KEYS.iter().any(|known| key.eq_ignore_ascii_case(known) || is_near(known))
 }
 
+/// Keys of URLs that name an issuer to people too.
+pub(super) fn is_issuer(key: &str) -> bool {
+    matches!(key, "jwks" | "oidc")
+}
+
+/// A URL in its parts: scheme, user info, host and port, path, and what is behind it.
+fn parts_of_url(url: &str) -> Option<[&str; 5]> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (rest, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let (authority, path) = rest.split_at(rest.find(['/', '\\']).unwrap_or(rest.len()));
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    Some([scheme, user, host, path, query])
+}
+
+/// What of a URL may let somebody in.
+pub(super) fn secrets_of_url(url: &str) -> Vec<String> {
+    let parts = parts_of_url(url).into_iter().flat_map(|[_, user, _, _, query]| [user, query.trim_start_matches(['?', '#'])]);
+    parts.filter(|part| !part.is_empty()).map(str::to_string).collect()
+}
+
+/// A URL for people: scheme, host and path. What is no URL stays.
+pub fn shown_url(url: &str) -> String {
+    parts_of_url(url).map_or_else(|| url.to_string(), |[scheme, _, host, path, _]| format!("{scheme}://{host}{path}"))
+}
+
 /// Puts `***` in place of secrets.
 pub(super) fn mask(value: &mut Value, hidden: &Hidden) {
     mask_below(value, false, hidden);
@@ -98,6 +123,7 @@ fn mask_below(value: &mut Value, are_names: bool, hidden: &Hidden) {
                 let key = key.as_str().unwrap_or_default();
                 match key {
                     _ if is_secret(key) || are_names && is_credential(key) => *entry = Value::from(MASK),
+                    _ if is_issuer(key) && entry.is_string() => *entry = Value::from(shown_url(entry.as_str().unwrap_or_default())),
                     "headers" | "query" => mask_below(entry, true, hidden),
                     // What stands there are names too.
                     "rename" => mask_below(entry, false, hidden),

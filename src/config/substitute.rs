@@ -40,6 +40,9 @@ impl<'a> Values<'a> {
                 if secret::is_secret(at.name()) {
                     self.hidden.push(text.clone());
                 }
+                if secret::is_issuer(at.name()) {
+                    self.hidden.extend(secret::secrets_of_url(text));
+                }
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {

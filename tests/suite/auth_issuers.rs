@@ -133,3 +133,26 @@ fn an_issuer_that_was_never_reached_is_unavailable_and_not_wrong() {
     assert_eq!(gateway.get("/open").status, 200);
     assert_eq!(gateway.get("/").code(), "unauthenticated");
 }
+
+#[test]
+fn an_issuer_is_named_without_what_lets_the_gateway_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = Signer::new(folder.path(), "key", "ES256");
+    let keys = json!({ "keys": [key.jwk("k")] }).to_string();
+    let origin = Origin::new(move |_| answer(200, &[], keys.as_bytes()));
+    let yaml = with(&format!("{{ jwks: 'http://me:pass-word@{origin}/keys?key=of-mine' }}"), "one");
+    let gateway = Gateway::start(&yaml);
+    let seen = origin.seen().pop().expect("a request");
+    assert_eq!((&*seen.target, seen.header("authorization")), ("/keys?key=of-mine", Some("Basic bWU6cGFzcy13b3Jk")));
+    gateway.wait_for_log(&format!("keys of http://{origin}/keys: here"));
+    assert!(!gateway.reload(&yaml.replace("jwks: 'http:", "jwkss: 1, jwks: 'ftp:")));
+    for (place, text) in [
+        ("/config", gateway.ask("/config").text()),
+        ("/status", gateway.ask("/status").text()),
+        ("/metrics", gateway.ask("/metrics").text()),
+        ("the error log", gateway.log().join("\n")),
+    ] {
+        assert!(text.contains(&format!("http://{origin}/keys")), "{place}: {text}");
+        assert!(!text.contains("pass-word") && !text.contains("of-mine"), "{place}: {text}");
+    }
+}
