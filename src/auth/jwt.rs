@@ -8,7 +8,7 @@ use super::remembered::Remembered;
 use super::token::Compact;
 use crate::config::place::At;
 use crate::config::problem::Problems;
-use crate::config::raw::auth as raw;
+use crate::config::raw::{Document, auth as raw};
 use crate::config::secret::shown_url;
 use crate::config::shape::Named;
 use crate::types::{Identity, Refusal};
@@ -230,7 +230,7 @@ fn expected(raw: &raw::Jwt) -> Vec<String> {
 
 fn keys(raw: &raw::Jwt, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Option<Origin> {
     let remote = match (&raw.jwks, &raw.oidc) {
-        (Some(url), None) if url.contains("://") => Some((Source::Jwks(url.clone()), at.key("jwks"))),
+        (Some(Document::Url(url)), None) => Some((Source::Jwks(url.clone()), at.key("jwks"))),
         (None, Some(url)) => Some((Source::Oidc(url.clone()), at.key("oidc"))),
         _ => None,
     };
@@ -283,8 +283,8 @@ fn fixed_keys(raw: &raw::Jwt, at: &At<'_>, problems: &Problems) -> Option<Keys> 
         return problems.ok(keys, &at, WHY, "name a PEM file with a public key, as `openssl pkey -pubout` writes it");
     }
     let at = at.key("jwks");
-    let path = raw.jwks.as_deref()?;
-    let keys = Keys::jwks(&read(path, &at)?, true).map_err(|e| format!("`{path}` can't be used: {e}"));
+    let Some(Document::File(path)) = &raw.jwks else { return None };
+    let keys = Keys::jwks(&read(&path.0, &at)?, true).map_err(|e| format!("`{}` can't be used: {e}", path.0));
     problems.ok(keys, &at, WHY, "name a file with a JWK set (RFC 7517, 5)")
 }
 

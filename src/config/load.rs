@@ -18,12 +18,12 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Reads a configuration. `None` means that `problems` says why.
 pub fn read(sources: &mut Sources, problems: &Problems) -> Option<Config> {
     let value = parse(sources, problems)?;
-    walk(&value, problems)
+    walk(&value, sources, problems)
 }
 
 /// The walk along the schema: every problem of shape. What could be read is there even so.
-pub fn walk(value: &Value, problems: &Problems) -> Option<Config> {
-    Config::read(&Node { value, at: &At::root(), problems })
+pub fn walk(value: &Value, sources: &Sources, problems: &Problems) -> Option<Config> {
+    Config::read(&Node { value, at: &At::root_of(sources), problems })
 }
 
 /// The configuration as YAML, with secrets masked.

@@ -8,6 +8,7 @@ use super::place::{Path, Step};
 use super::problem::Place;
 use super::secret::Hidden;
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// One file.
 #[derive(Debug)]
@@ -106,6 +107,12 @@ impl Sources {
         let (file, inside) = self.origin(path);
         let file = &self.files[file];
         (file, file.marks.find(&inside, of_key))
+    }
+
+    /// The folder of the file in which a path is; empty where that is the working directory.
+    pub(super) fn folder(&self, path: &[Step]) -> PathBuf {
+        let (file, _) = self.origin(path);
+        std::path::Path::new(&self.files[file].name).parent().map(std::path::Path::to_path_buf).unwrap_or_default()
     }
 
     /// The number of the file in which a path is, and what the path is there.

@@ -77,7 +77,7 @@ fn find(origin: &Origin, state: &State, version: u64) -> Result<Found, Failure> 
     let mut sources = sources(origin)?;
     let problems = Problems::default();
     let built = load::parse(&mut sources, &problems).and_then(|value| {
-        let raw = load::walk(&value, &problems)?;
+        let raw = load::walk(&value, &sources, &problems)?;
         let mut hasher = DefaultHasher::new();
         sources.files().iter().for_each(|file| file.text.hash(&mut hasher));
         let (shown, hidden) = (load::show(&value, &sources), sources.hidden().clone());

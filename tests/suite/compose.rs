@@ -115,6 +115,7 @@ fn the_shipped_home_screen_loses_one_list_with_one_service() {
     for (recommended, list, is_complete) in [(&good, json!([{ "id": 4 }]), None), (&ill, json!([]), Some("false"))] {
         let mut yaml = shipped
             .replace(", { address: 127.0.0.1:8113, weight: 2 }", "")
+            .replace(": auth/", concat!(": ", env!("CARGO_MANIFEST_DIR"), "/conf/auth/"))
             .replace("access_log: { path: stdout,", "access_log: { path: DIR/access.log,");
         for (port, origin) in [(8101, &users), (8102, &restaurants), (8103, &orders), (8105, recommended)] {
             yaml = yaml.replace(&format!("endpoints: [127.0.0.1:{port}]"), &format!("endpoints: ['{origin}']"));

@@ -1,6 +1,6 @@
 //! `include:` and `defaults:`: one configuration out of many files, and what holds for all of its routes.
 
-use crate::kit::{Gateway, Origin, dead_address, frontdesk, run};
+use crate::kit::{Gateway, Origin, Signer, certificate, dead_address, frontdesk, run};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -99,4 +99,51 @@ fn two_hundred_files_of_twenty_thousand_routes_load_soon() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("and 19900 more") && said.contains("20000 problems in"), "{}", &said[said.len() - 500..]);
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+}
+
+#[test]
+fn paths_are_relative_to_the_file_in_which_they_stand() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(folder.path().join("conf/tls")).expect("a folder");
+    certificate(&folder.path().join("conf/tls"), "cert", &["a.example"]);
+    let main = "listeners: [{ bind: 127.0.0.1:443, tls: { certificates: [{ cert: tls/cert.pem, key: tls/cert.key }] } }]
+include: parts/more.yaml
+auth: { staff: { basic: { users: users.yaml } }, keyed: { api_key: { header: X-Api-Key, keys: keys.yaml } }, of: { jwt: { jwks: jwks.json } } }
+routes: [{ path: /*, auth: [staff, keyed, of], respond: {} }]
+";
+    let more = "services: { more: { endpoints_file: endpoints.yaml, tls: { ca: ../tls/cert.pem } } }
+routes: [{ path: /more, request: { body: { schema: order.json } }, to: more }]
+";
+    let key = Signer::new(folder.path(), "key", "ES256").jwk("k");
+    let jwks = serde_json::json!({ "keys": [key] }).to_string();
+    let [users, keys, endpoints, order] = ["conf/users.yaml", "conf/keys.yaml", "conf/parts/endpoints.yaml", "conf/parts/order.json"];
+    for (name, text) in [
+        ("conf/f.yaml", main),
+        ("conf/parts/more.yaml", more),
+        (users, "[]"),
+        (keys, "[]"),
+        ("conf/jwks.json", &jwks),
+        (endpoints, "[10.0.0.1:1]"),
+        (order, "{}"),
+    ] {
+        write(folder.path(), name, text);
+    }
+    // Those of the same names in the working directory are others.
+    for name in ["users.yaml", "keys.yaml", "jwks.json", "endpoints.yaml", "order.json"] {
+        write(folder.path(), name, "nonsense");
+    }
+    let check = |at: &str, file: &Path| {
+        let output = run(frontdesk().current_dir(folder.path().join(at)).args(["check", "-c"]).arg(file));
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    for (at, file) in [(".", Path::new("conf/f.yaml")), ("conf", Path::new("f.yaml")), ("conf/tls", &folder.path().join("conf/f.yaml"))] {
+        let (code, said) = check(at, file);
+        assert_eq!(code, Some(0), "{at}: {said}");
+    }
+    for name in [users, keys, endpoints, order] {
+        fs::remove_file(folder.path().join(name)).expect("a file");
+    }
+    let (code, said) = check(".", Path::new("conf/f.yaml"));
+    let missing = |name: &str| said.contains(&format!("`{name}`"));
+    assert!(code == Some(1) && [users, keys, endpoints, order].into_iter().all(missing), "{said}");
 }

@@ -1,6 +1,6 @@
 //! `auth`, and what a route asks of who comes.
 
-use super::{FilePath, Network, Secret};
+use super::{Document, FilePath, Network, Secret};
 use crate::config::shape::{Named, Node, OneOrMany, Shape, choice, record};
 use serde_yaml::Value;
 use std::time::Duration;
@@ -32,7 +32,7 @@ record! {
         /// The algorithms that are taken; those that fit the keys when absent.
         algorithms: Option<OneOrMany<Algorithm>> = None,
         /// The keys: a JWKS document, a URL or a file.
-        jwks: Option<String> = None,
+        jwks: Option<Document> = None,
         /// The issuer's URL, whose OpenID configuration names the JWKS document.
         oidc: Option<String> = None,
         /// A shared secret, for HS256, HS384 and HS512.

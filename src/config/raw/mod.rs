@@ -22,7 +22,7 @@ pub use route::{
     Target, To,
 };
 pub use service::{Balance, Endpoint, HashBy, Keepalive, Protocol, Queue, Service, ServiceTls, Sticky, Timeouts};
-pub use words::{FilePath, Method, Name, NameServer, Network, Secret, SrvName, is_free};
+pub use words::{Document, FilePath, Method, Name, NameServer, Network, OwnPath, Secret, SrvName, is_free};
 
 /// A key of the whole file.
 pub fn is_section(key: &str) -> bool {
@@ -177,7 +177,7 @@ record! {
         /// How long requests in flight may take once accepting has stopped.
         drain_timeout: Duration = Duration::from_secs(30),
         /// Where a new process meets the one whose place it takes. In RUNTIME_DIRECTORY, or a folder of its own, when absent.
-        upgrade_socket: Option<FilePath> = None,
+        upgrade_socket: Option<OwnPath> = None,
         /// How long a new process may take until it serves.
         upgrade_timeout: Duration = Duration::from_secs(30),
         max_connections: Number<1, 10_000_000> = Number(20_000),
@@ -292,14 +292,14 @@ record! {
     pub struct Log {
         level: LogLevel = LogLevel::Info,
         /// `stderr`, or a file.
-        path: FilePath = FilePath("stderr".into()),
+        path: OwnPath = OwnPath("stderr".into()),
         format: LogFormat = LogFormat::Text,
     }
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: LogLevel::Info, path: FilePath("stderr".into()), format: LogFormat::Text }
+        Log { level: LogLevel::Info, path: OwnPath("stderr".into()), format: LogFormat::Text }
     }
 }
 
@@ -313,7 +313,7 @@ choice! {
 record! {
     pub struct AccessLog {
         /// `stdout`, `stderr`, or a file.
-        path: FilePath,
+        path: OwnPath,
         format: AccessFormat = AccessFormat::Json,
         /// The share of requests that is written down.
         sample: Share = Share(1.0),

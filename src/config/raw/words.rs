@@ -27,22 +27,59 @@ impl Shape for Name {
     }
 }
 
-/// A path of the file system, as it was written.
+/// The path of a file that is read. A relative one is written relative to the file in which it stands, as those of `${file:}` are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FilePath(pub String);
+impl FilePath {
+    fn beside(node: &Node<'_>, path: String) -> FilePath {
+        FilePath(node.at.folder().map_or(path.clone(), |folder| folder.join(path).display().to_string()))
+    }
+}
 impl Shape for FilePath {
     fn read(node: &Node<'_>) -> Option<Self> {
-        let path = node.text("a file's path", "tls/api.pem")?;
-        match path.is_empty() {
-            true => node.problem("an empty path", "it names no file", "write the file's path"),
-            false => Some(FilePath(path)),
-        }
+        path(node).map(|path| FilePath::beside(node, path))
+    }
+    fn schema(parts: &mut Parts) -> Json {
+        OwnPath::schema(parts)
+    }
+}
+
+/// The path of what the gateway makes itself, such as a log; of a relative one, in its working directory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OwnPath(pub String);
+impl Shape for OwnPath {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        path(node).map(OwnPath)
     }
     fn schema(_: &mut Parts) -> Json {
         json!({ "type": ["string", "number"], "minLength": 1 })
     }
     fn written(&self) -> Option<Json> {
         Some(json!(self.0))
+    }
+}
+
+fn path(node: &Node<'_>) -> Option<String> {
+    let path = node.text("a file's path", "tls/api.pem")?;
+    match path.is_empty() {
+        true => node.problem("an empty path", "it names no file", "write the file's path"),
+        false => Some(path),
+    }
+}
+
+/// A document's URL, or the path of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    Url(String),
+    File(FilePath),
+}
+impl Shape for Document {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = path(node)?;
+        Some(if text.contains("://") { Document::Url(text) } else { Document::File(FilePath::beside(node, text)) })
+    }
+    fn schema(parts: &mut Parts) -> Json {
+        OwnPath::schema(parts)
     }
 }
 
