@@ -128,7 +128,7 @@ impl Metrics {
             mirror: counters("frontdesk_mirror_total", "Copies of requests.", &["route", "outcome"])?,
             breaker_open: gauges("frontdesk_breaker_open", "Whether a service is left alone.", &["service"])?,
             refusals: counters("frontdesk_refusals_total", "Requests that were refused or failed.", &["route", "code"])?,
-            reloads: counters("frontdesk_reloads_total", "Reloads.", &["result"])?,
+            reloads: from_zero(counters("frontdesk_reloads_total", "Reloads.", &["result"])?, &["ok", "failed"]),
             snapshot_info: gauges("frontdesk_snapshot_info", "The configuration that is running.", &["version", "hash"])?,
             certificate_expiry: gauges("frontdesk_certificate_expiry_seconds", "When a certificate expires, in Unix time.", &["name"])?,
             jwks_age: gauges("frontdesk_jwks_age_seconds", "Since the keys of an issuer were last fetched.", &["issuer"])?,
@@ -373,6 +373,12 @@ impl CacheMetrics {
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         CACHED.iter().zip(&self.counters).map(|(status, counter)| (*status, counter.get()))
     }
+}
+
+/// There from the beginning: what is not there can't be seen to rise.
+fn from_zero(counters: IntCounterVec, values: &[&str]) -> IntCounterVec {
+    values.iter().for_each(|value| drop(counters.with_label_values(&[value])));
+    counters
 }
 
 #[cfg(test)]

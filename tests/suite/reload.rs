@@ -17,6 +17,10 @@ fn snapshot(gateway: &Gateway) -> serde_json::Value {
 #[test]
 fn a_changed_file_is_taken() {
     let gateway = Gateway::start(&says("old"));
+    let metrics = gateway.ask("/metrics").text();
+    for result in ["ok", "failed"] {
+        assert!(metrics.contains(&format!("frontdesk_reloads_total{{result=\"{result}\"}} 0\n")), "{metrics}");
+    }
     let (mut kept, before) = (gateway.connect(), snapshot(&gateway));
     assert_eq!((kept.get("/").text(), &before["version"]), ("old".to_string(), &1.into()));
     assert!(gateway.reload(&says("new")));
