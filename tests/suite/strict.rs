@@ -222,8 +222,10 @@ fn the_gateway_is_no_forward_proxy() {
         assert_eq!((answer.status, answer.header("server")), (405, None));
         assert!(answer.header("allow").is_some_and(|allow| !allow.contains("CONNECT")), "{answer:?}");
     });
-    assert_eq!(origin.seen().len(), 0);
     let lines = gateway.access_log(2);
+    // What has no path is no target that is read.
+    assert_eq!(gateway.connect().request("CONNECT", "x:80", &[], b"").code(), "bad_request");
+    assert_eq!(origin.seen().len(), 0);
     assert!(lines.iter().all(|line| line["method"] == "CONNECT" && line["code"] == "method_not_allowed"), "{lines:?}");
 }
 
