@@ -74,8 +74,12 @@ fn differences(expect: &Expect, explanation: &Explanation, hidden: &Hidden) -> V
         ("location", wanted(&expect.location), text("location")),
         ("identity", wanted(&expect.identity), told["identity"].as_str().unwrap_or_default().to_string()),
     ];
+    // An expectation without a query is one of the path alone.
+    let is_met = |key: &str, expected: &str, found: &str| {
+        expected == found || key == "upstream_path" && !expected.contains('?') && found.split('?').next() == Some(expected)
+    };
     let differs = |(key, expected, found): (&'static str, Option<String>, String)| {
-        let expected = expected.filter(|expected| *expected != found)?;
+        let expected = expected.filter(|expected| !is_met(key, expected, &found))?;
         let found = match &explanation.outcome {
             Outcome::Forwarded(sent) if key == "upstream_path" => hidden.masked(&sent.shown),
             _ => hidden.masked(&found),

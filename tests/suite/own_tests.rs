@@ -90,6 +90,22 @@ tests:
 }
 
 #[test]
+fn a_path_is_expected_with_its_query_or_without() {
+    let text = "listeners: [{ bind: 127.0.0.1:1 }]
+routes: [{ path: '/{id}', request: { path: '/v2/{id}', query: { set: { src: gw } } }, to: 'http://127.0.0.1:2' }]
+tests:
+  - { request: GET /a, expect: { upstream_path: /v2/a } }
+  - { request: GET /a?x=1, expect: { upstream_path: /v2/a?x=1&src=gw } }
+";
+    let (code, said, errors) = ask("test", text, &[]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+    for (other, found) in [("/v2/b }", "/v2/a?src=gw"), ("/v2/a?src=other }", "/v2/a?src=gw"), ("/v2/a? }", "/v2/a?src=gw")] {
+        let (code, said, _) = ask("test", &text.replace("/v2/a }", other), &[]);
+        assert!(code == Some(1) && said.contains(&format!("upstream_path is `{found}`")), "{other}: {said}");
+    }
+}
+
+#[test]
 fn what_is_no_test_is_a_problem() {
     let text = "listeners: [{ bind: 127.0.0.1:1 }]
 routes: [{ path: /*, respond: {} }]

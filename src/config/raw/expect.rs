@@ -36,7 +36,7 @@ record! {
         code: Option<String> = None,
         /// The service that gets it; empty for none.
         service: Option<String> = None,
-        /// Path and query as the service gets them.
+        /// Path and query as the service gets them; the path alone where no query is written.
         upstream_path: Option<String> = None,
         /// Host as the service gets it.
         upstream_host: Option<String> = None,
