@@ -209,3 +209,14 @@ fn an_address_for_others_needs_a_token() {
         assert_eq!((output.status.code(), text.contains("needs a token")), (Some(code), code == 1), "{admin}: {text}");
     }
 }
+
+#[test]
+fn the_dashboard_reads_breakers_as_they_are_told() {
+    let yaml =
+        "listeners: [{ bind: 127.0.0.1:0 }]\nservices: { s: { endpoints: ['127.0.0.1:1'], breaker: {} } }\nroutes: [{ path: /*, to: s }]\n";
+    let gateway = Gateway::start(yaml);
+    let page = gateway.ask("/").text();
+    // The state is the value itself.
+    assert_eq!(gateway.ask("/status").json()["services"][0]["breaker"], "closed");
+    assert!(page.contains("toned(service.breaker, ") && !page.contains("service.breaker."), "{page}");
+}
