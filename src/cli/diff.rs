@@ -23,13 +23,13 @@ pub struct Compared {
 pub fn run(compared: &Compared) -> ExitCode {
     let comparison = match compare(&Origin::File(compared.old.clone()), &Origin::File(compared.new.clone())) {
         Ok(comparison) => comparison,
-        Err(failure) => return super::print(Err(format!("{failure}\n"))),
+        Err(failure) => return super::print(Err(failure.into()), compared.json),
     };
     let told = match compared.json {
         true => format!("{:#}\n", serde_json::json!(comparison)),
         false => told(&comparison),
     };
-    let code = super::print(Ok(told));
+    let code = super::print(Ok(told), compared.json);
     if comparison.is_looser { ExitCode::FAILURE } else { code }
 }
 

@@ -1,5 +1,6 @@
 //! `explain` and `routes`: what a configuration, or the gateway that runs, would do.
 
+use super::failed::Failed;
 use super::remote::{self, Target};
 use crate::proxy::explain::{Question, routes, shown};
 use crate::server::{Origin, inspect};
@@ -29,7 +30,7 @@ pub struct Asked {
     #[arg(long)]
     live: bool,
     #[command(flatten)]
-    target: Target,
+    pub target: Target,
 }
 
 /// Which table to print.
@@ -39,11 +40,11 @@ pub struct Listing {
     #[arg(long)]
     live: bool,
     #[command(flatten)]
-    target: Target,
+    pub target: Target,
 }
 
 /// Names each candidate route, why it lost, and what the winner does.
-pub fn explain_request(asked: &Asked) -> Result<String, String> {
+pub fn explain_request(asked: &Asked) -> Result<String, Failed> {
     let (listener, client_ip) = (asked.listener.as_deref(), asked.client_ip.as_deref());
     let headers = asked.headers.iter().map(String::as_str);
     let question = Question::parse(&asked.method, &asked.url, headers, listener, client_ip).map_err(|what| what + "\n")?;
@@ -60,7 +61,7 @@ pub fn explain_request(asked: &Asked) -> Result<String, String> {
 }
 
 /// The table, in order of precedence.
-pub fn list(listing: &Listing) -> Result<String, String> {
+pub fn list(listing: &Listing) -> Result<String, Failed> {
     let answer = if listing.live || listing.target.is_remote() {
         remote::read(&listing.target, "/routes", &[])?
     } else {
@@ -80,8 +81,8 @@ pub fn list(listing: &Listing) -> Result<String, String> {
 }
 
 /// What a file's configuration comes to.
-fn of_file(target: &Target) -> Result<Arc<Snapshot>, String> {
-    inspect(&Origin::File(target.config().into())).map_err(|failure| format!("{failure}\n"))
+fn of_file(target: &Target) -> Result<Arc<Snapshot>, Failed> {
+    Ok(inspect(&Origin::File(target.config().into()))?)
 }
 
 /// Rows under a heading, each column as wide as its longest text.

@@ -1,5 +1,6 @@
 //! `hash-key` and `hash-password`: what goes into the files of `api_key` and `basic`.
 
+use super::failed::Failed;
 use crate::auth::{api_key, basic};
 use clap::Args;
 use serde_json::json;
@@ -22,7 +23,7 @@ pub struct KeyFor {
     expires: Option<String>,
     /// Prints the entry, and the key when it was made here, as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Whose password. It is the first line of standard input.
@@ -32,11 +33,11 @@ pub struct PasswordFor {
     name: String,
     /// Prints the entry as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// The entry for the keys file; the key itself, when it was made here, is shown once and in a comment.
-pub fn key(asked: &KeyFor) -> Result<String, String> {
+pub fn key(asked: &KeyFor) -> Result<String, Failed> {
     let (key, is_new) = match asked.stdin {
         true => (line()?, false),
         false => (api_key::make().map_err(|what| what + "\n")?, true),
@@ -58,7 +59,7 @@ pub fn key(asked: &KeyFor) -> Result<String, String> {
 }
 
 /// The entry for the users file.
-pub fn password(asked: &PasswordFor) -> Result<String, String> {
+pub fn password(asked: &PasswordFor) -> Result<String, Failed> {
     let hash = basic::hashed(&line()?).map_err(|what| what + "\n")?;
     let entry = json!({ "name": asked.name, "hash": hash });
     Ok(if asked.json { format!("{:#}\n", json!({ "entry": entry })) } else { format!("- {entry}\n") })

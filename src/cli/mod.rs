@@ -2,9 +2,11 @@
 
 mod diff;
 mod explain;
+mod failed;
 mod hash;
 mod purge;
 mod remote;
+mod status;
 mod test;
 mod why;
 
@@ -15,6 +17,7 @@ use clap_complete::Shell;
 use diff::Compared;
 use explain::{Asked, Listing};
 use remote::Target;
+use failed::Failed;
 use serde_json::json;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -120,24 +123,24 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config, to, bind } => run(config, to, &bind),
         Command::Check { config, json } => check(config, json),
-        Command::Schema => print(Ok(format!("{:#}\n", schema()))),
+        Command::Schema => print(Ok(format!("{:#}\n", schema())), false),
         Command::Test(tested) => test::run(&tested),
         Command::Diff(compared) => diff::run(&compared),
-        Command::Explain(asked) => print(explain::explain_request(&asked)),
-        Command::Routes(listing) => print(explain::list(&listing)),
-        Command::Reload(target) => print(remote::reload(&target)),
-        Command::Upgrade(target) => print(remote::upgrade(&target)),
-        Command::Drain(target) => print(remote::end(&target, "/drain")),
-        Command::Stop(target) => print(remote::end(&target, "/stop")),
-        Command::Why { id, target } => print(why::why(&id, &target)),
-        Command::Endpoint(order) => print(remote::endpoint(&order)),
-        Command::Status(target) => print(remote::status(&target)),
-        Command::Purge(asked) => print(purge::purge(&asked)),
-        Command::HashKey(asked) => print(hash::key(&asked)),
-        Command::HashPassword(asked) => print(hash::password(&asked)),
-        Command::Completions { shell } => print(Ok(completions(shell))),
-        Command::Man { of } => print(man(of.as_deref())),
-        Command::Version { json } => print(Ok(version(json))),
+        Command::Explain(asked) => print(explain::explain_request(&asked), asked.target.is_json()),
+        Command::Routes(listing) => print(explain::list(&listing), listing.target.is_json()),
+        Command::Reload(target) => print(remote::reload(&target), target.is_json()),
+        Command::Upgrade(target) => print(remote::upgrade(&target), target.is_json()),
+        Command::Drain(target) => print(remote::end(&target, "/drain"), target.is_json()),
+        Command::Stop(target) => print(remote::end(&target, "/stop"), target.is_json()),
+        Command::Why { id, target } => print(why::why(&id, &target), target.is_json()),
+        Command::Endpoint(order) => print(remote::endpoint(&order), order.target.is_json()),
+        Command::Status(target) => print(status::status(&target), target.is_json()),
+        Command::Purge(asked) => print(purge::purge(&asked), asked.target.is_json()),
+        Command::HashKey(asked) => print(hash::key(&asked), asked.json),
+        Command::HashPassword(asked) => print(hash::password(&asked), asked.json),
+        Command::Completions { shell } => print(Ok(completions(shell)), false),
+        Command::Man { of } => print(man(of.as_deref()), false),
+        Command::Version { json } => print(Ok(version(json)), json),
     }
 }
 
@@ -154,7 +157,7 @@ fn completions(shell: Shell) -> String {
 }
 
 /// A page of the manual, in roff: of the program, or of one of its commands.
-fn man(of: Option<&str>) -> Result<String, String> {
+fn man(of: Option<&str>) -> Result<String, Failed> {
     let mut command = Arguments::command();
     command.build();
     let command = match of {
@@ -169,17 +172,21 @@ fn man(of: Option<&str>) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-/// Prints an outcome: what was done to stdout, what failed to stderr.
-fn print(outcome: Result<String, String>) -> ExitCode {
+/// Prints an outcome: what was done to stdout, what failed to stderr. For machines both are JSON on stdout: whatever it says, it
+/// is the answer.
+fn print(outcome: Result<String, Failed>, as_json: bool) -> ExitCode {
     // A reader that has gone, such as `head`, is no failure.
     match outcome {
         Ok(text) => {
             let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Err(text) => {
-            let _ = io::stderr().write_all(text.as_bytes());
-            ExitCode::FAILURE
+        Err(failed) => {
+            let _ = match as_json {
+                true => io::stdout().write_all(format!("{:#}\n", failed.json).as_bytes()),
+                false => io::stderr().write_all(failed.text.as_bytes()),
+            };
+            ExitCode::from(failed.code)
         }
     }
 }
@@ -201,23 +208,12 @@ fn single(to: &str, bind: &str) -> String {
     format!("listeners: [{{ bind: {bind} }}]\nroutes: [{{ path: /*, to: {to} }}]\naccess_log: {{ path: stdout }}\n")
 }
 
-fn check(config: PathBuf, json: bool) -> ExitCode {
-    let outcome = match server::check(&Origin::File(config.clone())) {
-        Ok(report) if json => {
-            let text = format!("{:#}\n", report.json());
-            // Whatever it says, it is the answer: to stdout.
-            let _ = io::stdout().write_all(text.as_bytes());
-            return if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-        }
+fn check(config: PathBuf, as_json: bool) -> ExitCode {
+    let outcome = match server::check(&Origin::File(config)) {
+        Ok(report) if report.is_good() && as_json => Ok(format!("{:#}\n", report.json())),
         Ok(report) if report.is_good() => Ok(format!("{report}\n")),
-        Ok(report) => Err(format!("{report}\n")),
-        Err(failure) if json => {
-            let problem = json!({ "severity": "error", "file": config.display().to_string(), "what": failure.to_string() });
-            let text = format!("{:#}\n", json!({ "file": config.display().to_string(), "ok": false, "problems": [problem] }));
-            let _ = io::stdout().write_all(text.as_bytes());
-            return ExitCode::FAILURE;
-        }
-        Err(failure) => Err(format!("{failure}\n")),
+        Ok(report) => Err(Failed::told(format!("{report}\n"), report.json())),
+        Err(failure) => Err(failure.into()),
     };
-    print(outcome)
+    print(outcome, as_json)
 }

@@ -1,5 +1,6 @@
 //! `purge`: answers that the running gateway is to forget.
 
+use super::failed::Failed;
 use super::remote::{self, Target};
 use clap::Args;
 
@@ -22,11 +23,11 @@ pub struct Purging {
     #[arg(long)]
     soft: bool,
     #[command(flatten)]
-    target: Target,
+    pub target: Target,
 }
 
 /// Has it forgotten; the outcome, ready to be printed.
-pub fn purge(asked: &Purging) -> Result<String, String> {
+pub fn purge(asked: &Purging) -> Result<String, Failed> {
     let texts = [("url", &asked.url), ("prefix", &asked.prefix), ("tag", &asked.tag)];
     let flags = [("all", asked.all), ("soft", asked.soft)];
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));

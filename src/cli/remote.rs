@@ -1,5 +1,6 @@
 //! Commands that speak to the running gateway by way of its admin listener.
 
+use super::failed::Failed;
 use crate::config::load;
 use crate::config::place::At;
 use crate::config::problem::Problems;
@@ -48,16 +49,16 @@ impl Target {
 }
 
 /// Reads something of the running gateway.
-pub fn read(target: &Target, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+pub fn read(target: &Target, path: &str, parameters: &[(&str, &str)]) -> Result<Value, Failed> {
     ask(target, Method::GET, path, parameters)
 }
 
 /// Tells the running gateway something.
-pub fn tell(target: &Target, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+pub fn tell(target: &Target, path: &str, parameters: &[(&str, &str)]) -> Result<Value, Failed> {
     ask(target, Method::POST, path, parameters)
 }
 
-fn ask(target: &Target, method: Method, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+fn ask(target: &Target, method: Method, path: &str, parameters: &[(&str, &str)]) -> Result<Value, Failed> {
     run(async {
         let mut path_and_query = path.to_string();
         for (n, (name, value)) in parameters.iter().enumerate() {
@@ -67,9 +68,14 @@ fn ask(target: &Target, method: Method, path: &str, parameters: &[(&str, &str)])
         let (status, text) = Remote::find(target)?.ask(method, &path_and_query).await?;
         match serde_json::from_str(&text) {
             Ok(answer) if status.is_success() => Ok(answer),
-            _ => Err(format!("{status}: {text}")),
+            _ => Err(refused(status, &text)),
         }
     })
+}
+
+/// An answer that is none.
+fn refused(status: StatusCode, text: &str) -> Failed {
+    format!("{status}: {text}").into()
 }
 
 /// A running gateway.
@@ -80,52 +86,47 @@ struct Remote {
 }
 
 /// Reads the configuration again; the outcome, ready to be printed.
-pub fn reload(target: &Target) -> Result<String, String> {
+pub fn reload(target: &Target) -> Result<String, Failed> {
     run(async {
         let (status, text) = Remote::find(target)?.ask(Method::POST, "/reload").await?;
-        let answer: Value = serde_json::from_str(&text).map_err(|_| format!("{status}: {text}"))?;
-        match status {
-            _ if target.json && status.is_success() => Ok(text),
-            _ if target.json => Err(text),
-            StatusCode::OK => Ok(format!("reloaded: version {} runs\n", answer["version"])),
+        let answer: Value = serde_json::from_str(&text).map_err(|_| refused(status, &text))?;
+        let why = match status {
+            _ if target.json && status.is_success() => return Ok(text),
+            StatusCode::OK => return Ok(format!("reloaded: version {} runs\n", answer["version"])),
             StatusCode::UNPROCESSABLE_ENTITY => {
                 let why = answer["error"].as_str().unwrap_or_default().trim_end();
-                Err(format!("{why}\nnot reloaded: version {} goes on\n", answer["version"]))
+                format!("{why}\nnot reloaded: version {} goes on\n", answer["version"])
             }
-            _ => Err(format!("not reloaded: {}\n", answer["error"].as_str().unwrap_or(&text))),
-        }
+            _ => format!("not reloaded: {}\n", answer["error"].as_str().unwrap_or(&text)),
+        };
+        Err(Failed::told(why, answer))
     })
 }
 
 /// Has the program started anew; the outcome, ready to be printed.
-pub fn upgrade(target: &Target) -> Result<String, String> {
+pub fn upgrade(target: &Target) -> Result<String, Failed> {
     run(async {
         let (status, text) = Remote::find(target)?.ask(Method::POST, "/upgrade").await?;
-        let answer: Value = serde_json::from_str(&text).map_err(|_| format!("{status}: {text}"))?;
+        let answer: Value = serde_json::from_str(&text).map_err(|_| refused(status, &text))?;
         match status.is_success() {
-            ok if target.json => {
-                if ok {
-                    Ok(text)
-                } else {
-                    Err(text)
-                }
-            }
+            true if target.json => Ok(text),
             true => Ok(format!("upgraded: process {} has taken over from {}\n", answer["pid"], answer["old_pid"])),
             false => {
-                Err(format!("{}\nnot upgraded: the gateway serves on as it is\n", answer["error"].as_str().unwrap_or(&text).trim_end()))
+                let why = answer["error"].as_str().unwrap_or(&text).trim_end();
+                Err(Failed::told(format!("{why}\nnot upgraded: the gateway serves on as it is\n"), answer))
             }
         }
     })
 }
 
 /// Tells the process to end, and waits until it has.
-pub fn end(target: &Target, path: &str) -> Result<String, String> {
+pub fn end(target: &Target, path: &str) -> Result<String, Failed> {
     run(async {
         let remote = Remote::find(target)?;
         let pid = remote.pid().await?;
         let (status, text) = remote.ask(Method::POST, path).await?;
         if !status.is_success() {
-            return Err(format!("{status}: {text}"));
+            return Err(refused(status, &text));
         }
         // Another process may take its place at once.
         while remote.pid().await.is_ok_and(|now| now == pid) {
@@ -146,11 +147,11 @@ pub struct EndpointOrder {
     /// The endpoint's address, as `status` shows it.
     address: String,
     #[command(flatten)]
-    target: Target,
+    pub target: Target,
 }
 
 /// Takes an endpoint out, or back in; the outcome, ready to be printed.
-pub fn endpoint(order: &EndpointOrder) -> Result<String, String> {
+pub fn endpoint(order: &EndpointOrder) -> Result<String, Failed> {
     run(async {
         let state = if order.order == "drain" { "drained" } else { "up" };
         let (service, address) = (encode_parameter(&order.service), encode_parameter(&order.address));
@@ -159,24 +160,12 @@ pub fn endpoint(order: &EndpointOrder) -> Result<String, String> {
         match status.is_success() {
             true if order.target.json => Ok(text),
             true => Ok(format!("{} of {} is {state}\n", order.address, order.service)),
-            false => Err(text),
+            false => Err(text.into()),
         }
     })
 }
 
-/// What the gateway says of itself.
-pub fn status(target: &Target) -> Result<String, String> {
-    run(async {
-        let (status, text) = Remote::find(target)?.ask(Method::GET, "/status").await?;
-        match (status, serde_json::from_str(&text)) {
-            (StatusCode::OK, Ok(answer)) if !target.json => Ok(summary(&answer)),
-            (StatusCode::OK, _) => Ok(text),
-            _ => Err(format!("{status}: {text}")),
-        }
-    })
-}
-
-fn run<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+fn run<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| format!("{e}\n"))?.block_on(work)
 }
@@ -265,71 +254,4 @@ fn admin_of(path: &Path) -> Result<Admin, String> {
         return Err(format!("{shown} has no `admin:`, so a gateway that runs it can't be asked: add one, or use --admin\n"));
     };
     read.ok_or_else(|| problems.into_parts().0.iter().map(|problem| problem.render(&sources)).collect())
-}
-
-/// A status for people.
-fn summary(status: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let snapshot = &status["snapshot"];
-    let mut out = format!(
-        "frontdesk {}, process {}, {}\nsnapshot {} ({}), loaded at {}\n{} connections, {} requests in flight, {} routes\n",
-        text(&status["version"]),
-        status["pid"],
-        if status["ready"] == true { "ready" } else { "not ready" },
-        snapshot["version"],
-        text(&snapshot["hash"]),
-        text(&snapshot["loaded_at"]),
-        status["connections"],
-        status["in_flight"],
-        list(&status["routes"]).len(),
-    );
-    for listener in list(&status["listeners"]) {
-        let kind = if listener["tls"] == true { "TLS" } else { "plaintext" };
-        let name = listener["name"].as_str().unwrap_or("unnamed");
-        out.push_str(&format!("listener {name}: {} ({kind})\n", listener["address"].as_str().unwrap_or("closed")));
-        for certificate in list(&listener["certificates"]) {
-            out.push_str(&format!("  certificate {}: until {}\n", text(&certificate["name"]), text(&certificate["expires"])));
-        }
-    }
-    for service in list(&status["services"]) {
-        out.push_str(&format!("service {}\n", text(&service["name"])));
-        for endpoint in list(&service["endpoints"]) {
-            out.push_str(&format!(
-                "  {}: weight {}, {} in flight\n",
-                text(&endpoint["address"]),
-                endpoint["weight"],
-                endpoint["in_flight"]
-            ));
-        }
-    }
-    if let Some(name) = status["store"]["name"].as_str() {
-        let state =
-            if status["store"]["up"] == true { "up".to_string() } else { format!("away: {}", text(&status["store"]["last_error"])) };
-        out.push_str(&format!("store {name}: {state}, {} keys, {} calls\n", status["store"]["leases"], status["store"]["questions"]));
-    }
-    for limit in list(&status["limits"]) {
-        out.push_str(&format!(
-            "limit {}: {} by {}, {} keys, {} let through, {} refused{}\n",
-            text(&limit["name"]),
-            text(&limit["rate"]),
-            text(&limit["by"]),
-            limit["keys"],
-            limit["allowed"],
-            limit["refused"],
-            if limit["mode"] == "shadow" { " (shadow)" } else { "" }
-        ));
-        let shared = &limit["shared"];
-        if shared.is_object() {
-            let how = if shared["exact"] == true { "exactly" } else { "by leases" };
-            out.push_str(&format!("  shared {how}: {} held, {} decided without the store\n", shared["held"], shared["alone"]));
-        }
-        for near in list(&limit["nearest"]) {
-            out.push_str(&format!("  {}: {} left, all of it in {} s\n", text(&near["key"]), near["left"], near["reset_seconds"]));
-        }
-    }
-    if let Some(error) = snapshot["last_error"].as_str() {
-        out.push_str(&format!("the last reload failed:\n{error}\n"));
-    }
-    out
 }

@@ -21,7 +21,7 @@ pub struct Tested {
 pub fn run(tested: &Tested) -> ExitCode {
     let rehearsed = match rehearse(&Origin::File(tested.config.clone())) {
         Ok(rehearsed) => rehearsed,
-        Err(failure) => return super::print(Err(format!("{failure}\n"))),
+        Err(failure) => return super::print(Err(failure.into()), tested.json),
     };
     let failed = rehearsed.iter().filter(|test| !test.ok).count();
     let told = match tested.json {
@@ -31,7 +31,7 @@ pub fn run(tested: &Tested) -> ExitCode {
         }
         false => told(&rehearsed, failed),
     };
-    let code = super::print(Ok(told));
+    let code = super::print(Ok(told), tested.json);
     if failed == 0 { code } else { ExitCode::FAILURE }
 }
 

@@ -1,5 +1,6 @@
 //! `why`: what the running gateway remembers of a request that it refused.
 
+use super::failed::Failed;
 use super::remote::{self, Target};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -8,11 +9,13 @@ use std::fmt::Write as _;
 ///
 /// # Errors
 /// It is not known, or the gateway does not answer.
-pub fn why(id: &str, target: &Target) -> Result<String, String> {
+pub fn why(id: &str, target: &Target) -> Result<String, Failed> {
     let answer = remote::read(target, "/refusals", &[("id", id)])?;
     let Some(refused) = answer["refusals"].as_array().and_then(|all| all.first()) else {
         let kept = &answer["kept"];
-        return Err(format!("`{id}` is not among the last {kept} requests that were refused or failed: the access log may know more\n"));
+        return Err(
+            format!("`{id}` is not among the last {kept} requests that were refused or failed: the access log may know more\n").into()
+        );
     };
     Ok(if target.is_json() { format!("{refused:#}\n") } else { told(refused) })
 }

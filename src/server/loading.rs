@@ -12,6 +12,7 @@ use crate::proxy::difference::{self, Comparison, Side};
 use crate::proxy::rehearse::{self, Difference, Rehearsed};
 use crate::snapshot::{Meta, Snapshot, State, advise, check_admin};
 use crate::types::ListenerId;
+use serde_json::json;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -31,12 +32,32 @@ pub enum Origin {
 #[derive(Debug)]
 pub enum Failure {
     Problems(Arc<Sources>, Vec<Problem>),
+    /// A file that can't be read, and why.
+    Unread(PathBuf, String),
     Other(String),
+}
+
+impl Failure {
+    /// For machines, as `check` says it.
+    pub fn json(&self) -> serde_json::Value {
+        match self {
+            Failure::Problems(sources, problems) => {
+                let problems: Vec<_> = problems.iter().map(|problem| problem.json(sources, "error")).collect();
+                json!({ "file": sources.name(), "ok": false, "problems": problems })
+            }
+            Failure::Unread(path, _) => {
+                let file = path.display().to_string();
+                json!({ "file": file, "ok": false, "problems": [{ "severity": "error", "file": file, "what": self.to_string() }] })
+            }
+            Failure::Other(what) => json!({ "ok": false, "problems": [{ "severity": "error", "what": what }] }),
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Failure::Unread(path, why) => write!(f, "{}: {why}", path.display()),
             Failure::Other(text) => f.write_str(text),
             Failure::Problems(sources, problems) => {
                 let s = if problems.len() == 1 { "" } else { "s" };
@@ -58,7 +79,7 @@ fn sources(origin: &Origin) -> Result<Sources, Failure> {
     match origin {
         Origin::Text(name, text) => Ok(Sources::new(name, text)),
         Origin::File(path) => {
-            let file = load::read_file(path).map_err(|e| Failure::Other(format!("{}: {e}", path.display())))?;
+            let file = load::read_file(path).map_err(|e| Failure::Unread(path.clone(), e.to_string()))?;
             Ok(Sources::new(file.name, file.text))
         }
     }
@@ -117,7 +138,7 @@ impl Report {
     pub fn json(&self) -> serde_json::Value {
         let errors = self.errors.iter().map(|problem| problem.json(&self.sources, "error"));
         let warnings = self.warnings.iter().map(|problem| problem.json(&self.sources, "warning"));
-        serde_json::json!({ "file": self.sources.name(), "ok": self.is_good(), "problems": errors.chain(warnings).collect::<Vec<_>>() })
+        json!({ "file": self.sources.name(), "ok": self.is_good(), "problems": errors.chain(warnings).collect::<Vec<_>>() })
     }
 }
 

@@ -139,3 +139,35 @@ fn stop_waits_for_nothing() {
     assert!(gateway.wait().success());
     gate.open();
 }
+
+#[test]
+fn for_machines_what_fails_is_json_on_stdout() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [broken, good, missing] = ["broken.yaml", "good.yaml", "missing.yaml"].map(|name| folder.path().join(name).display().to_string());
+    std::fs::write(&broken, FIXED.replace("respond", "respnd")).expect("a file");
+    std::fs::write(&good, FIXED).expect("a file");
+    let dead = format!("http://{}", dead_address());
+    let gateway = Gateway::start(FIXED);
+    gateway.rewrite(&FIXED.replace("path: /*", "path: x"));
+    let admin = format!("http://{}", gateway.admin());
+    let json = |arguments: &[&str], expected: i32| {
+        let (code, out, why) = tell(&[arguments, &["--json"]].concat());
+        assert_eq!((code, &*why), (expected, ""), "{arguments:?}: {out}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {out}"))
+    };
+    for arguments in [&["test", "-c"][..], &["routes", "-c"], &["explain", "GET", "/", "-c"], &["diff", &good], &["check", "-c"]] {
+        let said = json(&[arguments, &[&broken]].concat(), 1);
+        assert_eq!((&said["ok"], &said["file"], &said["problems"][0]["line"]), (&false.into(), &(*broken).into(), &2.into()), "{said}");
+        let said = json(&[arguments, &[&missing]].concat(), 1);
+        assert!(said["problems"][0]["what"].as_str().is_some_and(|what| what.contains("No such file")), "{said}");
+    }
+    for command in [&["drain"][..], &["stop"], &["status"], &["reload"], &["upgrade"], &["why", "x"], &["purge", "--all"]] {
+        let said = json(&[command, &["--admin", &dead]].concat(), 1);
+        assert!(said["error"].as_str().is_some_and(|why| why.ends_with("does not answer: Connection refused (os error 111)")), "{said}");
+    }
+    for command in [&["why", "nope"][..], &["endpoint", "drain", "s", "127.0.0.1:1"]] {
+        assert!(json(&[command, &["--admin", &admin]].concat(), 1)["error"].is_string());
+    }
+    let said = json(&["reload", "--admin", &admin], 1);
+    assert!(said["version"] == 1 && said["error"].as_str().is_some_and(|why| why.contains("the path `x`")), "{said}");
+}
