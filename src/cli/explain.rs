@@ -47,7 +47,7 @@ pub struct Listing {
 pub fn explain_request(asked: &Asked) -> Result<String, Failed> {
     let (listener, client_ip) = (asked.listener.as_deref(), asked.client_ip.as_deref());
     let headers = asked.headers.iter().map(String::as_str);
-    let question = Question::parse(&asked.method, &asked.url, headers, listener, client_ip).map_err(|what| what + "\n")?;
+    let question = Question::parse(&asked.method, &asked.url, headers, listener, client_ip).map_err(Failed::misuse)?;
     let answer = if asked.live || asked.target.is_remote() {
         let named = [("method", Some(&*asked.method)), ("url", Some(&*asked.url)), ("listener", listener), ("client_ip", client_ip)];
         let pairs = named.into_iter().filter_map(|(name, value)| Some((name, value?)));

@@ -38,6 +38,9 @@ pub struct PasswordFor {
 
 /// The entry for the keys file; the key itself, when it was made here, is shown once and in a comment.
 pub fn key(asked: &KeyFor) -> Result<String, Failed> {
+    if let Some(expires) = asked.expires.as_ref().filter(|expires| api_key::moment(expires).is_none()) {
+        return Err(Failed::misuse(format!("`{expires}` is not a moment such as 2027-01-31T00:00:00Z")));
+    }
     let (key, is_new) = match asked.stdin {
         true => (line()?, false),
         false => (api_key::make().map_err(|what| what + "\n")?, true),
@@ -47,7 +50,6 @@ pub fn key(asked: &KeyFor) -> Result<String, Failed> {
         entry["scopes"] = asked.scopes.clone().into();
     }
     if let Some(expires) = &asked.expires {
-        api_key::moment(expires).ok_or(format!("`{expires}` is not a moment such as 2027-01-31T00:00:00Z\n"))?;
         entry["expires"] = expires.as_str().into();
     }
     match (asked.json, is_new) {

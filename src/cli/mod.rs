@@ -10,18 +10,20 @@ mod status;
 mod test;
 mod why;
 
+use crate::config::scalar::{Bind, Url};
 use crate::config::schema::schema;
 use crate::server::{self, Origin};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use diff::Compared;
 use explain::{Asked, Listing};
-use remote::Target;
 use failed::Failed;
+use remote::Target;
 use serde_json::json;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use test::Tested;
 
 const DEFAULT_CONFIG: &str = "/etc/frontdesk/frontdesk.yaml";
@@ -45,10 +47,10 @@ enum Command {
         #[arg(short, long, value_name = "FILE", conflicts_with = "to")]
         config: Option<PathBuf>,
         /// Without a file: sends everything to this URL.
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = read_as::<Url>)]
         to: Option<String>,
         /// Where to listen, with `--to`.
-        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", requires = "to")]
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", requires = "to", value_parser = read_as::<Bind>)]
         bind: String,
     },
     /// Says everything that is wrong with a configuration, without running it.
@@ -163,7 +165,7 @@ fn man(of: Option<&str>) -> Result<String, Failed> {
     let command = match of {
         None => command,
         Some(name) => {
-            let found = command.find_subcommand(name).ok_or_else(|| format!("no command is named `{name}`\n"))?;
+            let found = command.find_subcommand(name).ok_or_else(|| Failed::misuse(format!("no command is named `{name}`")))?;
             found.clone()
         }
     };
@@ -189,6 +191,11 @@ fn print(outcome: Result<String, Failed>, as_json: bool) -> ExitCode {
             ExitCode::from(failed.code)
         }
     }
+}
+
+/// A text that the configuration reads as a `T`, or into which it puts values.
+fn read_as<T: FromStr<Err = String>>(text: &str) -> Result<String, String> {
+    if text.contains("${") { Ok(text.to_string()) } else { text.parse::<T>().map(|_| text.to_string()) }
 }
 
 fn run(config: Option<PathBuf>, to: Option<String>, bind: &str) -> ExitCode {

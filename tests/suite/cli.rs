@@ -144,7 +144,7 @@ fn the_manual_is_what_the_program_says_of_itself() {
     }
     let (code, run_page) = page(&["run"]);
     assert!(code == Some(0) && run_page.contains("SIGHUP reloads"), "{run_page}");
-    assert_eq!(page(&["fly"]).0, Some(1));
+    assert_eq!(page(&["fly"]).0, Some(2));
 }
 
 #[test]
@@ -160,7 +160,15 @@ fn the_version_is_said_to_people_and_to_machines() {
 fn version_and_wrong_use() {
     let output = run(frontdesk().arg("version"));
     assert_eq!((output.status.code(), output.stdout), (Some(0), format!("frontdesk {}\n", env!("CARGO_PKG_VERSION")).into_bytes()));
-    for wrong in [&["nonsense"][..], &[], &["run", "--bind", "127.0.0.1:0"], &["run", "--nope"]] {
+    for wrong in [
+        &["nonsense"][..],
+        &[],
+        &["run", "--bind", "127.0.0.1:0"],
+        &["run", "--nope"],
+        &["run", "--to", "nonsense"],
+        &["run", "--to", "http://127.0.0.1:1", "--bind", "nowhere"],
+        &["hash-key", "ada", "--expires", "nonsense"],
+    ] {
         assert_eq!(run(frontdesk().args(wrong)).status.code(), Some(2), "{wrong:?}");
     }
 }

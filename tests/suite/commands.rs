@@ -170,4 +170,5 @@ fn for_machines_what_fails_is_json_on_stdout() {
     }
     let said = json(&["reload", "--admin", &admin], 1);
     assert!(said["version"] == 1 && said["error"].as_str().is_some_and(|why| why.contains("the path `x`")), "{said}");
+    assert!(json(&["explain", "-c", &good, "GET", "not a url"], 2)["error"].is_string());
 }

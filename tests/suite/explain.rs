@@ -83,12 +83,15 @@ fn what_is_not_a_question_is_said() {
         (&["GET", "x"][..], "`x` is neither a URL"),
         (&["G T", "/x"], "`G T` is not a method"),
         (&["GET", "/x", "-H", "nonsense"], "`nonsense` is not a header field"),
-        (&["GET", "/x", "--listener", "nobody"], "no listener is named `nobody`"),
+        (&["GET", "not a url"], "`not a url` is not a URL"),
         (&["GET", "/x", "--client-ip", "me"], "`me` is not an address"),
     ] {
         let (code, text) = told(&[&["explain", "-c", &path], question].concat());
-        assert!(code == 1 && text.contains(why), "{question:?}: {text}");
+        assert!(code == 2 && text.contains(why), "{question:?}: {text}");
     }
+    // Only the file knows who its listeners are.
+    let (code, text) = told(&["explain", "-c", &path, "GET", "/x", "--listener", "nobody"]);
+    assert!(code == 1 && text.contains("no listener is named `nobody`"), "{text}");
 }
 
 /// Requests, and what becomes of them: the kind of outcome, and what the gateway answers.
