@@ -1,6 +1,6 @@
 //! Commands that speak to a running gateway.
 
-use crate::kit::{Gate, Gateway, Origin, answer, dead_address, frontdesk, head, run};
+use crate::kit::{Gate, Gateway, Origin, Signer, answer, dead_address, frontdesk, head, run};
 use std::path::Path;
 
 const FIXED: &str = "listeners: [{ name: public, bind: 127.0.0.1:0 }]\nroutes: [{ path: /*, respond: { body: old } }]\n";
@@ -171,4 +171,54 @@ fn for_machines_what_fails_is_json_on_stdout() {
     let said = json(&["reload", "--admin", &admin], 1);
     assert!(said["version"] == 1 && said["error"].as_str().is_some_and(|why| why.contains("the path `x`")), "{said}");
     assert!(json(&["explain", "-c", &good, "GET", "not a url"], 2)["error"].is_string());
+}
+
+#[test]
+fn the_status_shows_what_is_ill_and_what_is_kept() {
+    let origin = Origin::new(|_| answer(200, &[("Cache-Control", "max-age=60")], b"x"));
+    let (dead, other) = (dead_address(), dead_address());
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = format!("{{\"keys\":[{}]}}", Signer::new(folder.path(), "key", "ES256").jwk("k"));
+    let issuer = Origin::new(move |_| answer(200, &[], keys.as_bytes()));
+    std::fs::write(folder.path().join("endpoints.yaml"), format!("- {origin}\n- {other}\n")).expect("a file");
+    let gateway = Gateway::start_in(
+        folder,
+        &format!(
+            "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+auth: {{ c: {{ jwt: {{ jwks: 'http://{issuer}/keys' }} }} }}
+caches: {{ all: {{ }} }}
+services:
+  broken: {{ endpoints: ['{dead}'], max_in_flight: 9, retries: {{ attempts: 1 }}, breaker: {{ min_requests: 1, open: 1h }} }}
+  well: {{ endpoints_file: endpoints.yaml, ejection: {{ consecutive_failures: 1, base: 1h }}, balance: round_robin }}
+routes:
+  - {{ path: /broken, to: broken }}
+  - {{ name: kept, path: /kept/*, cache: all, max_in_flight: 8, to: well }}
+  - {{ path: /in, auth: c, respond: {{}} }}
+"
+        ),
+    );
+    gateway.get("/broken");
+    let status = || ask(&gateway, "status").1;
+    let mut n = 0;
+    crate::kit::eventually("an ejection", || {
+        n += 1;
+        gateway.get(&format!("/kept/{n}"));
+        status().contains("ejected, ").then_some(())
+    });
+    let said = status();
+    for line in [
+        "service broken, breaker open, 0 in flight of at most 9, 0 waiting\n".to_string(),
+        format!("  {dead}: up, weight 1, 0 in flight\n"),
+        "service well\n".to_string(),
+        format!("  {origin}: up, weight 1, 0 in flight\n"),
+        format!("  {other}: ejected, weight 1, 0 in flight, ejected 1 time so far\n"),
+        "endpoints.yaml: 2 found ".to_string(),
+        "route kept: 0 in flight of at most 8, 0 waiting\n".to_string(),
+        format!("issuer http://{issuer}/keys: keys "),
+        "cache: ".to_string(),
+        "  route kept by all: 0.0 percent hits\n".to_string(),
+    ] {
+        assert!(said.contains(&line), "{line:?} is not in\n{said}");
+    }
 }
