@@ -189,7 +189,15 @@ fn forwarded(out: &mut String, told: &Value) -> std::fmt::Result {
         writeln!(out, "  which gets {:.1} percent of its clients, this one among them", told["percent"].as_f64().unwrap_or_default())?;
     }
     writeln!(out, "  as         {} with Host {}", text("path"), text("host"))?;
-    writeln!(out, "  endpoints  {}", list("endpoints"))?;
+    let member = |member: &Value| match (&member["address"], member["state"].as_str()) {
+        (address, None | Some("up")) => address.as_str().unwrap_or_default().to_string(),
+        (address, Some(state)) => format!("{} ({state})", address.as_str().unwrap_or_default()),
+    };
+    let pool: Vec<String> = told["pool"].as_array().into_iter().flatten().map(member).collect();
+    writeln!(out, "  endpoints  {}", pool.join(", "))?;
+    if text("breaker") == "open" {
+        writeln!(out, "  breaker    open: it gets nothing but a try now and then, and clients its fallback or 503 breaker_open")?;
+    }
     writeln!(out, "  timeouts   {}", text("timeouts"))?;
     match told["body_bytes_max"].as_u64() {
         Some(bytes) => writeln!(out, "  body       at most {bytes} bytes")?,

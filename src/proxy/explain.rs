@@ -11,8 +11,9 @@ use crate::compose::Shown;
 use crate::route::Criterion;
 use crate::route::explain::Verdict;
 use crate::shape::forward::Origin;
-use crate::snapshot::{Action, Route, Snapshot};
+use crate::snapshot::{Action, Forward, Route, Snapshot};
 use crate::types::{Refusal, RouteId};
+use crate::upstream::Endpoint;
 use http::header::HOST;
 use pingora::http::RequestHeader;
 use serde::Serialize;
@@ -119,10 +120,20 @@ pub struct Forwarded {
     pub shown: String,
     pub host: String,
     pub endpoints: Vec<String>,
+    /// Each of them, and what is known of it: `up`, `warming`, `ill`, `ejected` or `drained`. A file alone knows of none that is not up.
+    pub pool: Vec<Member>,
+    /// `open` or `closed`, where the service has a breaker.
+    pub breaker: Option<&'static str>,
     pub timeouts: String,
     pub body_bytes_max: Option<u64>,
     /// Fields that the route itself sets, adds or removes.
     pub headers: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Member {
+    pub address: String,
+    pub state: &'static str,
 }
 
 /// One route of the table, for people.
@@ -308,32 +319,40 @@ fn outcome(head: &RequestHeader, exchange: &Exchange) -> Result<Outcome, Refusal
             Ok(Outcome::Composed { route: name, timeout: format!("{:?}", plan.timeout), calls: plan.shown(service) })
         }
         Action::Respond(respond) => Ok(Outcome::Answered { route: name, status: respond.status.as_u16() }),
-        Action::Forward(weighted) => {
-            let Some((entry, timeouts)) = exchange.service() else { return Err(Refusal::NoEndpoint) };
-            let service = &entry.service;
-            let mut sent = head.clone();
-            // The only thing that can go wrong is a target that a client has put together.
-            forward::to_upstream(&mut sent, head, exchange, service.host.as_ref())
-                .map_err(|_| Refusal::BadRequest("The target can't be rewritten."))?;
-            let (all, own) = weighted
-                .weighted()
-                .enumerate()
-                .fold((0, 0), |(all, own), (place, (_, weight))| (all + weight, if place == exchange.choice { weight } else { own }));
-            let total = timeouts.total.map_or_else(|| "none".to_string(), |total| format!("{total:?}"));
-            let path = target(&sent.uri).to_string();
-            let hidden = &exchange.snapshot.meta.hidden;
-            Ok(Outcome::Forwarded(Forwarded {
-                shown: route.rewrite.as_ref().map_or_else(|| path.clone(), |rewrite| rewrite.shown(&path, hidden)),
-                path,
-                route: name,
-                service: service.name.to_string(),
-                percent: 100.0 * own as f64 / all.max(1) as f64,
-                host: sent.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_string(),
-                endpoints: service.pool.set().endpoints.iter().map(|endpoint| endpoint.label.to_string()).collect(),
-                timeouts: format!("connect {:?}, read {:?}, write {:?}, total {total}", timeouts.connect, timeouts.read, timeouts.write),
-                body_bytes_max: route.body_bytes_max,
-                headers: route.request_headers.edits(&seen).map(|edit| edit.to_string()).collect(),
-            }))
-        }
+        Action::Forward(weighted) => forwarded(route, weighted, &seen).map(Outcome::Forwarded),
     }
+}
+
+/// What a service would get, and which.
+fn forwarded(route: &Route, weighted: &Forward, seen: &Seen<'_>) -> Result<Forwarded, Refusal> {
+    let Seen { exchange, head } = seen;
+    let Some((entry, timeouts)) = exchange.service() else { return Err(Refusal::NoEndpoint) };
+    let service = &entry.service;
+    let mut sent = (*head).clone();
+    // The only thing that can go wrong is a target that a client has put together.
+    forward::to_upstream(&mut sent, head, exchange, service.host.as_ref())
+        .map_err(|_| Refusal::BadRequest("The target can't be rewritten."))?;
+    let (all, own) = weighted
+        .weighted()
+        .enumerate()
+        .fold((0, 0), |(all, own), (place, (_, weight))| (all + weight, if place == exchange.choice { weight } else { own }));
+    let total = timeouts.total.map_or_else(|| "none".to_string(), |total| format!("{total:?}"));
+    let path = target(&sent.uri).to_string();
+    let hidden = &exchange.snapshot.meta.hidden;
+    let set = service.pool.set();
+    let member = |endpoint: &Arc<Endpoint>| Member { address: endpoint.label.to_string(), state: endpoint.standing().name() };
+    Ok(Forwarded {
+        route: route.name.to_string(),
+        service: service.name.to_string(),
+        percent: 100.0 * own as f64 / all.max(1) as f64,
+        shown: route.rewrite.as_ref().map_or_else(|| path.clone(), |rewrite| rewrite.shown(&path, hidden)),
+        path,
+        host: sent.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_string(),
+        endpoints: set.endpoints.iter().map(|endpoint| endpoint.label.to_string()).collect(),
+        pool: set.endpoints.iter().map(member).collect(),
+        breaker: service.is_open().map(|is_open| if is_open { "open" } else { "closed" }),
+        timeouts: format!("connect {:?}, read {:?}, write {:?}, total {total}", timeouts.connect, timeouts.read, timeouts.write),
+        body_bytes_max: route.body_bytes_max,
+        headers: route.request_headers.edits(seen).map(|edit| edit.to_string()).collect(),
+    })
 }

@@ -94,6 +94,37 @@ fn what_is_not_a_question_is_said() {
     assert!(code == 1 && text.contains("no listener is named `nobody`"), "{text}");
 }
 
+#[test]
+fn the_running_gateway_tells_who_of_the_pool_gets_nothing() {
+    let origin = Origin::fixed("x");
+    let (dead, other) = (crate::kit::dead_address(), crate::kit::dead_address());
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+services:
+  broken: {{ endpoints: ['{dead}'], retries: {{ attempts: 1 }}, breaker: {{ min_requests: 1, open: 1h }} }}
+  pool: {{ endpoints: ['{origin}', '{dead}', '{other}'], ejection: {{ consecutive_failures: 1, base: 1h }}, balance: round_robin }}
+routes: [{{ path: /broken, to: broken }}, {{ path: /pool, to: pool }}]
+"
+    ));
+    let admin = format!("http://{}", gateway.admin());
+    let explain = |path: &str| told(&["explain", "--live", "--admin", &admin, "GET", path]).1;
+    assert!(!explain("/broken").contains("  breaker"));
+    assert_eq!(gateway.get("/broken").code(), "upstream_connect");
+    assert!(explain("/broken").contains("  breaker    open: "), "{}", explain("/broken"));
+    let target = format!("/endpoint?service=pool&address={other}&state=drained");
+    assert_eq!(Client::connect(gateway.admin()).request("POST", &target, &[("Host", "localhost")], b"").status, 200);
+    crate::kit::eventually("an ejection", || {
+        gateway.get("/pool");
+        explain("/pool").contains("(ejected)").then_some(())
+    });
+    let text = explain("/pool");
+    assert!(text.contains(&format!("  endpoints  {origin}, {dead} (ejected), {other} (drained)\n")), "{text}");
+    let json: Value = serde_json::from_str(&told(&["explain", "--json", "--admin", &admin, "GET", "/pool"]).1).expect("JSON");
+    let forwarded = &json["outcome"]["forwarded"];
+    assert_eq!((&forwarded["pool"][1], &forwarded["breaker"]), (&json!({ "address": dead.to_string(), "state": "ejected" }), &json!(null)));
+}
+
 /// Requests, and what becomes of them: the kind of outcome, and what the gateway answers.
 type Request = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str, u16);
 const REQUESTS: &[Request] = &[
