@@ -1,10 +1,10 @@
 //! Routes that can never match, because others that win over them take every request they could.
 //!
-//! Only what is certain is found: routes of the same host and path that ask for the same header fields and parameters, whose methods
-//! and listeners others have all taken, and expressions behind a `/*` that asks for nothing more. Takes time in proportion to the
-//! number of routes.
+//! Only what is certain is found: routes of the same host and path that ask for the same header fields and parameters, or for a value
+//! where others take any, whose methods and listeners others have all taken, and expressions behind a `/*` that asks for nothing more.
+//! Takes time in proportion to the number of routes.
 
-use super::criteria::{Header, Parameter};
+use super::criteria::Test;
 use super::host::HostPattern;
 use super::pattern::Segment;
 use super::rank::Asks;
@@ -41,21 +41,27 @@ pub fn find(rules: &[Rule]) -> Vec<Shadowed> {
 }
 
 /// Where a rule matches, but for methods and listeners. The names of captures decide nothing.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Place<'r> {
     host: &'r HostPattern,
     path: Path<'r>,
-    headers: Vec<&'r Header>,
-    query: Vec<&'r Parameter>,
+    /// By name, in order.
+    headers: Vec<(&'r str, &'r Test)>,
+    query: Vec<(&'r str, &'r Test)>,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+/// What takes any value.
+const PRESENT: &Test = &Test::Present;
+/// So many places are looked at of those that take what one does: nobody asks for so much that there are more.
+const WIDER_MAX: usize = 64;
+
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Path<'r> {
     Pattern(Vec<Step<'r>>),
     Expression(&'r str),
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Step<'r> {
     Literal(&'r str),
     Capture,
@@ -85,10 +91,34 @@ impl<'r> Place<'r> {
                     .collect(),
             ),
         };
-        let (mut headers, mut query): (Vec<_>, Vec<_>) = (rule.headers.iter().collect(), rule.query.iter().collect());
-        headers.sort_by_key(|header| header.name.as_str());
-        query.sort_by_key(|parameter| &parameter.name);
+        let mut headers: Vec<_> = rule.headers.iter().map(|header| (header.name.as_str(), &header.test)).collect();
+        let mut query: Vec<_> = rule.query.iter().map(|parameter| (&*parameter.name, &parameter.test)).collect();
+        headers.sort_by_key(|(name, _)| *name);
+        query.sort_by_key(|(name, _)| *name);
         Place { host, path, headers, query }
+    }
+
+    /// Itself, and all that ask for the same names but take any value of some.
+    fn and_wider(self) -> Vec<Place<'r>> {
+        let mut places = vec![self];
+        for at in 0..places[0].headers.len() + places[0].query.len() {
+            if places.len() <= WIDER_MAX / 2 {
+                let wider: Vec<_> = places.iter().filter_map(|place| place.wider(at)).collect();
+                places.extend(wider);
+            }
+        }
+        places
+    }
+
+    /// Takes any value where it asks for one; nothing where it does already.
+    fn wider(&self, at: usize) -> Option<Place<'r>> {
+        let mut wider = self.clone();
+        let (_, test) = wider.headers.iter_mut().chain(&mut wider.query).nth(at)?;
+        if *test == PRESENT {
+            return None;
+        }
+        *test = PRESENT;
+        Some(wider)
     }
 
     /// `/*` of a host, with nothing more asked.
@@ -102,8 +132,9 @@ impl<'r> Taken<'r> {
     fn all_of(&self, rule: &'r Rule) -> Option<&'r Rule> {
         let mut first = None;
         for host in &rule.hosts {
-            let places = [Some(Place::new(host, rule)), matches!(rule.path, PathRule::Expression(_)).then(|| Place::everything(host))];
-            let cells: Vec<_> = places.iter().flatten().filter_map(|place| self.0.get(place)).collect();
+            let everything = matches!(rule.path, PathRule::Expression(_)).then(|| Place::everything(host));
+            let places = Place::new(host, rule).and_wider().into_iter().chain(everything);
+            let cells: Vec<_> = places.filter_map(|place| self.0.get(&place)).collect();
             for wanted in cells_of(rule) {
                 let by = cells.iter().find_map(|cells| taker(cells, wanted))?;
                 first.get_or_insert(by);
@@ -180,6 +211,14 @@ mod tests {
     }
 
     #[test]
+    fn values_where_others_take_any() {
+        check(&["* /a x-a", "* /a x-a=1"], &[(1, 0, false)]);
+        check(&["* /a ?q", "* /a ?q=~1"], &[(1, 0, false)]);
+        check(&["* GET /a x-a x-b=1 ?q", "* POST /a x-a=1 x-b ?q=1", "* GET,POST /a x-a=1 x-b=1 ?q=1"], &[(2, 0, false)]);
+        check(&["* ~/a x-a", "* ~/a x-a=1"], &[(1, 0, false)]);
+    }
+
+    #[test]
     fn expressions_behind_everything() {
         check(&["* ~/a", "* /*"], &[(0, 1, false)]);
         check(&["* GET ~/a x-a=1 ?q @0", "* GET /*"], &[(0, 1, false)]);
@@ -195,6 +234,10 @@ mod tests {
             &["* GET /a", "* GET,PUT /a"],
             &["* /a x-a=1", "* /a x-a=2", "* /a"],
             &["* /a ?q=1", "* /a ?q"],
+            &["* /a x-a", "* /a x-a=1 x-b=1"],
+            &["* /a x-a", "* /a x-b=1"],
+            &["* /a x-a", "* GET /a x-a=1"],
+            &["* GET /a x-a", "* POST /a x-a=1"],
             &["* HEAD /a", "* GET /a"],
             &["* /a @0", "* /a"],
             &["a /a", "a,b /a", "* /a"],
