@@ -13,17 +13,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 #[derive(Debug)]
 pub struct Cors {
-    origins: Vec<Origin>,
+    pub(super) origins: Vec<Origin>,
     /// What a preflight is told, when the origin is allowed.
     methods: HeaderValue,
     headers: Option<HeaderValue>,
     max_age: Option<HeaderValue>,
     expose: Option<HeaderValue>,
-    credentials: bool,
+    pub(super) credentials: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Origin {
+pub(super) enum Origin {
     Any,
     Exactly(String),
     /// `https://`, and `.example.com` with its port: any name in front of it.
@@ -101,7 +101,28 @@ impl Cors {
     }
 }
 
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Any => f.write_str("*"),
+            Origin::Exactly(own) => f.write_str(own),
+            Origin::Below(scheme, rest) => write!(f, "{scheme}*{rest}"),
+        }
+    }
+}
+
 impl Origin {
+    /// Each of the other's is one of its own.
+    pub(super) fn covers(&self, other: &Origin) -> bool {
+        match (self, other) {
+            (Origin::Any, _) => true,
+            (_, Origin::Any) => false,
+            (own, Origin::Exactly(other)) => own.allows(other),
+            (Origin::Exactly(_), Origin::Below(..)) => false,
+            (Origin::Below(scheme, rest), Origin::Below(other, below)) => scheme == other && below.ends_with(rest.as_str()),
+        }
+    }
+
     fn allows(&self, origin: &str) -> bool {
         match self {
             Origin::Any => true,

@@ -1,6 +1,7 @@
 //! What a route asks of who comes, beside what it asked before: whether somebody gets in now who did not.
 
 use super::access::Access;
+use super::cors::{Cors, Origin};
 use super::require::{Addresses, Require};
 use crate::config::raw::auth::Claim;
 use ipnet::IpNet;
@@ -58,6 +59,20 @@ impl Require {
                 (Claim::OneOf(_) | Claim::Contains(_), Some(_)) => looser.push(format!("the claim `{path}` is asked for in another way")),
             }
         }
+    }
+}
+
+impl Cors {
+    /// Pages that may ask now, and could not.
+    pub fn looser(old: Option<&Cors>, new: Option<&Cors>) -> Vec<String> {
+        let Some(new) = new else { return Vec::new() };
+        let known = |origin: &Origin| old.is_some_and(|old| old.origins.iter().any(|own| own.covers(origin)));
+        let mut looser: Vec<String> =
+            new.origins.iter().filter(|origin| !known(origin)).map(|origin| format!("pages of {origin} may ask too")).collect();
+        if new.credentials && old.is_some_and(|old| !old.credentials) {
+            looser.push("pages may ask with credentials".to_string());
+        }
+        looser
     }
 }
 

@@ -235,7 +235,8 @@ impl Limit {
         if new.is_shadow && !self.is_shadow {
             return Some("only counts".to_string());
         }
-        if let Some(by) = new.by.iter().find(|by| !self.by.contains(by)) {
+        // Who counts by less counts more together; everybody is no part at all.
+        if let Some(by) = new.by.iter().find(|by| **by != By::Global && !self.by.contains(by)) {
             return Some(format!("counts by {} too", by.text()));
         }
         if self.sharing.is_some() && new.sharing.is_none() {

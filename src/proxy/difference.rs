@@ -4,8 +4,10 @@
 //! who takes the request in the end.
 
 use super::explain::leads_to;
+use super::loosened::loosened;
 use super::question::{Question, head, listener};
 use super::steps;
+use crate::auth::cors::Cors;
 use crate::config::raw::{self, Config};
 use crate::route::{Outcome, sample};
 use crate::shape::template::encode_parameter;
@@ -71,7 +73,7 @@ pub fn compare(old: Side<'_>, new: Side<'_>) -> Comparison {
             None => changes.push(Change { requests: vec![shown], old, new, looser }),
         }
     }
-    let looser = looser_methods(old.raw, new.raw);
+    let looser = loosened(old, new);
     let is_looser = !looser.is_empty() || changes.iter().any(|change| !change.looser.is_empty());
     Comparison { changes, looser, is_looser }
 }
@@ -172,40 +174,17 @@ fn looser(old: &Route, new: &Route) -> Vec<String> {
         });
     }
     let max = |route: &Route| route.cap.as_ref().map(crate::limit::Cap::max);
+    looser.extend(Cors::looser(old.cors.as_ref(), new.cors.as_ref()));
     looser.extend(raised("max_in_flight", max(old), max(new)));
     looser.extend(raised("body_bytes", old.body_bytes_max, new.body_bytes_max));
     looser
 }
 
 /// `None` is no bound at all.
-fn raised<T: Ord + std::fmt::Display>(what: &str, old: Option<T>, new: Option<T>) -> Option<String> {
+pub(super) fn raised<T: Ord + std::fmt::Display>(what: &str, old: Option<T>, new: Option<T>) -> Option<String> {
     match (old, new) {
         (Some(old), None) => Some(format!("`{what}` was {old} and has no bound")),
         (Some(old), Some(new)) if new > old => Some(format!("`{what}` was {old} and is {new}")),
         _ => None,
     }
-}
-
-/// Ways to recognise somebody that believe more than before.
-fn looser_methods(old: &Config, new: &Config) -> Vec<String> {
-    let mut looser = Vec::new();
-    for (name, before) in &old.auth.0 {
-        let after = new.auth.0.iter().find(|(other, _)| other == name).and_then(|(_, method)| method.as_ref());
-        let jwt = |method: Option<&raw::auth::Method>| method.and_then(|method| method.jwt.clone());
-        let (Some(before), Some(after)) = (jwt(before.as_ref()), jwt(after)) else { continue };
-        let mut note = |what: &str| looser.push(format!("auth `{name}`: {what}"));
-        if before.audience.is_some() && after.audience.is_none() {
-            note("`aud` is not checked any more");
-        }
-        if before.issuer.is_some() && after.issuer.is_none() && after.oidc.is_none() {
-            note("`iss` is not checked any more");
-        }
-        for claim in before.require_claims.iter().filter(|claim| !after.require_claims.contains(claim)) {
-            note(&format!("`{claim}` need not be there any more"));
-        }
-        if after.leeway > before.leeway {
-            note(&format!("`leeway` was {:?} and is {:?}", before.leeway, after.leeway));
-        }
-    }
-    looser
 }

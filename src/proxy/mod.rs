@@ -23,6 +23,7 @@ mod forward;
 mod grpc;
 mod hit;
 mod limits;
+mod loosened;
 mod mirror;
 pub mod pace;
 pub mod question;

@@ -85,6 +85,66 @@ fn what_is_looser_in_place_is_named() {
 }
 
 #[test]
+fn what_stands_before_all_routes_or_behind_several_is_looked_at_too() {
+    let old = "
+listeners: [{ name: inside, bind: 127.0.0.1:8080 }, { name: public, bind: 127.0.0.1:8081 }, { bind: 127.0.0.1:8082 }]
+server: { flood: { rate: 100/s }, trusted_proxies: [10.0.0.0/8] }
+services: { web: { endpoints: [10.0.0.2:80], max_in_flight: 9 } }
+routes:
+  - { path: /in/*, listener: inside, to: web }
+  - { path: /page, cors: { origins: [https://a.example, 'https://*.b.example'] }, to: web }
+  - { path: /*, to: web }
+";
+    for (from, to, what) in [
+        ("max_in_flight: 9", "max_in_flight: 10", "service `web`: `max_in_flight` was 9 and is 10"),
+        (", max_in_flight: 9", "", "service `web`: `max_in_flight` was 9 and has no bound"),
+        ("flood: { rate: 100/s }, ", "", "`server.flood` is gone"),
+        ("100/s", "101/s", "`server.flood` was 100/1s and is 101/1s"),
+        ("100/s", "300/4s", "`server.flood` was 100/1s and is 300/4s"),
+        ("10.0.0.0/8", "10.0.0.0/7", "`server.trusted_proxies`: 10.0.0.0/7 is believed too"),
+        ("[10.0.0.0/8]", "[10.0.0.0/8, 192.168.0.1]", "`server.trusted_proxies`: 192.168.0.1/32 is believed too"),
+        ("https://a.example,", "https://a.example, https://c.example,", "pages of https://c.example may ask too"),
+        ("[https://a.example, 'https://*.b.example']", "'*'", "pages of * may ask too"),
+        ("https://*.b.example", "https://*.example", "pages of https://*.example may ask too"),
+        ("b.example'] }", "b.example'], credentials: true }", "pages may ask with credentials"),
+        ("cors: { origins: [https://a.example, 'https://*.b.example'] }, ", "", ""),
+        ("listener: inside, ", "", "route `/in/*`: requests of listener public reach it too"),
+        ("listener: inside, ", "", "route `/in/*`: requests of listener 127.0.0.1:8082 reach it too"),
+        ("listener: inside", "listener: [inside, public]", "route `/in/*`: requests of listener public reach it too"),
+    ] {
+        assert!(old.contains(from), "{from}");
+        let new = old.replacen(from, to, 1);
+        let (code, said) = diff(old, &new, &[]);
+        match what {
+            "" => assert!(code == Some(0) && !said.contains("LOOSER"), "{from}: {said}"),
+            _ => assert!(code == Some(1) && said.contains(&format!("LOOSER  {what}\n")), "{what} is not in\n{said}"),
+        }
+        // The other way round is as strict, but for a guard that is lower at once and higher in the long run.
+        if !what.is_empty() && to != "300/4s" {
+            let (code, said) = diff(&new, old, &[]);
+            assert!(code == Some(0) && !said.contains("LOOSER"), "{what}: {said}");
+        }
+    }
+}
+
+#[test]
+fn who_counts_by_less_is_stricter() {
+    let by = |by: &str| OLD.replace("by: client_ip }", &format!("by: {by} }}"));
+    for (loose, strict, what) in [
+        ("client_ip", "global", "counts by client_ip too"),
+        ("[client_ip, route]", "global", "counts by client_ip too"),
+        ("[client_ip, route]", "client_ip", "counts by route too"),
+        ("[identity, route]", "[global, identity]", "counts by route too"),
+    ] {
+        let (code, said) = diff(&by(loose), &by(strict), &[]);
+        assert!(code == Some(0) && !said.contains("LOOSER"), "{loose} to {strict}: {said}");
+        let (code, said) = diff(&by(strict), &by(loose), &[]);
+        assert!(code == Some(1) && said.contains(&format!("LOOSER  limit `few` {what}")), "{strict} to {loose}: {said}");
+    }
+    assert_eq!(diff(&by("identity"), &by("[global, identity]"), &[]).0, Some(0));
+}
+
+#[test]
 fn one_limit_may_take_the_place_of_another() {
     let renamed = OLD.replace("few", "fewer").replace("rate: 10/1m", "rate: 9/1m");
     let (code, said) = diff(OLD, &renamed, &[]);
