@@ -243,6 +243,13 @@ impl Leases {
             .collect()
     }
 
+    /// The store is away, for each of them.
+    pub fn lost(&self) {
+        for shard in &self.shards {
+            shard.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|lease| lease.lost());
+        }
+    }
+
     /// Forgets what has rested and holds nothing, in a part of the shards.
     pub fn sweep(&self, now_ns: u64) {
         let step = self.next_sweep.fetch_add(1, Relaxed) % SWEEPS;

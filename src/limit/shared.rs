@@ -39,7 +39,7 @@ const QUEUE: usize = 8_192;
 pub struct Shared {
     door: Arc<Door>,
     client: Client,
-    pub leases: Leases,
+    pub leases: Arc<Leases>,
     queue: Sender<Arc<Lease>>,
     /// Until it is started.
     asked: Mutex<Option<(Client, Receiver<Arc<Lease>>)>>,
@@ -53,6 +53,7 @@ struct Door {
     name: String,
     script: Script,
     began: Instant,
+    leases: Arc<Leases>,
     is_up: AtomicBool,
     connection: ArcSwapOption<MultiplexedConnection>,
     questions: AtomicU64,
@@ -92,10 +93,12 @@ impl Shared {
         };
         let (queue, asked) = mpsc::channel(QUEUE);
         let (tried, is_tried) = watch::channel(false);
+        let leases = Arc::new(Leases::default());
         let door = Door {
             name: client.get_connection_info().addr().to_string(),
             script: Script::new(),
             began,
+            leases: leases.clone(),
             is_up: AtomicBool::new(false),
             connection: ArcSwapOption::empty(),
             questions: AtomicU64::new(0),
@@ -104,7 +107,7 @@ impl Shared {
             is_tried: tried,
         };
         let asked = Mutex::new(Some((client.clone(), asked)));
-        Ok(Shared { door: Arc::new(door), client, leases: Leases::default(), queue, asked, is_tried })
+        Ok(Shared { door: Arc::new(door), client, leases, queue, asked, is_tried })
     }
 
     /// How it is reached.
@@ -248,7 +251,8 @@ impl Door {
                 break e;
             }
         };
-        held.values().for_each(|lease| lease.lost());
+        // Those that hold nothing too: the store may come back empty, and then there is more again.
+        self.leases.lost();
         Err(lost)
     }
 

@@ -162,6 +162,24 @@ fn a_store_that_dies_is_done_without_and_found_again() {
 }
 
 #[test]
+fn an_empty_bucket_is_full_when_the_store_comes_back_empty() {
+    let mut redis = Redis::start();
+    let gateway = gateway(&redis.url(), "rate: 10/1h, by: global, shared: true, when_store_is_down: refuse");
+    pass(&[&gateway], 10);
+    none_passes(&[&gateway], 2);
+    // Some looks later nothing is held of it any more: it is known for its emptiness alone.
+    let asked = || gateway.ask("/status").json()["store"]["questions"].as_u64().expect("a number");
+    let before = asked();
+    eventually("two looks", || (asked() >= before + 2).then_some(()));
+    redis.kill();
+    gateway.wait_for_log("is away");
+    redis.restart();
+    eventually("the store's return", || (gateway.metric("frontdesk_store_up") == 1.0).then_some(()));
+    pass(&[&gateway], 10);
+    none_passes(&[&gateway], 2);
+}
+
+#[test]
 fn a_store_that_is_silent_holds_nobody_up() {
     for how in ["exact: false", "exact: true"] {
         let redis = Redis::start();
