@@ -108,6 +108,10 @@ impl Set {
     /// Tokens that are left, seconds until all are, and seconds until one more request passes.
     pub fn told(&self, standing: &Standing) -> (u64, u64, u64) {
         let pace = self.pace(standing);
+        if standing.is_alone && self.limit(standing).sharing.as_ref().is_some_and(|sharing| sharing.when_down == WhenDown::Refuse) {
+            // Nobody knows: there is nothing until the store is back, which may be at once.
+            return (0, 1, 1);
+        }
         (pace.left(standing.debt), pace.until_full(standing.debt), pace.until_fits(standing.debt))
     }
 
