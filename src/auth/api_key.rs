@@ -41,7 +41,7 @@ impl ApiKeys {
             _ => Place::build(&from, at, problems),
         };
         let method = name.clone();
-        let parse = move |text: &str| lists::entries(text).and_then(|entries: Vec<_>| index(&entries, &method));
+        let parse = move |text: &str| lists::entries(text).and_then(|entries| index(&entries, &method));
         let fix = "write a list of entries as `frontdesk hash-key` prints them";
         let keys = Listed::read(&raw.keys.0, Box::new(parse), &at.key("keys"), fix, problems);
         Some(ApiKeys { place: place?, keys: keys? })
@@ -134,7 +134,7 @@ mod tests {
             )
         };
         let text = entry("shop", &key, "2100-01-01") + &entry("old", "legacy-key-that-is-long-enough", "2020-01-01T00:00:00Z");
-        let keys = index(&lists::entries::<Vec<_>>(&text).expect("entries"), &"partners".into()).expect("keys");
+        let keys = index(&lists::entries(&text).expect("entries"), &"partners".into()).expect("keys");
         let file = tempfile::NamedTempFile::new().expect("a file");
         let all = ApiKeys { place: Place::Query("k".into()), keys: Listed::fixed(keys, file.path()) };
         let shop = all.check(&key, 1.7e9).expect("a holder");
@@ -156,7 +156,7 @@ mod tests {
             ("- { id: a, hash: 'x:00' }", "not a SHA-256"),
             ("- { id: a, hash: 'x:00', scope: [b] }", "unknown key `scope`"),
         ] {
-            let read = lists::entries::<Vec<_>>(text).and_then(|entries| index(&entries, &"m".into()));
+            let read = lists::entries(text).and_then(|entries| index(&entries, &"m".into()));
             assert!(read.as_ref().is_err_and(|why| why.contains(what)), "{text}: {read:?}");
         }
     }

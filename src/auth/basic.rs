@@ -51,7 +51,7 @@ impl Basic {
             return problems.at(&at.key("realm"), "the realm has a quote or a backslash", why, "write letters, digits and spaces");
         }
         let method = name.clone();
-        let parse = move |text: &str| lists::entries(text).and_then(|users: Vec<_>| index(&users, &method));
+        let parse = move |text: &str| lists::entries(text).and_then(|users| index(&users, &method));
         let users = Listed::read(
             &raw.users.0,
             Box::new(parse),

@@ -3,7 +3,7 @@
 use crate::config::load;
 use crate::config::place::At;
 use crate::config::problem::Problems;
-use crate::config::shape::Shape;
+use crate::config::shape::{Node, Shape};
 use arc_swap::{ArcSwap, Guard};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::path::{Path, PathBuf};
@@ -86,12 +86,21 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((meta.modified().ok()?, meta.len(), meta.ino()))
 }
 
-/// Reads a YAML part with the words of the configuration.
+/// A file with nothing in it, or with comments alone, lists nobody: whoever takes the last entry out means that.
+struct Entries<T>(Vec<T>);
+
+impl<T: Shape> Shape for Entries<T> {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        if node.value.is_null() { Some(Entries(Vec::new())) } else { node.list().map(Entries) }
+    }
+}
+
+/// Reads a list in YAML with the words of the configuration.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn entries<T: Shape>(text: &str) -> Result<T, String> {
-    load::part("line", text)
+pub fn entries<T: Shape>(text: &str) -> Result<Vec<T>, String> {
+    load::part("line", text).map(|Entries(list)| list)
 }
 
 pub fn hex(bytes: &[u8]) -> String {

@@ -101,6 +101,13 @@ routes:
         gateway.log().iter().any(|line| line.contains("not read again")).then_some(())
     });
     assert_eq!(ask("/field", &[("X-Api-Key", &third)]).status, 200);
+    // One that lists nobody takes the last key away, and is no mistake.
+    for nobody in ["", "# revoked\n"] {
+        std::fs::write(&file, &third_entry).expect("the keys");
+        eventually("a key", || (ask("/field", &[("X-Api-Key", &third)]).status == 200).then_some(()));
+        std::fs::write(&file, nobody).expect("the keys");
+        eventually("no key", || (ask("/field", &[("X-Api-Key", &third)]).status == 401).then_some(()));
+    }
     let lines = gateway.access_log(5);
     assert_eq!((&lines[0]["identity"], &lines[0]["auth"]), (&json!("shop"), &json!("field")));
     assert!(!lines.iter().any(|line| line.to_string().contains(&first)), "{lines:?}");
@@ -151,6 +158,8 @@ routes: [{{ path: /*, auth: staff, to: 'http://{origin}', request: {{ headers: {
     std::fs::write(gateway.file("users.yaml"), made(&["hash-password", "ada"], "another")).expect("the users");
     eventually("the new password", || (ask(&of("ada:another")).status == 200).then_some(()));
     assert_eq!(ask(&of("ada:correct horse")).status, 401);
+    std::fs::write(gateway.file("users.yaml"), "").expect("the users");
+    eventually("no user", || (ask(&of("ada:another")).status == 401).then_some(()));
 }
 
 #[test]
