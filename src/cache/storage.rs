@@ -5,7 +5,6 @@ use super::fill::{Broken, Fill, piece};
 use super::fresh::Terms;
 use super::key::Key;
 use super::store::Store;
-use super::times::seconds;
 use crate::types::content_length;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use pingora::cache::{CacheKey, CacheMeta};
 use pingora::prelude::*;
 use std::any::Any;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 impl Key {
     /// The same for Pingora, which finds locks and what can't be kept by its hash.
@@ -36,8 +35,10 @@ impl Key {
 }
 
 /// What Pingora is told of an answer. It gets no times of its own: all variants are of one moment, or it would take those that came
-/// before the newest for purged.
+/// before the newest for purged. It counts windows in seconds: whether they are over is decided by the terms, so here a part of one is
+/// a whole one.
 pub fn meta(terms: &Terms, head: pingora::http::ResponseHeader, fresh_until: std::time::SystemTime) -> CacheMeta {
+    let seconds = |window: Duration| u32::try_from(window.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX);
     CacheMeta::new(fresh_until, UNIX_EPOCH, seconds(terms.stale_while_revalidate), seconds(terms.stale_if_error), head)
 }
 

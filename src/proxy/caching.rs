@@ -338,7 +338,9 @@ pub fn stands_in(exchange: &mut Exchange, error: Option<&Error>) -> bool {
     // Behind the client's back it is `found` that sees to it.
     let Some(error) = error else { return false };
     let is_refused = exchange.refusal.as_ref().is_some_and(|refusal| (502..=504).contains(&refusal.status()));
-    let stands_in = error.esource() == &ErrorSource::Upstream || is_refused;
+    let is_in_time = |entry: &Arc<Entry>| SystemTime::now() <= entry.fresh_until() + entry.terms().stale_if_error;
+    let found = exchange.caching.as_ref().and_then(|caching| caching.entry.as_ref());
+    let stands_in = (error.esource() == &ErrorSource::Upstream || is_refused) && found.is_some_and(is_in_time);
     if stands_in {
         exchange.refusal = None;
         match error.etype() {

@@ -426,6 +426,21 @@ fn stale_if_error_stands_in() {
 }
 
 #[test]
+fn windows_of_less_than_a_second_are_windows() {
+    for window in ["stale_while_revalidate: 900ms", "stale_if_error: 900ms"] {
+        let asked = AtomicUsize::new(0);
+        // It fails every second time, so that another look follows one that came too late.
+        let service = Origin::new(move |_| {
+            let is_good = window.starts_with("stale_while") || asked.fetch_add(1, Relaxed).is_multiple_of(2);
+            kit::answer(if is_good { 200 } else { 503 }, &[], b"x")
+        });
+        let gateway = gateway(&format!("{{ ttl: 100ms, {window} }}"), &service);
+        let mut client = gateway.connect();
+        eventually(window, || status(&client.get("/")).contains("ttl=-").then_some(()));
+    }
+}
+
+#[test]
 fn ranges_and_conditions_are_answered_from_memory() {
     let modified = "Wed, 01 Jan 2025 00:00:00 GMT";
     let service = Origin::new(move |_| {
