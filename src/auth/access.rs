@@ -105,6 +105,11 @@ impl Access {
         self.methods.is_empty() && self.addresses.is_empty()
     }
 
+    /// Some of those who come are recognised.
+    pub fn recognises(&self) -> bool {
+        !self.methods.is_empty()
+    }
+
     /// Decides without waiting for anything.
     pub fn check(&self, request: &Request<'_>) -> Verdict {
         let refused = |by: Option<&Arc<Method>>, refusal| Verdict { by: by.cloned(), outcome: Outcome::Refused(refusal) };

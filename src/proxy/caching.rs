@@ -283,14 +283,12 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
         return Err(NoCacheReason::ResponseTooLarge);
     }
     let vary = vary_names(&head.headers).ok_or(NoCacheReason::OriginNotCache)?;
-    let is_own = rule.key.identity && exchange.identity.is_some();
-    let is_personal = exchange.auth.is_some() || exchange.identity.is_some() || request.headers.contains_key(AUTHORIZATION);
     let answer = Answer {
         status: head.status,
         headers: &head.headers,
         received: SystemTime::now(),
         delay: exchange.attempt.elapsed(),
-        is_personal: is_personal && !is_own,
+        is_personal: is_personal(exchange, rule, &request.headers),
         share: 1.0 - fastrand::f64() * rule.jitter,
     };
     let terms = decide(&answer, &rule.policy).map_err(|why| match head.status.is_server_error() {
@@ -311,6 +309,16 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
         body_bytes_max: rule.body_bytes_max,
         since: caching.since,
     })
+}
+
+/// Whether an answer is for whoever asked alone, unless it says otherwise (RFC 9111, 3.5). Where some are recognised, what others get is
+/// not for them either. An identity in the key tells them all apart, but for those who have no name.
+pub(super) fn is_personal(exchange: &Exchange, rule: &Rule, request: &HeaderMap) -> bool {
+    match &exchange.identity {
+        Some(identity) => !rule.key.identity || identity.name.is_empty(),
+        None if request.contains_key(AUTHORIZATION) => true,
+        None => !rule.key.identity && exchange.route().is_some_and(|route| route.access.recognises()),
+    }
 }
 
 /// What a Vary names, each once; `None` when no request tells what the answer goes by: what is named is set by the gateway for each

@@ -1,12 +1,11 @@
 //! What the cache of a route would do with a request: whether it answers, why not, and under which key it looks.
 
-use super::caching::{key_of, variance};
+use super::caching::{is_personal, key_of, variance};
 use super::exchange::Exchange;
 use crate::cache::Rule;
 use crate::cache::asked::{Asked, Use};
 use crate::cache::entry::Entry;
 use http::Method;
-use http::header::AUTHORIZATION;
 use pingora::http::RequestHeader;
 use serde::Serialize;
 use std::sync::Arc;
@@ -48,8 +47,6 @@ pub fn cached(head: &RequestHeader, exchange: &Exchange) -> Option<Cached> {
     let entry = exchange.snapshot.cache.store.find_for(key, |names| variance(names, exchange, head));
     let now = SystemTime::now();
     let (status, why) = verdict(head, &asked, entry.as_deref(), exchange, now);
-    let is_personal = exchange.auth.is_some() || exchange.identity.is_some() || head.headers.contains_key(AUTHORIZATION);
-    let is_own = rule.key.identity && exchange.identity.is_some();
     Some(Cached {
         cache: rule.name.to_string(),
         by: by(&rule),
@@ -57,7 +54,7 @@ pub fn cached(head: &RequestHeader, exchange: &Exchange) -> Option<Cached> {
         status,
         why,
         kept: entry.map(|entry| kept(&entry, now)),
-        condition: (is_personal && !is_own)
+        condition: is_personal(exchange, &rule, &head.headers)
             .then_some("only answers that say public, s-maxage or must-revalidate are kept, since this one is for whoever asks"),
     })
 }

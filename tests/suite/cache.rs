@@ -322,6 +322,36 @@ routes:
 }
 
 #[test]
+fn what_nobody_in_particular_gets_is_not_given_to_those_who_are_recognised() {
+    let service = Origin::new(|request| kit::answer(200, &[], request.header("x-who").unwrap_or("nobody").as_bytes()));
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}auth: {{ customers: {{ jwt: {{ secret: '{SECRET}', algorithms: [HS256], claims_to_headers: {{ sub: X-Who }} }} }} }}
+caches: {{ shared: {{ ttl: 60s }}, own: {{ ttl: 60s, key: [scheme, host, path, query, identity] }} }}
+defaults: {{ auth: [customers, anonymous] }}
+routes:
+  - {{ path: /shared, cache: shared, to: 'http://{service}' }}
+  - {{ path: /own, cache: own, to: 'http://{service}' }}
+  - {{ path: /composed, cache: shared, compose: {{ calls: {{ a: {{ to: 'http://{service}', path: / }} }}, body: x }} }}\n"
+    ));
+    let told = |target: &str, claims: Option<serde_json::Value>| {
+        let bearer = claims.map(|claims| format!("Bearer {}", token(claims)));
+        let fields: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+        let answer = gateway.connect().request("GET", target, &fields, b"");
+        (answer.text(), status(&answer).contains("; hit"))
+    };
+    let exp = kit::in_seconds(600);
+    let ann = || Some(serde_json::json!({ "sub": "ann", "exp": exp }));
+    assert_eq!([told("/shared", None), told("/shared", None)], [("nobody".into(), false), ("nobody".into(), false)]);
+    assert_eq!(told("/shared", ann()), ("ann".into(), false));
+    assert_eq!([told("/own", None), told("/own", None)], [("nobody".into(), false), ("nobody".into(), true)]);
+    assert_eq!([told("/own", ann()), told("/own", ann())], [("ann".into(), false), ("ann".into(), true)]);
+    // Whoever has no name is not told from others by it.
+    let nameless = || Some(serde_json::json!({ "sub": "", "exp": exp }));
+    assert_eq!([told("/own", nameless()).1, told("/own", nameless()).1], [false, false]);
+    assert_eq!([told("/composed", None).1, told("/composed", None).1], [false, false]);
+}
+
+#[test]
 fn variants_are_told_apart() {
     let service = Origin::new(|request| {
         let language = request.header("accept-language").unwrap_or("none").to_string();

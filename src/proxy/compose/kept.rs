@@ -17,7 +17,7 @@ use crate::snapshot::RouteCache;
 use crate::types::Refusal;
 use bytes::Bytes;
 use http::Method;
-use http::header::{AGE, AUTHORIZATION, CONTENT_LENGTH, DATE};
+use http::header::{AGE, CONTENT_LENGTH, DATE};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use std::sync::Arc;
@@ -94,14 +94,12 @@ pub fn terms(head: &ResponseHeader, delay: std::time::Duration, request: &Reques
     if goes_by.iter().any(|name| exchange.snapshot.methods.is_own(name)) && !rule.key.identity {
         return None;
     }
-    let is_own = rule.key.identity && exchange.identity.is_some();
-    let is_personal = exchange.auth.is_some() || exchange.identity.is_some() || request.headers.contains_key(AUTHORIZATION);
     let answer = Answer {
         status: head.status,
         headers,
         received: SystemTime::now(),
         delay,
-        is_personal: is_personal && !is_own,
+        is_personal: caching::is_personal(exchange, rule, &request.headers),
         share: 1.0 - fastrand::f64() * rule.jitter,
     };
     let terms = decide(&answer, &rule.policy).ok().filter(|terms| terms.withheld.is_empty())?;
