@@ -31,6 +31,8 @@ pub struct Caching {
     pub entry: Option<Arc<Entry>>,
     /// It is given though it is stale.
     pub is_stale: bool,
+    /// What the service answered in whose stead it is given, if it answered.
+    pub failed: Option<u16>,
     /// The client wants the service to be asked.
     pub is_forced: bool,
     /// What the service said anew of what is kept.
@@ -71,6 +73,7 @@ pub fn begin(session: &mut Session, exchange: &mut Exchange) {
         asked,
         entry: None,
         is_stale: false,
+        failed: None,
         is_forced: false,
         renewal: None,
         terms: None,
@@ -351,11 +354,15 @@ pub fn stands_in(exchange: &mut Exchange, error: Option<&Error>) -> bool {
     let stands_in = (error.esource() == &ErrorSource::Upstream || is_refused) && found.is_some_and(is_in_time);
     if stands_in {
         exchange.refusal = None;
-        match error.etype() {
-            ErrorType::HTTPStatus(status) if !is_refused => exchange.stood_in(*status),
-            _ => exchange.deadline.enter(deadline::Phase::Busy, None),
+        let failed = match error.etype() {
+            ErrorType::HTTPStatus(status) if !is_refused => Some(*status),
+            _ => None,
+        };
+        match failed {
+            Some(status) => exchange.stood_in(status),
+            None => exchange.deadline.enter(deadline::Phase::Busy, None),
         }
-        exchange.caching.iter_mut().for_each(|caching| caching.is_stale = true);
+        exchange.caching.iter_mut().for_each(|caching| (caching.is_stale, caching.failed) = (true, failed));
     }
     stands_in
 }

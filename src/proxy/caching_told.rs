@@ -57,10 +57,10 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
         None if !matches!(session.req_header().method, Method::GET | Method::HEAD) => "frontdesk; fwd=method".to_string(),
         None => "frontdesk; fwd=bypass".to_string(),
         Some(caching) => match session.cache.phase() {
-            CachePhase::Hit | CachePhase::Stale | CachePhase::StaleUpdating => {
+            phase @ (CachePhase::Hit | CachePhase::Stale | CachePhase::StaleUpdating) => {
                 let (age, left) = standing(caching, now);
                 head.insert_header(AGE, age.as_secs())?;
-                hit(left)
+                if phase == CachePhase::Hit { hit(left) } else { stood_in(session, caching, left) }
             }
             CachePhase::Revalidated | CachePhase::RevalidatedNoCache(_) => {
                 head.insert_header(AGE, caching.terms.as_ref().map_or(0, |terms| terms.age(now).as_secs()))?;
@@ -79,6 +79,12 @@ pub fn tell(session: &Session, head: &mut ResponseHeader, exchange: &Exchange) -
 /// The Cache-Status of an answer from memory, by the seconds for which it is fresh yet.
 pub fn hit(left: i64) -> String {
     format!("frontdesk; hit; ttl={left}")
+}
+
+/// The same where the service was asked and failed, and what is kept stands in.
+fn stood_in(session: &Session, caching: &Caching, left: i64) -> String {
+    let status = caching.failed.map_or(String::new(), |status| format!("; fwd-status={status}"));
+    format!("frontdesk; {}{status}; ttl={left}", forwarded(session, caching))
 }
 
 /// The same for an answer from memory that is fresh.

@@ -451,6 +451,10 @@ fn stale_if_error_stands_in() {
             status(&answer).contains("ttl=-").then_some(answer)
         });
         assert!(stale.header("age").is_some(), "{stale:?}");
+        // RFC 9211: it was forwarded, hence no hit.
+        let told =
+            if down == 0 { "frontdesk; fwd=stale; ttl=-".to_string() } else { format!("frontdesk; fwd=stale; fwd-status={down}; ttl=-") };
+        assert!(status(&stale).starts_with(&told), "{stale:?}");
     }
     assert!(gateway.access_log(1).iter().all(|line| line["code"] == ""));
 }
