@@ -8,7 +8,8 @@ use std::time::Duration;
 record! {
     /// What may be answered from memory, and for how long.
     pub struct Cache {
-        /// How long an answer is fresh that says nothing of it itself. When absent, only what the service says counts.
+        /// How long an answer is fresh that says nothing of it itself. When absent, a tenth of the time
+        /// since its Last-Modified, at most a day.
         ttl: Option<Duration> = None,
         /// Once stale, an answer is still given for so long while a new one is fetched behind it.
         stale_while_revalidate: Option<Duration> = None,
