@@ -1,6 +1,7 @@
 //! API keys: `fd_PREFIX_SECRET`, of which the file has the prefix, to find the key by, and the hash of the secret.
 //!
-//! A secret of 256 random bits can't be guessed, so that one round of SHA-256 is enough: slow hashes are for passwords.
+//! A secret of 256 random bits can't be guessed, so that one round of SHA-256 is enough: slow hashes are for passwords. It also is what
+//! a key is looked up by: how long that takes tells something of a hash at most, from which no secret can be had.
 
 use super::credential::Place;
 use super::lists::{self, Listed};
@@ -13,17 +14,18 @@ use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use subtle::ConstantTimeEq;
 
 #[derive(Debug)]
 pub struct ApiKeys {
     pub place: Place,
-    keys: Listed<HashMap<String, Key>>,
+    keys: Listed<Keys>,
 }
+
+/// By prefix and hash. Keys of other makers may all begin alike.
+type Keys = HashMap<String, HashMap<[u8; 32], Key>>;
 
 #[derive(Debug)]
 pub struct Key {
-    hash: [u8; 32],
     /// In Unix time.
     expires: f64,
     identity: Arc<Identity>,
@@ -52,12 +54,8 @@ impl ApiKeys {
     pub fn check(&self, key: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
         let keys = self.keys.load();
         let (prefix, secret) = split(key).ok_or(Refusal::KeyUnknown)?;
-        let known = keys.get(prefix).ok_or(Refusal::KeyUnknown)?;
-        match bool::from(known.hash.ct_eq(&hash(secret))) {
-            true if now < known.expires => Ok(known.identity.clone()),
-            true => Err(Refusal::KeyExpired),
-            false => Err(Refusal::KeyUnknown),
-        }
+        let known = keys.get(prefix).and_then(|alike| alike.get(&hash(secret))).ok_or(Refusal::KeyUnknown)?;
+        if now < known.expires { Ok(known.identity.clone()) } else { Err(Refusal::KeyExpired) }
     }
 }
 
@@ -90,8 +88,8 @@ pub fn make() -> Result<String, String> {
     Ok(format!("fd_{}_{}", lists::hex(&lists::random::<4>()?), lists::hex(&lists::random::<32>()?)))
 }
 
-fn index(entries: &[raw::ApiKeyEntry], method: &Arc<str>) -> Result<HashMap<String, Key>, String> {
-    let mut keys = HashMap::new();
+fn index(entries: &[raw::ApiKeyEntry], method: &Arc<str>) -> Result<Keys, String> {
+    let mut keys = Keys::new();
     for entry in entries {
         let id = &entry.id;
         let (prefix, hash) = entry.hash.split_once(':').ok_or(format!("the hash of `{id}` is not `PREFIX:SHA-256`"))?;
@@ -105,8 +103,8 @@ fn index(entries: &[raw::ApiKeyEntry], method: &Arc<str>) -> Result<HashMap<Stri
         claims.insert("sub".into(), id.as_str().into());
         claims.insert("scope".into(), entry.scopes.clone().into());
         let identity = Arc::new(Identity { name: id.as_str().into(), method: method.clone(), claims });
-        if keys.insert(prefix.to_string(), Key { hash, expires, identity }).is_some() {
-            return Err(format!("two keys have the prefix `{prefix}`"));
+        if let Some(twin) = keys.entry(prefix.to_string()).or_default().insert(hash, Key { expires, identity }) {
+            return Err(format!("`{}` and `{id}` have the same key", twin.identity.name));
         }
     }
     Ok(keys)
@@ -155,6 +153,7 @@ mod tests {
             ("- { id: a, hash: x }", "not `PREFIX:SHA-256`"),
             ("- { id: a, hash: 'x:00' }", "not a SHA-256"),
             ("- { id: a, hash: 'x:00', scope: [b] }", "unknown key `scope`"),
+            (&format!("- {{ id: a, hash: 'x:{0}' }}\n- {{ id: b, hash: 'x:{0}' }}", "00".repeat(32)), "`a` and `b` have the same key"),
         ] {
             let read = lists::entries(text).and_then(|entries| index(&entries, &"m".into()));
             assert!(read.as_ref().is_err_and(|why| why.contains(what)), "{text}: {read:?}");

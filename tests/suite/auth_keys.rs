@@ -44,8 +44,9 @@ fn keys_open_a_route_and_end_here() {
     let (old, old_entry) = new_key(&["old", "--expires", "2020-01-01"]);
     let own = made(&["hash-key", "legacy", "--stdin"], "a-long-key-of-another-maker\n");
     assert!(!own.contains("another") && own.lines().count() == 1, "{own}");
+    let like_it = made(&["hash-key", "like-it", "--stdin"], "a-long-key-that-begins-alike");
     let file = folder.path().join("keys.yaml");
-    std::fs::write(&file, [&*first_entry, &second_entry, &old_entry, &own].concat()).expect("the keys");
+    std::fs::write(&file, [&*first_entry, &second_entry, &old_entry, &own, &like_it].concat()).expect("the keys");
     let gateway = Gateway::start_in(
         folder,
         &format!(
@@ -64,7 +65,7 @@ routes:
         ),
     );
     let ask = |target: &str, fields: &[(&str, &str)]| gateway.connect().request("GET", target, fields, b"");
-    for key in [&*first, &second, "a-long-key-of-another-maker"] {
+    for key in [&*first, &second, "a-long-key-of-another-maker", "a-long-key-that-begins-alike"] {
         let answer = ask("/field", &[("X-Api-Key", key)]);
         assert_eq!((answer.status, &answer.json()["headers"]["x-api-key"]), (200, &Value::Null));
     }
@@ -83,6 +84,7 @@ routes:
     );
     for (fields, code) in [
         (&[("X-Api-Key", "")][..], "key_unknown"),
+        (&[("X-Api-Key", "a-long-key-that-nobody-has")], "key_unknown"),
         (&[("X-Api-Key", &*first), ("X-Api-Key", &*first)], "key_unknown"),
         (&[("X-Other", &*first)], "unauthenticated"),
     ] {
