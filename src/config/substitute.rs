@@ -94,7 +94,9 @@ impl<'a> Values<'a> {
 
     fn variable(&self, name: &str, at: &At<'_>) -> Option<String> {
         let (name, default) = name.split_once(":-").map_or((name, None), |(name, default)| (name, Some(default)));
-        (self.environment)(name).or(default.map(str::to_string)).or_else(|| {
+        // As in a shell: what is set and empty has its default too, where there is one.
+        let set = (self.environment)(name).filter(|value| default.is_none() || !value.is_empty());
+        set.or(default.map(str::to_string)).or_else(|| {
             let fix = format!("set it, or write `${{{name}:-default}}`");
             self.problems.unread(at, format!("the environment variable `{name}` is not set"), "the value would be empty", fix);
             None
@@ -126,7 +128,8 @@ mod tests {
     fn run(text: &str) -> (Value, Vec<String>) {
         let mut value = Value::String(text.to_string());
         let problems = Problems::default();
-        let environment = |name: &str| (name == "PORT").then(|| "8080".to_string());
+        let environment =
+            |name: &str| [("PORT", "8080"), ("EMPTY", "")].iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
         Values::new(&environment, &problems).put_in(&mut value, &At::root(), Path::new("/"));
         (value, problems.into_parts().0.into_iter().map(|p| p.what).collect())
     }
@@ -136,6 +139,8 @@ mod tests {
         for (text, expected) in [
             ("127.0.0.1:${PORT}", "127.0.0.1:8080"),
             ("${HOST:-localhost}:${PORT}", "localhost:8080"),
+            ("${EMPTY:-localhost}:${PORT:-1}", "localhost:8080"),
+            ("a${EMPTY}${EMPTY:-}b", "ab"),
             ("/new/${rest}", "/new/${rest}"),
             ("$${PORT}", "$${PORT}"),
             ("${PORT", "${PORT"),

@@ -147,3 +147,11 @@ routes: [{ path: /more, request: { body: { schema: order.json } }, to: more }]
     let missing = |name: &str| said.contains(&format!("`{name}`"));
     assert!(code == Some(1) && [users, keys, endpoints, order].into_iter().all(missing), "{said}");
 }
+
+#[test]
+fn a_variable_that_is_empty_has_its_default() {
+    let text = "listeners: [{ bind: 127.0.0.1:0 }]\nroutes: [{ path: /, respond: { body: '<${FD_SET:-x}|${FD_EMPTY:-x}|${FD_NONE:-x}|${FD_EMPTY}>' } }]\n";
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = Gateway::start_with(folder, text, &[("FD_SET", "set"), ("FD_EMPTY", "")]);
+    assert_eq!(gateway.get("/").text(), "<set|x|x|>");
+}
