@@ -9,8 +9,8 @@ use ring::digest::{SHA256, digest};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use serde_json::{Map, Value};
-use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
-use x509_parser::public_key::PublicKey;
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate, parse_x509_pem};
+use x509_parser::public_key::{PublicKey, RSAPublicKey};
 
 /// More than any issuer has.
 const KEYS_MAX: usize = 100;
@@ -51,11 +51,15 @@ impl Keys {
         Ok(Keys(vec![Key::new(None, algorithms, DecodingKey::from_secret(secret), &[secret])]))
     }
 
-    /// A PEM file with a public key (RFC 7468, 13) or a certificate.
+    /// A PEM file with a public key (RFC 7468, 13; of RSA also RFC 8017, A.1.1) or a certificate.
     ///
     /// # Errors
     /// What it is instead.
     pub fn pem(pem: &[u8]) -> Result<Keys, String> {
+        if let Some((_, pem)) = parse_x509_pem(pem).ok().filter(|(_, read)| read.label == "RSA PUBLIC KEY") {
+            let (_, rsa) = RSAPublicKey::from_der(&pem.contents).map_err(|_| "its public key can't be parsed")?;
+            return Ok(Keys(vec![Key::rsa(None, strip(rsa.modulus), strip(rsa.exponent), &rsa_all())?]));
+        }
         let info = SubjectPublicKeyInfoDer::from_pem_slice(pem).map(|info| info.to_vec());
         let info = info.or_else(|_| {
             let certificate = CertificateDer::from_pem_slice(pem).map_err(|_| "it has neither a public key nor a certificate")?;

@@ -190,7 +190,11 @@ fn every_algorithm_from_a_pem_file_and_from_a_set() {
     let mut text = String::from(
         "listeners: [{ bind: 127.0.0.1:0 }]\nauth:\n  set: { jwt: { jwks: DIR/jwks.json } }\n  secrets: { jwt: { jwks: DIR/secrets.json } }\n",
     );
-    let mut routes = String::from("routes:\n");
+    // The older form of RSA keys too, as `openssl rsa -RSAPublicKey_out` writes it.
+    let older = ["rsa", "-pubin", "-in", "RS256.pem", "-RSAPublicKey_out", "-out", "older.pem"];
+    assert!(run(std::process::Command::new("openssl").current_dir(folder.path()).args(older)).status.success());
+    text += "  older: { jwt: { public_key: DIR/older.pem } }\n";
+    let mut routes = format!("routes:\n  - {{ path: /older, auth: older, to: 'http://{origin}' }}\n");
     for (family, _) in &families {
         let key = if *family == "HS256" { format!("secret: '{SECRET}'") } else { format!("public_key: DIR/{family}.pem") };
         text += &format!("  {}: {{ jwt: {{ {key} }} }}\n", family.to_lowercase());
@@ -221,6 +225,7 @@ fn every_algorithm_from_a_pem_file_and_from_a_set() {
     // What everybody may read is no secret: HS256 with the public key's text.
     let pem = std::fs::read_to_string(gateway.file("RS256.pem")).expect("the key");
     assert_eq!(ask("/RS256", &hs256(&pem, r#"{"alg":"HS256"}"#, &claims.to_string())), "token_algorithm");
+    assert_eq!(ask("/older", &signers[0].sign("PS256", None, &claims)), "in");
     let wrong = signers[0].sign("RS256", Some("ES256"), &claims);
     assert_eq!(ask("/set", &wrong), "token_algorithm");
 }
