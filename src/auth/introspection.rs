@@ -13,19 +13,21 @@ use crate::config::raw::auth as raw;
 use crate::types::{Identity, Refusal};
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const TOKENS_MAX: usize = 32_768;
+/// What a form writes otherwise; what need not be is left to issuers that don't decode it.
+const IN_FORMS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
 
 pub struct Introspection {
     name: Arc<str>,
     pub place: Place,
     url: String,
-    /// Who we are there.
+    /// Who we are there, as it is sent: RFC 6749, 2.3.1 has it written as in a form before Basic.
     client: Option<(String, Option<String>)>,
     ttl: f64,
     timeout: Duration,
@@ -59,11 +61,12 @@ impl Introspection {
             let fix = "write an http or https URL, such as `https://issuer.example/introspect`";
             return problems.at(&at.key("url"), "the issuer's address is not a URL", "nobody could be asked", fix);
         }
+        let encoded = |text: &str| utf8_percent_encode(text, IN_FORMS).to_string();
         Some(Introspection {
             name: name.clone(),
             place: place?,
             url: raw.url.clone(),
-            client: raw.client_id.clone().map(|id| (id, raw.client_secret.as_ref().map(|secret| secret.0.clone()))),
+            client: raw.client_id.as_ref().map(|id| (encoded(id), raw.client_secret.as_ref().map(|secret| encoded(&secret.0)))),
             ttl: raw.cache_ttl.as_secs_f64(),
             timeout: raw.timeout,
             to_headers: to_headers?,

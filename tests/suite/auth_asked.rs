@@ -1,6 +1,7 @@
 //! Those whom somebody else knows: introspection and forward auth.
 
 use crate::kit::{Gateway, Origin, answer, dead_address, in_seconds};
+use base64::Engine;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,7 +30,7 @@ fn an_issuer_is_asked_once_for_a_token() {
         "
 listeners: [{{ bind: 127.0.0.1:0 }}]
 auth:
-  sessions: {{ introspection: {{ url: 'http://{issuer}/introspect', client_id: gw, client_secret: hush-hush, claims_to_headers: {{ sub: X-User }} }} }}
+  sessions: {{ introspection: {{ url: 'http://{issuer}/introspect', client_id: 'a_b.c d:e', client_secret: 'hush-hush+%é', claims_to_headers: {{ sub: X-User }} }} }}
   gone: {{ introspection: {{ url: 'http://{}/' }} }}
 routes:
   - {{ path: /, auth: sessions, to: 'http://{origin}' }}
@@ -59,7 +60,9 @@ routes:
         }
     });
     assert_eq!((times.into_inner(), issuer.seen().len()), (8, 1));
-    assert!(issuer.seen()[0].header("authorization").is_some_and(|field| field.starts_with("Basic ")));
+    // RFC 6749, 2.3.1: written as in a form, so that a colon of the name is not the one between the two.
+    let basic = base64::engine::general_purpose::STANDARD.encode("a_b.c%20d%3Ae:hush-hush%2B%25%C3%A9");
+    assert_eq!(issuer.seen()[0].header("authorization"), Some(&*format!("Basic {basic}")));
     assert_eq!(ask("/c", "good-token"), (403, "forbidden_scope".into()));
     for _ in 0..2 {
         assert_eq!(ask("/", "bad"), (401, "token_inactive".into()));
