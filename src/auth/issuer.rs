@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const REFRESH: Duration = Duration::from_secs(300);
 /// Between two tries while there are no keys yet, and between two looks at who is due.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two tries that tokens with unknown keys ask for, however many there are.
+/// Between two tries that tokens with unknown keys ask for, however many there are, and between two that fail.
 const ASKED: Duration = Duration::from_secs(5);
 
 /// Where the keys are.
@@ -62,6 +62,8 @@ pub struct Issuer {
 #[derive(Debug, Default)]
 struct Tried {
     last: Option<Instant>,
+    /// When the last token with an unknown key had them fetched.
+    asked: Option<Instant>,
     fetched: Option<Instant>,
     error: Option<String>,
 }
@@ -96,7 +98,7 @@ impl Issuer {
 
     /// Whether a token with an unknown key is reason enough to ask the issuer.
     pub fn may_be_asked(&self) -> bool {
-        self.tried().last.is_none_or(|at| at.elapsed() >= ASKED)
+        self.tried().asked.is_none_or(|at| at.elapsed() >= ASKED)
     }
 
     fn is_due(&self) -> bool {
@@ -185,8 +187,13 @@ impl Issuers {
         self.all().iter().map(|issuer| issuer.told()).collect()
     }
 
-    /// Fetches the keys of one of them.
-    pub async fn fetch(&self, issuer: &Issuer) {
+    /// Fetches the keys of one of them for a token whose key is unknown.
+    pub async fn ask(&self, issuer: &Issuer) {
+        issuer.tried().asked = Some(Instant::now());
+        self.fetch(issuer).await;
+    }
+
+    async fn fetch(&self, issuer: &Issuer) {
         issuer.fetch(&self.client).await;
         self.changed.notify_waiters();
     }

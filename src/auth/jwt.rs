@@ -139,7 +139,7 @@ impl Jwt {
     /// Any of the `token_` refusals.
     pub async fn ask(&self, text: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
         if let Origin::Issuer(issuer, issuers) = &self.keys {
-            issuers.fetch(issuer).await;
+            issuers.ask(issuer).await;
         }
         self.verify(&Compact::parse(text)?, text, now)
     }

@@ -116,6 +116,18 @@ fn discovery_names_the_keys_and_the_issuer() {
 }
 
 #[test]
+fn a_key_that_is_new_right_after_the_start_is_fetched_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (old, new) = (Signer::new(folder.path(), "old", "ES256"), Signer::new(folder.path(), "new", "ES256"));
+    let issuer = Issuer::new();
+    issuer.publish(&[(&old, "old")]);
+    let gateway = Gateway::start(&with(&format!("{{ jwks: 'http://{}/keys' }}", issuer.origin), "one"));
+    issuer.publish(&[(&new, "new")]);
+    let by_new = new.sign("ES256", Some("new"), &json!({ "exp": in_seconds(60) }));
+    assert_eq!((&*ask(&gateway, &by_new), issuer.fetches()), ("in", 2));
+}
+
+#[test]
 fn an_issuer_that_was_never_reached_is_unavailable_and_not_wrong() {
     let folder = tempfile::tempdir().expect("a folder");
     let key = Signer::new(folder.path(), "key", "ES256");
