@@ -27,8 +27,8 @@ const ASKED: Duration = Duration::from_secs(5);
 pub enum Source {
     /// The URL of the set.
     Jwks(String),
-    /// The issuer's URL (OpenID Connect Discovery 1.0, 4).
-    Oidc(String),
+    /// The issuer's URL (OpenID Connect Discovery 1.0, 4), and the names that the operator knows it by.
+    Oidc(String, Vec<String>),
 }
 
 impl fmt::Debug for Source {
@@ -40,7 +40,7 @@ impl fmt::Debug for Source {
 impl Source {
     pub fn url(&self) -> &str {
         match self {
-            Source::Jwks(url) | Source::Oidc(url) => url,
+            Source::Jwks(url) | Source::Oidc(url, _) => url,
         }
     }
 
@@ -141,11 +141,14 @@ impl Issuer {
     async fn fetch_now(&self, client: &Client) -> Result<Keys, String> {
         let url = match &self.source {
             Source::Jwks(url) => url.clone(),
-            Source::Oidc(issuer) => {
+            Source::Oidc(issuer, names) => {
                 let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
                 let document = json::object(&client.document(&url, TIMEOUT).await?).ok_or("its configuration can't be read")?;
                 let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
-                if text("issuer").map(|own| own.trim_end_matches('/')) != Some(issuer.trim_end_matches('/')) {
+                // Seen from within, an issuer may be at another URL than the one that it goes by.
+                let is_own =
+                    |said: &str| [issuer].into_iter().chain(names).any(|own| own.trim_end_matches('/') == said.trim_end_matches('/'));
+                if !text("issuer").is_some_and(is_own) {
                     return Err("its configuration is another issuer's".to_string());
                 }
                 text("jwks_uri").filter(|url| is_url(url)).ok_or("its configuration has no `jwks_uri`")?.to_string()

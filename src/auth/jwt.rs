@@ -231,7 +231,10 @@ fn expected(raw: &raw::Jwt) -> Vec<String> {
 fn keys(raw: &raw::Jwt, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Option<Origin> {
     let remote = match (&raw.jwks, &raw.oidc) {
         (Some(Document::Url(url)), None) => Some((Source::Jwks(url.clone()), at.key("jwks"))),
-        (None, Some(url)) => Some((Source::Oidc(url.clone()), at.key("oidc"))),
+        (None, Some(url)) => {
+            let names = raw.issuer.iter().flat_map(|named| named.0.clone()).collect();
+            Some((Source::Oidc(url.clone(), names), at.key("oidc")))
+        }
         _ => None,
     };
     // Keys from two places have a problem below.

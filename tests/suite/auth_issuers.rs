@@ -12,15 +12,20 @@ struct Issuer {
 
 impl Issuer {
     fn new() -> Issuer {
+        Issuer::called("")
+    }
+    /// By another name than its own URL.
+    fn called(other: &'static str) -> Issuer {
         let keys = Arc::new(Mutex::new(None));
         let (shared, own) = (keys.clone(), Arc::new(Mutex::new(String::new())));
         let name = own.clone();
         let origin = Origin::new(move |request| {
             let url = name.lock().expect("the name").clone();
+            let issuer = if other.is_empty() { &*url } else { other };
             match (&*request.target, &*shared.lock().expect("the keys")) {
                 (_, None) => answer(500, &[], b""),
                 ("/.well-known/openid-configuration", Some(_)) => {
-                    answer(200, &[], json!({ "issuer": url, "jwks_uri": format!("{url}/keys") }).to_string().as_bytes())
+                    answer(200, &[], json!({ "issuer": issuer, "jwks_uri": format!("{url}/keys") }).to_string().as_bytes())
                 }
                 ("/keys", Some(keys)) => answer(200, &[], json!({ "keys": keys }).to_string().as_bytes()),
                 _ => answer(404, &[], b""),
@@ -113,6 +118,30 @@ fn discovery_names_the_keys_and_the_issuer() {
     assert_eq!(ask(&gateway, &of(&url)), "in");
     assert_eq!(ask(&gateway, &of(&format!("{url}/"))), "in");
     assert_eq!(ask(&gateway, &of("http://other")), "token_issuer");
+    // By another name than the URL that it is reached at, if the operator says so.
+    let issuer = Issuer::called("https://public.example");
+    issuer.publish(&[(&key, "k")]);
+    let url = format!("http://{}", issuer.origin);
+    let gateway = Gateway::start(&with(&format!("{{ oidc: '{url}', issuer: [https://public.example, http://old] }}"), "one"));
+    assert_eq!([ask(&gateway, &of("https://public.example")), ask(&gateway, &of(&url))], ["in", "token_issuer"]);
+}
+
+#[test]
+fn a_document_of_another_issuer_is_not_believed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = Signer::new(folder.path(), "key", "EdDSA");
+    let issuer = Issuer::called("https://public.example");
+    issuer.publish(&[(&key, "k")]);
+    let more = ["", ", issuer: https://other.example"];
+    let gateways = more.map(|more| {
+        let yaml = with(&format!("{{ oidc: 'http://{}'{more} }}", issuer.origin), "one");
+        std::thread::spawn(move || Gateway::start(&yaml))
+    });
+    for gateway in gateways.map(|gateway| gateway.join().expect("a gateway")) {
+        gateway.wait_for_log("its configuration is another issuer's");
+        let token = key.sign("EdDSA", Some("k"), &json!({ "iss": "https://public.example", "exp": in_seconds(60) }));
+        assert_eq!(ask(&gateway, &token), "auth_unavailable");
+    }
 }
 
 #[test]
