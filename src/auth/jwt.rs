@@ -4,6 +4,7 @@ use super::Answer;
 use super::credential::{Place, header};
 use super::issuer::{Issuer, Issuers, Source, is_url};
 use super::keys::{KeyId, Keys};
+use super::lists::Listed;
 use super::remembered::Remembered;
 use super::token::Compact;
 use crate::config::place::At;
@@ -45,6 +46,8 @@ pub struct Jwt {
 enum Origin {
     /// The configuration.
     Fixed(Arc<Keys>),
+    /// A file beside it.
+    File(Listed<Keys>),
     Issuer(Arc<Issuer>, Arc<Issuers>),
 }
 
@@ -53,6 +56,7 @@ impl Origin {
     fn keys(&self) -> Option<Arc<Keys>> {
         match self {
             Origin::Fixed(keys) => Some(keys.clone()),
+            Origin::File(keys) => Some(keys.load_full()),
             Origin::Issuer(issuer, _) => issuer.keys(),
         }
     }
@@ -75,7 +79,9 @@ impl Jwt {
     pub fn build(raw: &raw::Jwt, name: &Arc<str>, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems) -> Option<Jwt> {
         let algorithms = raw.algorithms.as_ref().map(|list| list.0.iter().map(|algorithm| named(*algorithm)).collect::<Vec<_>>());
         let keys = keys(raw, issuers, at, problems);
-        if let (Some(algorithms), Some(Origin::Fixed(keys))) = (&algorithms, &keys)
+        // What an issuer publishes is its own business.
+        let own = keys.as_ref().filter(|keys| !matches!(keys, Origin::Issuer(..))).and_then(Origin::keys);
+        if let (Some(algorithms), Some(keys)) = (&algorithms, own)
             && let Some(useless) = algorithms.iter().find(|algorithm| !keys.algorithms().any(|fits| fits == **algorithm))
         {
             let what = format!("no key is for {useless:?}");
@@ -239,7 +245,7 @@ fn keys(raw: &raw::Jwt, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems
     };
     // Keys from two places have a problem below.
     let Some((source, at)) = remote.filter(|_| raw.secret.is_none() && raw.secret_base64url.is_none() && raw.public_key.is_none()) else {
-        return fixed_keys(raw, at, problems).map(|keys| Origin::Fixed(Arc::new(keys)));
+        return own_keys(raw, at, problems);
     };
     let url = source.url();
     match is_url(url) {
@@ -251,7 +257,7 @@ fn keys(raw: &raw::Jwt, issuers: &Arc<Issuers>, at: &At<'_>, problems: &Problems
     }
 }
 
-fn fixed_keys(raw: &raw::Jwt, at: &At<'_>, problems: &Problems) -> Option<Keys> {
+fn own_keys(raw: &raw::Jwt, at: &At<'_>, problems: &Problems) -> Option<Origin> {
     const WHY: &str = "no token could be checked";
     let given = [raw.secret.is_some(), raw.secret_base64url.is_some(), raw.public_key.is_some(), raw.jwks.is_some(), raw.oidc.is_some()];
     let names = ["secret", "secret_base64url", "public_key", "jwks", "oidc"];
@@ -264,31 +270,29 @@ fn fixed_keys(raw: &raw::Jwt, at: &At<'_>, problems: &Problems) -> Option<Keys> 
             return problems.at(at, what, WHY, fix);
         }
     }
-    let read = |path: &str, at: &At<'_>| {
-        let text = std::fs::read(path).map_err(|e| format!("can't read `{path}`: {e}"));
-        problems.ok(text, at, WHY, "name a file that this user may read")
+    let secret = |bytes: &[u8], at: &At<'_>| {
+        const LONGER: &str = "use a random one of at least 32 bytes, such as `openssl rand -base64 48` makes";
+        let keys = problems.ok(Keys::secret(bytes), at, "it could be guessed (RFC 7518, 3.2)", LONGER);
+        keys.map(|keys| Origin::Fixed(Arc::new(keys)))
     };
-    const LONGER: &str = "use a random one of at least 32 bytes, such as `openssl rand -base64 48` makes";
-    if let Some(secret) = &raw.secret {
-        return problems.ok(Keys::secret(secret.0.as_bytes()), &at.key("secret"), "it could be guessed (RFC 7518, 3.2)", LONGER);
+    if let Some(text) = &raw.secret {
+        return secret(text.0.as_bytes(), &at.key("secret"));
     }
-    if let Some(secret) = &raw.secret_base64url {
+    if let Some(text) = &raw.secret_base64url {
         let at = at.key("secret_base64url");
-        let text = secret.0.trim_end_matches('=');
+        let text = text.0.trim_end_matches('=');
         let bytes = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text));
         let bytes = bytes.map_err(|_| "the secret is not base64".to_string());
         let bytes = problems.ok(bytes, &at, WHY, "write base64url, or use `secret:` for a plain text")?;
-        return problems.ok(Keys::secret(&bytes), &at, "it could be guessed (RFC 7518, 3.2)", LONGER);
+        return secret(&bytes, &at);
     }
     if let Some(path) = &raw.public_key {
-        let at = at.key("public_key");
-        let keys = Keys::pem(&read(&path.0, &at)?).map_err(|e| format!("`{}` can't be used: {e}", path.0));
-        return problems.ok(keys, &at, WHY, "name a PEM file with a public key, as `openssl pkey -pubout` writes it");
+        let fix = "name a PEM file with a public key, as `openssl pkey -pubout` writes it";
+        return Listed::read(&path.0, Box::new(|text| Keys::pem(text.as_bytes())), &at.key("public_key"), fix, problems).map(Origin::File);
     }
-    let at = at.key("jwks");
+    let fix = "name a file with a JWK set (RFC 7517, 5)";
     let Some(Document::File(path)) = &raw.jwks else { return None };
-    let keys = Keys::jwks(&read(&path.0, &at)?, true).map_err(|e| format!("`{}` can't be used: {e}", path.0));
-    problems.ok(keys, &at, WHY, "name a file with a JWK set (RFC 7517, 5)")
+    Listed::read(&path.0, Box::new(|text| Keys::jwks(text.as_bytes(), true)), &at.key("jwks"), fix, problems).map(Origin::File)
 }
 
 fn named(algorithm: raw::Algorithm) -> Algorithm {

@@ -1,4 +1,5 @@
-//! Files beside the configuration that list who may come: read when it is loaded, and again when they change.
+//! Files beside the configuration that say who may come, or by whose keys that is known: read when it is loaded, and again when they
+//! change.
 
 use crate::config::load;
 use crate::config::place::At;

@@ -1,6 +1,6 @@
 //! Signed tokens.
 
-use crate::kit::{Client, Gateway, Origin, SECRET, Signer, base64url, frontdesk, hs256, in_seconds, run, token};
+use crate::kit::{Client, Gateway, Origin, SECRET, Signer, base64url, eventually, frontdesk, hs256, in_seconds, run, token};
 use serde_json::{Value, json};
 
 /// A gateway whose route `/` asks for a token as `jwt` says.
@@ -290,6 +290,39 @@ fn another_key_after_a_reload_takes_the_old_tokens_along() {
 
 /// No change to a token lets it in.
 #[test]
+fn files_of_keys_are_read_again_when_they_change() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (old, new) = (Signer::new(folder.path(), "old", "ES256"), Signer::new(folder.path(), "new", "ES256"));
+    let set = |signer: &Signer| json!({ "keys": [signer.jwk("k")] }).to_string();
+    let pem = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("a key");
+    let texts = [(set(&old), set(&new), "set.json"), (pem("old.pem"), pem("new.pem"), "key.pem")];
+    texts.iter().for_each(|(before, _, file)| std::fs::write(folder.path().join(file), before).expect("a file"));
+    let gateway = Gateway::start_in(
+        folder,
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+auth: { set: { jwt: { jwks: DIR/set.json } }, key: { jwt: { public_key: DIR/key.pem } } }
+routes: [{ path: /set.json, auth: set, respond: {} }, { path: /key.pem, auth: key, respond: {} }]
+",
+    );
+    let claims = json!({ "exp": in_seconds(600) });
+    let [by_old, by_new] = [&old, &new].map(|signer| format!("Bearer {}", signer.sign("ES256", Some("k"), &claims)));
+    let ask = |file: &str, token: &str| gateway.connect().request("GET", &format!("/{file}"), &[("Authorization", token)], b"").status;
+    for (_, after, file) in &texts {
+        assert_eq!([ask(file, &by_old), ask(file, &by_new)], [200, 401], "{file}");
+        std::fs::write(gateway.file(file), after).expect("a file");
+        eventually("the new key", || (ask(file, &by_new) == 200).then_some(()));
+        // What was remembered of a token goes with its key.
+        assert_eq!(ask(file, &by_old), 401, "{file}");
+        std::fs::write(gateway.file(file), "nothing").expect("a file");
+        eventually("a line in the log", || {
+            assert_eq!(ask(file, &by_new), 200, "{file}");
+            gateway.log().iter().any(|line| line.contains(&format!("{file}: not read again"))).then_some(())
+        });
+    }
+}
+
+#[test]
 fn thousands_of_mutated_tokens_stay_outside() {
     let origin = Origin::echo();
     let gateway = with(&shared(), &origin);
@@ -345,8 +378,8 @@ routes:
     for what in [
         ":4:3: `anonymous` is everybody",
         ":5:23: a secret of 5 bytes is too short",
-        "not.pem` can't be used: it has neither a public key nor a certificate",
-        "empty.json` can't be used: it has no key for signatures",
+        "not.pem`: it has neither a public key nor a certificate",
+        "empty.json`: it has no key for signatures",
         ":8:13: a token without keys",
         ":9:13: keys from more than one place",
         "no key is for RS256",
