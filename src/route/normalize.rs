@@ -32,9 +32,10 @@ fn decode(bytes: &[u8]) -> Result<String, &'static str> {
     let mut rest = bytes;
     while let Some((first, tail)) = rest.split_first() {
         if *first != b'%' {
-            match is_legal(*first) {
-                true => out.push(char::from(*first)),
-                false => push_encoded(&mut out, *first),
+            match *first {
+                0 => return Err("the path has a NUL"),
+                byte if is_legal(byte) => out.push(char::from(byte)),
+                byte => push_encoded(&mut out, byte),
             }
             rest = tail;
             continue;
@@ -128,7 +129,7 @@ mod tests {
         ] {
             assert_eq!(path(from).as_deref(), Ok(to), "{from}");
         }
-        for bad in ["", "a", "/%", "/%4", "/%zz", "/%00", "/a%2", "*"] {
+        for bad in ["", "a", "/%", "/%4", "/%zz", "/%00", "/\0", "/a%2", "*"] {
             assert!(path(bad).is_err(), "{bad}");
         }
     }
