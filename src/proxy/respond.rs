@@ -163,7 +163,7 @@ pub async fn fixed(session: &mut Session, exchange: &Exchange, respond: &Respond
         forward::apply(&mut head, &respond.headers, &seen)?;
         respond.body(&seen)
     };
-    send(session, exchange, head, body).await
+    own(session, exchange, head, body).await
 }
 
 /// Answers as `redirect:` says.
@@ -172,7 +172,17 @@ pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Red
     let request = session.req_header();
     let location = redirect.location(&Seen { exchange, head: request }, request.uri.query());
     head.insert_header("Location", location)?;
-    send(session, exchange, head, Bytes::new()).await
+    own(session, exchange, head, Bytes::new()).await
+}
+
+/// Sends an answer of the route's own, with its `response.headers` behind all else, as on an answer of a service.
+async fn own(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+    let request = session.req_header();
+    forward::to_client(&mut head, request, exchange)?;
+    if let Some(route) = exchange.route() {
+        forward::apply(&mut head, &route.response_headers, &Seen { exchange, head: request })?;
+    }
+    deliver(session, exchange, head, body).await
 }
 
 /// Sends a whole answer with what all answers have. Nothing here passes Pingora's response filters.

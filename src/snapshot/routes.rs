@@ -162,7 +162,7 @@ impl<'a> Build<'a> {
         let action = self.action(raw, names, by_url, at);
         let rewrite = self.rewrite(raw, names, &at.key("request"));
         let mirror = self.mirror(raw, &name, by_url, &at.key("mirror"));
-        let request_headers = HeaderEdits::build(&raw.request.headers, names, &at.key("request"), self.problems);
+        let request_headers = self.request_headers(raw, names, &at.key("request"));
         let calls = raw.compose.as_ref().map_or_else(Vec::new, |compose| Plan::names(compose));
         let response_names = Names { calls: &calls, ..names };
         let response_headers = HeaderEdits::build(&raw.response.headers, response_names, &at.key("response"), self.problems);
@@ -253,6 +253,15 @@ impl<'a> Build<'a> {
             return self.problems.at(at, "a rewrite of a request that is sent to no service", why, "remove it, or add `to:`");
         }
         Some(rewrite)
+    }
+
+    fn request_headers(&self, raw: &raw::Route, names: Names<'_>, at: &At<'_>) -> Option<HeaderEdits> {
+        let edits = HeaderEdits::build(&raw.request.headers, names, at, self.problems)?;
+        if !edits.is_empty() && (raw.respond.is_some() || raw.redirect.is_some()) {
+            let (what, why) = ("header changes of a request that is sent to no service", "only a service gets the request");
+            return self.problems.at(&at.key("headers"), what, why, "remove them, or add `to:`");
+        }
+        Some(edits)
     }
 
     /// Who gets copies. The outer `None` means that a problem was reported.

@@ -115,11 +115,13 @@ fn a_fallback_answers_instead() {
     let (origin, _) = moody();
     let respond = "{ status: 200, headers: { X-From: fallback }, body: 'sorry' }";
     for fallback in [respond.to_string(), format!("{{ respond: {respond} }}")] {
-        let gateway = Gateway::start(&yaml(&origin, &format!("breaker: {{ min_requests: 2, open: 1h }}, fallback: {fallback}")));
+        let text = yaml(&origin, &format!("breaker: {{ min_requests: 2, open: 1h }}, fallback: {fallback}"));
+        let gateway = Gateway::start(&text.replace("to: s }", "to: s, response: { headers: { set: { X-Frame-Options: DENY } } } }"));
         let mut client = gateway.connect();
         open(&mut client, 2);
         let answer = client.get("/");
         assert_eq!((answer.status, answer.text().as_str(), answer.header("x-from")), (200, "sorry", Some("fallback")));
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"));
         let lines = gateway.access_log(3);
         assert!(lines.iter().any(|line| line["code"] == "breaker_open" && line["status"] == 200), "{lines:?}");
     }

@@ -98,6 +98,27 @@ routes:
 }
 
 #[test]
+fn answers_of_the_gateway_get_their_routes_fields() {
+    let changes = "response: { headers: { set: { X-Frame-Options: DENY, X-Q: '${query.q}' }, add: { X-B: two }, rename: { X-Old: X-New }, remove: [X-C] } }";
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+routes:
+  - {{ path: /fixed, {changes}, respond: {{ headers: {{ X-B: one, X-C: gone, X-Old: kept }}, body: fixed }} }}
+  - {{ path: /away, {changes}, redirect: {{ to: /there }} }}
+"
+    ));
+    let answer = gateway.get("/fixed?q=a%0Ab");
+    assert_eq!((answer.status, answer.text()), (200, "fixed".to_string()));
+    assert_eq!((answer.header("x-frame-options"), answer.header("x-q")), (Some("DENY"), Some("a%0Ab")));
+    assert_eq!((answer.all("x-b"), answer.header("x-c")), (vec!["one", "two"], None));
+    assert_eq!((answer.header("x-new"), answer.header("x-old")), (Some("kept"), None));
+    let answer = gateway.get("/away");
+    assert_eq!((answer.status, answer.header("x-frame-options"), answer.header("x-b")), (302, Some("DENY"), Some("two")));
+    assert_eq!((answer.header("location"), answer.header("via")), (Some("/there"), Some("1.1 frontdesk")));
+}
+
+#[test]
 fn routes_choose_their_listeners() {
     let gateway = Gateway::start(
         "
