@@ -161,28 +161,31 @@ pub async fn fixed(session: &mut Session, exchange: &Exchange, respond: &Respond
     let body = {
         let seen = Seen { exchange, head: session.req_header() };
         forward::apply(&mut head, &respond.headers, &seen)?;
-        respond.body(&seen)
+        finish(&mut head, &seen)?;
+        // The last word on its type is spoken now.
+        let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+        respond.body(kind, &seen)
     };
-    own(session, exchange, head, body).await
+    deliver(session, exchange, head, body).await
 }
 
 /// Answers as `redirect:` says.
 pub async fn redirect(session: &mut Session, exchange: &Exchange, redirect: &Redirect) -> Result<()> {
     let mut head = ResponseHeader::build(redirect.status, Some(8))?;
-    let request = session.req_header();
-    let location = redirect.location(&Seen { exchange, head: request }, request.uri.query());
+    let seen = Seen { exchange, head: session.req_header() };
+    let location = redirect.location(&seen, seen.head.uri.query());
     head.insert_header("Location", location)?;
-    own(session, exchange, head, Bytes::new()).await
+    finish(&mut head, &seen)?;
+    deliver(session, exchange, head, Bytes::new()).await
 }
 
-/// Sends an answer of the route's own, with its `response.headers` behind all else, as on an answer of a service.
-async fn own(session: &mut Session, exchange: &Exchange, mut head: ResponseHeader, body: Bytes) -> Result<()> {
-    let request = session.req_header();
-    forward::to_client(&mut head, request, exchange)?;
-    if let Some(route) = exchange.route() {
-        forward::apply(&mut head, &route.response_headers, &Seen { exchange, head: request })?;
+/// Gives an answer of the route's own what all answers have, and behind it what the route changes, as on an answer of a service.
+fn finish(head: &mut ResponseHeader, seen: &Seen<'_>) -> Result<()> {
+    forward::to_client(head, seen.head, seen.exchange)?;
+    match seen.exchange.route() {
+        Some(route) => forward::apply(head, &route.response_headers, seen),
+        None => Ok(()),
     }
-    deliver(session, exchange, head, body).await
 }
 
 /// Sends a whole answer with what all answers have. Nothing here passes Pingora's response filters.

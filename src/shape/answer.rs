@@ -7,6 +7,10 @@ use crate::config::problem::Problems;
 use crate::config::raw;
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
+
+/// What a body is of which nothing else is said.
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A fixed answer.
 #[derive(Debug)]
@@ -25,7 +29,11 @@ enum Body {
 impl Respond {
     /// `None` means that a problem was reported.
     pub fn build(raw: &raw::Respond, names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<Respond> {
-        let changes = raw::HeaderChanges { set: raw.headers.clone(), ..Default::default() };
+        let mut changes = raw::HeaderChanges { set: raw.headers.clone(), ..Default::default() };
+        if !raw.body.is_empty() && !raw.headers.0.iter().any(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE.as_str())) {
+            // A browser would guess, and could take what a client put in for a page.
+            changes.set.0.push((CONTENT_TYPE.to_string(), TEXT.to_string()));
+        }
         let headers = HeaderEdits::build(&changes, names, at, problems);
         let template = template(&raw.body, names, &at.key("body"), problems)?;
         let body = match template.literal() {
@@ -40,10 +48,11 @@ impl Respond {
         Some(Respond { status, headers: headers?, body })
     }
 
-    pub fn body(&self, values: &dyn Values) -> Bytes {
+    /// The body, of that Content-Type, which says how values are escaped.
+    pub fn body(&self, kind: &[u8], values: &dyn Values) -> Bytes {
         match &self.body {
             Body::Fixed(bytes) => bytes.clone(),
-            Body::Template(template) => template.render(values, Target::Body).into(),
+            Body::Template(template) => template.render(values, Target::of_body(kind)).into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Texts with `${…}` of a request in them: compiled at load, encoded for where they go.
 
+use super::body::is_json_type;
 use super::json::write_text;
 use super::path::Path;
 use crate::config::shape::nearest;
@@ -88,6 +89,23 @@ pub enum Target {
     Header,
     /// A body: as it is.
     Body,
+    /// A text within a JSON body: without what would end it.
+    Json,
+    /// Text or a quoted attribute of HTML or XML: what is a mark there becomes an entity.
+    Markup,
+}
+
+impl Target {
+    /// A body of that Content-Type.
+    pub fn of_body(kind: &[u8]) -> Target {
+        let name = kind.split(|b| *b == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
+        match &*name {
+            _ if is_json_type(&name) => Target::Json,
+            b"text/html" | b"text/xml" | b"application/xml" => Target::Markup,
+            name if name.ends_with(b"+xml") => Target::Markup,
+            _ => Target::Body,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,6 +304,21 @@ fn encode(value: &Value<'_>, target: Target, out: &mut String) {
         (Value::Path(path), _) => encode(&Value::Plain(decode(path)), target, out),
         (Value::Plain(text), Target::Path | Target::Query) => out.extend(utf8_percent_encode(text, RESERVED)),
         (Value::Plain(text), Target::Header) => out.extend(utf8_percent_encode(text, CONTROLS)),
+        (Value::Plain(text), Target::Json) => {
+            let mut quoted = Vec::with_capacity(text.len() + 2);
+            write_text(text, &mut quoted);
+            // The quotes are the template's own.
+            let bare = quoted.get(1..quoted.len() - 1).and_then(|bare| std::str::from_utf8(bare).ok());
+            out.push_str(bare.unwrap_or_default());
+        }
+        (Value::Plain(text), Target::Markup) => text.chars().for_each(|c| match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            other => out.push(other),
+        }),
     }
 }
 
@@ -335,6 +368,23 @@ mod tests {
         assert_eq!(render("/u/${host}", Target::Path), "/u/v%2F%C3%A9");
         assert_eq!(render("id=${id} q=${query.q}", Target::Header), "id=x/y q=<q>&%0D%0A");
         assert_eq!(render("$${id} ${host}", Target::Body), "${id} v/é");
+        assert_eq!(render("<b>${query.\"'}</b>", Target::Markup), "<b>&lt;&quot;&#39;&gt;&amp;\r\n</b>");
+        assert_eq!(render("\"${query.\"'}${id}\"", Target::Json), "\"<\\\"'>&\\r\\nx/y\"");
+    }
+
+    #[test]
+    fn the_type_of_a_body_says_how_values_are_escaped() {
+        for (kind, target) in [
+            ("application/json", Target::Json),
+            ("Application/Problem+JSON; charset=utf-8", Target::Json),
+            ("text/html;charset=utf-8", Target::Markup),
+            ("image/svg+xml", Target::Markup),
+            ("text/xml", Target::Markup),
+            ("text/plain", Target::Body),
+            ("", Target::Body),
+        ] {
+            assert_eq!(Target::of_body(kind.as_bytes()), target, "{kind}");
+        }
     }
 
     #[test]
@@ -364,6 +414,10 @@ mod tests {
             let target = render("/a/${query.q}/b?c=${query.q}&d=1", Target::Path);
             let (path, query) = target.split_once('?').expect("a query");
             prop_assert!(path.split('/').count() == 4 && query.split('&').count() == 2 && !target.contains('#'));
+            let json: serde_json::Value = serde_json::from_str(&render("[\"a\",\"${query.q}\"]", Target::Json)).expect("JSON");
+            prop_assert_eq!(json, serde_json::json!(["a", client.0]));
+            let markup = render("${query.q}", Target::Markup);
+            prop_assert!(!markup.contains(['<', '>', '"', '\'']));
         }
 
         #[test]

@@ -119,6 +119,30 @@ routes:
 }
 
 #[test]
+fn what_is_put_into_a_fixed_body_stays_a_text_of_its_type() {
+    let gateway = Gateway::start(
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+routes:
+  - { path: /json, respond: { headers: { content-type: application/json }, body: '{\"q\":\"${query.q}\"}' } }
+  - { path: /page, respond: { headers: { Content-Type: text/html; charset=utf-8 }, body: '<p title=\"${query.q}\">' } }
+  - { path: /later, response: { headers: { set: { Content-Type: image/svg+xml } } }, respond: { body: '${query.q}' } }
+  - { path: /text, respond: { body: '${query.q}' } }
+",
+    );
+    let answer = |target: &str| {
+        let answer = gateway.get(target);
+        (answer.header("content-type").unwrap_or_default().to_string(), answer.text())
+    };
+    let (kind, body) = answer("/json?q=a%22,%22admin%22:%22b%5C%0A");
+    assert_eq!((&*kind, &*body), ("application/json", r#"{"q":"a\",\"admin\":\"b\\\n"}"#));
+    let (kind, body) = answer("/page?q=%22%3E%3Cscript%3E%26%27");
+    assert_eq!((&*kind, &*body), ("text/html; charset=utf-8", "<p title=\"&quot;&gt;&lt;script&gt;&amp;&#39;\">"));
+    assert_eq!(answer("/later?q=%3Cb%3E"), ("image/svg+xml".to_string(), "&lt;b&gt;".to_string()));
+    assert_eq!(answer("/text?q=%3Cb%3E%22"), ("text/plain; charset=utf-8".to_string(), "<b>\"".to_string()));
+}
+
+#[test]
 fn routes_choose_their_listeners() {
     let gateway = Gateway::start(
         "
