@@ -62,8 +62,6 @@ impl Respond {
 pub struct Redirect {
     pub status: StatusCode,
     to: Template,
-    /// `to` has a query of its own, so the request's is not added.
-    has_query: bool,
 }
 
 impl Redirect {
@@ -93,7 +91,7 @@ impl Redirect {
                 fix,
             );
         }
-        Some(Redirect { status, has_query: to.text_contains('?'), to })
+        Some(Redirect { status, to })
     }
 
     /// The Location for one request, with its query unless `to` has one.
@@ -103,9 +101,12 @@ impl Redirect {
         if location.starts_with("//") {
             location = format!("/{}", location.trim_start_matches('/'));
         }
-        if let Some(query) = query.filter(|_| !self.has_query) {
-            location.push('?');
-            location.push_str(query);
+        if let Some(query) = query {
+            // Before the fragment (RFC 3986, 3), which may have a question mark of its own. None of the values brings either.
+            let end = location.find('#').unwrap_or(location.len());
+            if !location[..end].contains('?') {
+                location.insert_str(end, &format!("?{query}"));
+            }
         }
         location
     }
@@ -142,6 +143,9 @@ mod tests {
             ("/new/${rest}?y=2", "a", Some("x=1"), "/new/a?y=2"),
             ("https://${host}${path}", "/p", None, "https://h.example/p"),
             ("/${rest}", "/evil.example", None, "/evil.example"),
+            ("/new/${rest}#top", "a", Some("x=1"), "/new/a?x=1#top"),
+            ("/new/${rest}#a?b", "a", Some("x=1"), "/new/a?x=1#a?b"),
+            ("/new?y=2#${rest}", "a", Some("x=1"), "/new?y=2#a"),
         ] {
             assert_eq!(redirect(to).expect("a redirect").location(&Rest(rest), query), location);
         }

@@ -71,6 +71,8 @@ listeners: [{ bind: 127.0.0.1:0 }]
 routes:
   - { path: /old/*, redirect: { status: 308, to: '/new/${rest}' } }
   - { path: /q, redirect: { to: '/r?fixed=1' } }
+  - { path: '/u/{id}', redirect: { to: '/users/${id}#top' } }
+  - { path: /f, redirect: { to: '/r?fixed=1#top?' } }
   - { path: /tls/*, redirect: { status: 301, to: 'https://${host}${path}' } }
   - { path: /gone, respond: { status: 410, headers: { Content-Type: text/plain, X-Ip: '${client_ip}' }, body: \"gone\\n\" } }
   - { path: /empty, respond: { status: 204 } }
@@ -83,6 +85,9 @@ routes:
     assert_eq!(location("/old/a/b%2Fc?x=1"), (308, "/new/a/b%2Fc?x=1".to_string()));
     assert_eq!(location("/old"), (308, "/new/".to_string()));
     assert_eq!(location("/q?x=1"), (302, "/r?fixed=1".to_string()));
+    assert_eq!(location("/u/7?z=1"), (302, "/users/7?z=1#top".to_string()));
+    assert_eq!(location("/u/7"), (302, "/users/7#top".to_string()));
+    assert_eq!(location("/f?z=1"), (302, "/r?fixed=1#top?".to_string()));
     assert_eq!(location("/tls/x?y"), (301, "https://test/tls/x?y".to_string()));
     for (host, place) in
         [("a.example:8080", "https://a.example/tls/x"), ("[::1]:80", "https://[::1]/tls/x"), ("a%2Fb", "https://a%2Fb/tls/x")]
