@@ -84,7 +84,10 @@ pub fn part<T: Shape>(name: &str, text: &str) -> Result<T, String> {
     let (mut sources, problems) = (Sources::new(name, text), Problems::default());
     let (value, marks) = yaml::read(&sources.files()[0].text, 0, &problems);
     sources.set_marks(0, marks);
-    let read = value.and_then(|value| T::read(&Node { value: &value, at: &At::root(), problems: &problems }));
+    let read = value.and_then(|mut value| {
+        yaml::settle(&mut value, &At::root(), &problems);
+        T::read(&Node { value: &value, at: &At::root(), problems: &problems })
+    });
     match (read, problems.into_parts().0.first()) {
         (Some(read), None) => Ok(read),
         (_, Some(problem)) => Err(problem.render(&sources).lines().next().unwrap_or_default().to_string()),

@@ -57,6 +57,8 @@ pub struct Problems {
     unread: RefCell<HashSet<Path>>,
     /// Where a problem is, and all that is around it.
     touched: RefCell<HashSet<Path>>,
+    /// Texts that are numbers in the file: no problem, but known by their places too.
+    numbers: RefCell<HashSet<Path>>,
 }
 
 impl Problems {
@@ -81,6 +83,16 @@ impl Problems {
                 break;
             }
         }
+    }
+
+    /// What stands at `at` as a text is a number in the file.
+    pub(super) fn note_number(&self, at: &At<'_>) {
+        self.numbers.borrow_mut().insert(at.path());
+    }
+
+    pub(super) fn is_number(&self, at: &At<'_>) -> bool {
+        let numbers = self.numbers.borrow();
+        !numbers.is_empty() && numbers.contains(&at.path())
     }
 
     /// A problem for which the value at `at` could not be read.

@@ -2,7 +2,7 @@
 
 use super::place::At;
 use super::problem::Problems;
-use super::secret;
+use super::{secret, yaml};
 use serde_yaml::Value;
 use std::fs::File;
 use std::io::Read as _;
@@ -31,6 +31,11 @@ impl<'a> Values<'a> {
 
     /// Substitutes in every text below `value`; keys are left alone. Relative paths of `${file:}` are relative to `folder`.
     pub fn put_in(&mut self, value: &mut Value, at: &At<'_>, folder: &Path) {
+        yaml::settle(value, at, self.problems);
+        self.walk(value, at, folder);
+    }
+
+    fn walk(&mut self, value: &mut Value, at: &At<'_>, folder: &Path) {
         match value {
             Value::String(text) => {
                 if text.contains("${") {
@@ -46,12 +51,12 @@ impl<'a> Values<'a> {
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.put_in(item, &at.index(index), folder);
+                    self.walk(item, &at.index(index), folder);
                 }
             }
             Value::Mapping(entries) => {
                 for (key, entry) in entries.iter_mut() {
-                    self.put_in(entry, &at.key(key.as_str().unwrap_or_default()), folder);
+                    self.walk(entry, &at.key(key.as_str().unwrap_or_default()), folder);
                 }
             }
             _ => {}

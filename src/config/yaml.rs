@@ -4,6 +4,7 @@
 //! and at what is nested or multiplied beyond all that a configuration needs.
 
 use super::marks::{Below, Id, Marks, Position, Span};
+use super::place::At;
 use super::problem::{Place, Problem, Problems};
 use super::syntax::{self, UNCLOSED};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Tag};
@@ -225,7 +226,7 @@ impl Loader<'_> {
     }
 
     /// Puts a node where it belongs in the collection that is open.
-    fn attach(&mut self, node: Node) {
+    fn attach(&mut self, mut node: Node) {
         let Some(open) = self.open.last_mut() else { return };
         open.node.size += node.size;
         open.node.height = open.node.height.max(node.height + 1);
@@ -239,11 +240,13 @@ impl Loader<'_> {
         };
         match open.key.take() {
             None => {
+                // Of a key it is the spelling that counts.
+                let key = bare(&mut node.value).unwrap_or(node.value);
                 // A block begins at its first key, which is what is underlined of it.
                 if entries.is_empty() && self.marks.spots[parent].value.position == span.position {
                     self.marks.spots[parent].value = span;
                 }
-                open.key = Some(match node.value {
+                open.key = Some(match key {
                     Value::String(text) if text == "<<" => Key::Merge(span),
                     key @ (Value::String(_) | Value::Number(_)) => Key::Named(key.clone(), text(&key), span),
                     _ => Key::Skipped,
@@ -291,8 +294,12 @@ fn text(key: &Value) -> String {
     }
 }
 
-/// What a plain scalar is (YAML 1.2, core schema). A number that is not written as we would write it stays a text, so that a
-/// name such as `1.10` keeps its form; whoever wants a number takes a text that is one.
+/// Tags a number that is not written as we would write it, such as `1.50`: whether a text, a number or JSON is wanted, only its
+/// place says. No file can have this tag.
+const BARE: &str = "a number as it is written";
+
+/// What a plain scalar is (YAML 1.2, core schema). Of numbers that we would write otherwise, those that JSON has are tagged; the others
+/// are texts, so that a name such as `007` keeps its form.
 fn resolve(text: &str) -> Value {
     let same = |number: Number| (number.to_string() == text).then_some(Value::Number(number));
     match text {
@@ -302,9 +309,33 @@ fn resolve(text: &str) -> Value {
         _ if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
             let whole = text.parse::<u64>().map(Number::from).or_else(|_| text.parse::<i64>().map(Number::from));
             let number = whole.ok().or_else(|| text.parse::<f64>().ok().map(Number::from));
-            number.and_then(same).unwrap_or_else(|| Value::from(text))
+            number.and_then(same).unwrap_or_else(|| match serde_json::from_str::<serde_json::Number>(text) {
+                Ok(_) => tagged(BARE, Value::from(text)),
+                Err(_) => Value::from(text),
+            })
         }
         _ => Value::from(text),
+    }
+}
+
+/// The text of a number that is tagged.
+fn bare(value: &mut Value) -> Option<Value> {
+    match value {
+        Value::Tagged(tagged) if tagged.tag == BARE => Some(std::mem::take(&mut tagged.value)),
+        _ => None,
+    }
+}
+
+/// Makes texts of the numbers that are tagged; `problems` remembers which they are. Whoever wants a number takes a text that is one.
+pub(super) fn settle(value: &mut Value, at: &At<'_>, problems: &Problems) {
+    if let Some(text) = bare(value) {
+        problems.note_number(at);
+        *value = text;
+    }
+    match value {
+        Value::Sequence(items) => items.iter_mut().enumerate().for_each(|(index, item)| settle(item, &at.index(index), problems)),
+        Value::Mapping(entries) => entries.iter_mut().for_each(|(key, entry)| settle(entry, &at.key(&text(key)), problems)),
+        _ => {}
     }
 }
 
@@ -349,9 +380,13 @@ mod tests {
             reference.apply_merge().expect("merged");
             assert_eq!(parse(text).0, Some(reference), "{text}");
         }
-        for (text, value) in
-            [("1.10", Value::from("1.10")), ("0x1F", Value::from("0x1F")), ("80", Value::from(80)), ("!!str 80", Value::from("80"))]
-        {
+        for (text, value) in [
+            ("1.10", tagged(BARE, Value::from("1.10"))),
+            ("010", Value::from("010")),
+            ("0x1F", Value::from("0x1F")),
+            ("80", Value::from(80)),
+            ("!!str 80", Value::from("80")),
+        ] {
             assert_eq!(parse(text).0, Some(value), "{text}");
         }
     }

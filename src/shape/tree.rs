@@ -47,7 +47,8 @@ impl Tree {
                 let members: Vec<_> = members.iter().map(member).collect();
                 Some(Tree::Object(members.into_iter().collect::<Option<_>>()?).folded())
             }
-            Yaml::Tagged(_) => problems.at(at, "a tagged value", "JSON has no tags", "remove the tag"),
+            // Other tags were refused when it was read.
+            Yaml::Tagged(number) => Some(Tree::Fixed(number.value.as_str().unwrap_or(NULL).into())),
         }
     }
 

@@ -604,3 +604,33 @@ routes: [{{ path: /x, compose: {{ calls: {{ a: {{ to: s, path: / }} }} }} }}]"
     assert_eq!(gateway.metric("frontdesk_retries_total{service=\"s\"}"), 3.0);
     assert_eq!(gateway.access_log(20).iter().filter(|line| line["attempts"] == 2).count(), 3);
 }
+
+#[test]
+fn numbers_are_numbers_however_they_are_written() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}
+x-shared: &shared {{ e: 1e3 }}
+routes:
+  - path: /x
+    compose:
+      calls:
+        gone: {{ to: 'http://{}', path: /, default: {{ price: 1.50, digits: 12345678901234567890123 }} }}
+        sent: {{ to: 'http://{origin}', path: /, method: POST, body: {{ vat: 0.10, list: [-0.50, *shared] }} }}
+      body: {{ gone: '${{gone.body}}', sent: '${{sent.body.body}}', a: 2.0, b: '2.0', c: 007, d: 1.2.3, 1.10: 1, s: *shared }}
+  - path: /s
+    to: 'http://{origin}'
+    request: {{ headers: {{ set: {{ X-Version: 1.50 }} }}, body: {{ json: {{ set: {{ n: 2.50, 'm.v': 1.0 }} }} }} }}
+",
+        dead_address()
+    ));
+    assert_eq!(
+        gateway.get("/x").text(),
+        concat!(
+            r#"{"gone":{"price":1.50,"digits":12345678901234567890123},"sent":"{\"vat\":0.10,\"list\":[-0.50,{\"e\":1e3}]}","#,
+            r#""a":2.0,"b":"2.0","c":"007","d":"1.2.3","1.10":1,"s":{"e":1e3}}"#
+        )
+    );
+    let told = gateway.connect().request("POST", "/s", &[("Content-Type", "application/json")], b"{}").json();
+    assert_eq!((&told["body"], &told["headers"]["x-version"][0]), (&json!(r#"{"n":2.50,"m":{"v":1.0}}"#), &json!("1.50")));
+}

@@ -6,6 +6,7 @@ use crate::config::schema::Parts;
 use crate::config::shape::{Named, Node, Number, Shape, Size, choice, record};
 use serde_json::{Value as Schema, json};
 use serde_yaml::Value;
+use serde_yaml::value::{Tag, TaggedValue};
 use std::time::Duration;
 
 record! {
@@ -132,13 +133,13 @@ impl Shape for CallHeaders {
     }
 }
 
-/// Any JSON value.
+/// Any JSON value. A number that YAML writes otherwise than we would is tagged, with its digits as a text.
 #[derive(Clone, Debug)]
 pub struct Json(pub Value);
 
 impl Shape for Json {
     fn read(node: &Node<'_>) -> Option<Self> {
-        check(node).then(|| Json(node.value.clone()))
+        read(node).map(Json)
     }
 
     fn schema(_: &mut Parts) -> Schema {
@@ -146,36 +147,34 @@ impl Shape for Json {
     }
 }
 
-/// Whether YAML has said something that JSON can say.
-fn check(node: &Node<'_>) -> bool {
-    let problem = |what: &str, why: &str, fix: &str| node.problem::<()>(what, why, fix).is_some();
+/// What YAML has said, where JSON can say it too.
+fn read(node: &Node<'_>) -> Option<Value> {
     match node.value {
-        Value::Null | Value::Bool(_) | Value::String(_) => true,
-        Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
-            problem("a number without a value", "JSON has none", "write `null`, or a text")
+        Value::String(digits) if node.problems.is_number(node.at) => {
+            Some(Value::Tagged(Box::new(TaggedValue { tag: Tag::new("number"), value: digits.as_str().into() })))
         }
-        Value::Number(_) => true,
+        Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
+            node.problem("a number without a value", "JSON has none", "write `null`, or a text")
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::Number(_) => Some(node.value.clone()),
         Value::Sequence(items) => {
-            items
-                .iter()
-                .enumerate()
-                .map(|(index, value)| check(&Node { value, at: &node.at.index(index), problems: node.problems }))
-                .filter(|is_sound| !is_sound)
-                .count()
-                == 0
+            let item = |(index, value)| read(&Node { value, at: &node.at.index(index), ..*node });
+            // All of them, so that each problem is said.
+            let items: Vec<_> = items.iter().enumerate().map(item).collect();
+            items.into_iter().collect::<Option<_>>().map(Value::Sequence)
         }
         Value::Mapping(members) => {
-            members
-                .iter()
-                .map(|(key, value)| match key {
-                    Value::String(name) => check(&Node { value, at: &node.at.key(name), problems: node.problems }),
-                    Value::Number(number) => check(&Node { value, at: &node.at.key(&number.to_string()), problems: node.problems }),
-                    _ => problem("a key that is not a text", "names of a JSON object are texts", "put the key in quotes"),
-                })
-                .filter(|is_sound| !is_sound)
-                .count()
-                == 0
+            let member = |(key, value): (&Value, &Value)| {
+                let name = match key {
+                    Value::String(name) => name.clone(),
+                    Value::Number(number) => number.to_string(),
+                    _ => return node.problem("a key that is not a text", "names of a JSON object are texts", "put the key in quotes"),
+                };
+                Some((key.clone(), read(&Node { value, at: &node.at.key(&name), ..*node })?))
+            };
+            let members: Vec<_> = members.iter().map(member).collect();
+            members.into_iter().collect::<Option<_>>().map(Value::Mapping)
         }
-        Value::Tagged(_) => problem("a tagged value", "JSON has no tags", "remove the tag"),
+        Value::Tagged(_) => node.problem("a tagged value", "JSON has no tags", "remove the tag"),
     }
 }
