@@ -4,7 +4,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use frontdesk::config::load;
 use frontdesk::config::place::At;
 use frontdesk::config::problem::Problems;
-use frontdesk::config::raw::{HeaderChanges, JsonChanges};
+use frontdesk::config::raw::{HeaderChanges, JsonChanges, Text};
 use frontdesk::config::shape::Named;
 use frontdesk::config::source::Sources;
 use frontdesk::limit::{Caller, Set};
@@ -150,7 +150,7 @@ fn schemas(c: &mut Criterion) {
 
 /// The changes of header fields that a route makes to each request.
 fn header_edits(c: &mut Criterion) {
-    let named = |pairs: &[(&str, &str)]| Named(pairs.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect());
+    let named = |pairs: &[(&str, &str)]| Named(pairs.iter().map(|(name, text)| (name.to_string(), Text(text.to_string()))).collect());
     let raw = HeaderChanges {
         set: named(&[("X-Frame-Options", "DENY"), ("X-Host", "${host}")]),
         remove: vec!["Server".to_string()],

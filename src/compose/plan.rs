@@ -205,7 +205,7 @@ fn call(name: &str, raw: &raw::Call, names: Names<'_>, at: &At<'_>, problems: &P
     let call = Call {
         name: name.into(),
         method: raw.method.0.clone(),
-        asks: format!("{} {}", raw.method.0, raw.path).into(),
+        asks: format!("{} {}", raw.method.0, raw.path.0).into(),
         path: path?,
         passed: passed?,
         headers: headers?,

@@ -11,6 +11,7 @@ pub(crate) use super::declare::{choice, record};
 use super::place::At;
 use super::problem::{Place, Problem, Problems};
 use super::schema::Parts;
+use super::substitute::literal;
 pub use super::values::{Named, Number, OneOrMany, Share, Size};
 use serde_yaml::{Mapping, Value};
 use std::cell::RefCell;
@@ -51,8 +52,14 @@ impl Node<'_> {
         self.problem(what, "a value of another kind can't be understood", format!("write {wanted}, such as `{example}`"))
     }
 
-    /// A text. A bare number is taken as one; a bare true or false is not, since YAML may have made it out of `yes` or `no`.
+    /// A text that is no template.
     pub fn text(&self, wanted: &str, example: &str) -> Option<String> {
+        self.written(wanted, example).map(|text| literal(&text))
+    }
+
+    /// A text as it is written. A bare number is taken as one; a bare true or false is not, since YAML may have made it out of `yes`
+    /// or `no`.
+    pub fn written(&self, wanted: &str, example: &str) -> Option<String> {
         match self.value {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),

@@ -44,6 +44,7 @@ impl<'a> Values<'a> {
                 }
                 if secret::is_secret(at.name()) {
                     self.hidden.push(text.clone());
+                    self.hidden.push(literal(text));
                 }
                 if secret::is_issuer(at.name()) {
                     self.hidden.extend(secret::secrets_of_url(text));
@@ -63,26 +64,31 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// What is put in is no template: it is escaped, and means itself to whoever reads the text.
     fn expand(&mut self, text: &str, at: &At<'_>, folder: &Path) -> Option<String> {
         let mut out = String::with_capacity(text.len());
-        let mut rest = text;
+        let (mut rest, mut is_whole) = (text, true);
         while let Some(begin) = rest.find("${") {
-            // `$${` is a literal `${`, which the templates read likewise.
+            // `$${` is a literal `${`, which whoever reads the text undoes.
             let literal = rest[..begin].ends_with('$');
             out.push_str(&rest[..begin]);
-            let Some(end) = rest[begin..].find('}').map(|end| begin + end) else {
-                out.push_str(&rest[begin..]);
-                return Some(out);
-            };
-            let name = &rest[begin + 2..end];
+            rest = &rest[begin..];
+            let Some(end) = rest.find('}') else { break };
+            let (name, after) = (&rest[2..end], &rest[end + 1..]);
             let value = match (literal, name.strip_prefix("file:")) {
                 (false, Some(path)) => {
-                    let value = read_file(path, at, folder, self.problems)?;
-                    self.hidden.push(value.clone());
-                    value
+                    let value = read_file(path, at, folder, self.problems);
+                    self.hidden.extend(value.clone());
+                    value.map(|value| escaped(&value))
                 }
-                (false, None) if name.starts_with(|c: char| c.is_ascii_uppercase()) => self.variable(name, at)?,
-                _ => rest[begin..=end].to_string(),
+                (false, None) if name.starts_with(|c: char| c.is_ascii_uppercase()) => self.variable(name, at).map(|value| escaped(&value)),
+                _ => Some(rest[..=end].to_string()),
+            };
+            rest = after;
+            // The others are looked up all the same, so that all that is missing is said.
+            let Some(value) = value else {
+                is_whole = false;
+                continue;
             };
             self.bytes += value.len();
             if self.bytes > BYTES_MAX {
@@ -91,10 +97,12 @@ impl<'a> Values<'a> {
                 return None;
             }
             out.push_str(&value);
-            rest = &rest[end + 1..];
         }
         out.push_str(rest);
-        Some(out)
+        if !is_whole {
+            self.problems.excuse(at);
+        }
+        is_whole.then_some(out)
     }
 
     fn variable(&self, name: &str, at: &At<'_>) -> Option<String> {
@@ -103,10 +111,19 @@ impl<'a> Values<'a> {
         let set = (self.environment)(name).filter(|value| default.is_none() || !value.is_empty());
         set.or(default.map(str::to_string)).or_else(|| {
             let fix = format!("set it, or write `${{{name}:-default}}`");
-            self.problems.unread(at, format!("the environment variable `{name}` is not set"), "the value would be empty", fix);
-            None
+            self.problems.at(at, format!("the environment variable `{name}` is not set"), "the value would be empty", fix)
         })
     }
+}
+
+/// A text that means `value`.
+fn escaped(value: &str) -> String {
+    value.replace("${", "$${")
+}
+
+/// What a text means that is no template.
+pub(super) fn literal(text: &str) -> String {
+    text.replace("$${", "${")
 }
 
 fn read_file(path: &str, at: &At<'_>, folder: &Path, problems: &Problems) -> Option<String> {
@@ -114,14 +131,12 @@ fn read_file(path: &str, at: &At<'_>, folder: &Path, problems: &Problems) -> Opt
     let read = File::open(folder.join(path)).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
     match read {
         Ok(bytes) if bytes as u64 == FILE_BYTES_MAX => {
-            problems.unread(at, format!("`{path}` is too large"), "a value is a secret or a name, not a document", "name another file");
-            None
+            problems.at(at, format!("`{path}` is too large"), "a value is a secret or a name, not a document", "name another file")
         }
         Ok(_) => Some(text.trim_end_matches(['\n', '\r']).to_string()),
         Err(e) => {
             let fix = "correct the path, or let this user read it";
-            problems.unread(at, format!("can't read `{path}`: {e}"), "the value is in that file", fix);
-            None
+            problems.at(at, format!("can't read `{path}`: {e}"), "the value is in that file", fix)
         }
     }
 }
@@ -133,8 +148,12 @@ mod tests {
     fn run(text: &str) -> (Value, Vec<String>) {
         let mut value = Value::String(text.to_string());
         let problems = Problems::default();
-        let environment =
-            |name: &str| [("PORT", "8080"), ("EMPTY", "")].iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+        let environment = |name: &str| match name {
+            "PORT" => Some("8080".to_string()),
+            "EMPTY" => Some(String::new()),
+            "ODD" => Some("a$${B}${c}".to_string()),
+            _ => None,
+        };
         Values::new(&environment, &problems).put_in(&mut value, &At::root(), Path::new("/"));
         (value, problems.into_parts().0.into_iter().map(|p| p.what).collect())
     }
@@ -157,8 +176,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_in_means_itself() {
+        let (value, _) = run("<${ODD}>");
+        assert_eq!(literal(value.as_str().expect("a text")), "<a$${B}${c}>");
+        assert_eq!((literal("$${A} $$$ {"), literal("$$${A}")), ("${A} $$$ {".to_string(), "$${A}".to_string()));
+    }
+
+    #[test]
     fn what_is_missing_is_a_problem() {
         assert_eq!(run("${NOPE}").1, ["the environment variable `NOPE` is not set"]);
+        let two = ["the environment variable `AA` is not set", "the environment variable `BB` is not set"];
+        assert_eq!(run("${AA}:${PORT}:${BB}").1, two);
         assert!(run("${file:/no/such/file}").1[0].starts_with("can't read `/no/such/file`"));
         assert_eq!(run("${file:/dev/zero}").1, ["`/dev/zero` is too large"]);
     }

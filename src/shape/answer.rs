@@ -32,7 +32,7 @@ impl Respond {
         let mut changes = raw::HeaderChanges { set: raw.headers.clone(), ..Default::default() };
         if !raw.body.is_empty() && !raw.headers.0.iter().any(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE.as_str())) {
             // A browser would guess, and could take what a client put in for a page.
-            changes.set.0.push((CONTENT_TYPE.to_string(), TEXT.to_string()));
+            changes.set.0.push((CONTENT_TYPE.to_string(), raw::Text(TEXT.to_string())));
         }
         let headers = HeaderEdits::build(&changes, names, at, problems);
         let template = template(&raw.body, names, &at.key("body"), problems)?;
@@ -86,7 +86,7 @@ impl Redirect {
             let fix = "begin it with `/`, `https://host` or `https://${host}`";
             return problems.at(
                 &at,
-                format!("`{}` is neither a path nor a URL", raw.to),
+                format!("`{}` is neither a path nor a URL", raw.to.0),
                 "the client would be sent to a place of its own choice",
                 fix,
             );
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn redirect(to: &str) -> Option<Redirect> {
-        let raw = raw::Redirect { status: raw::RedirectStatus::Found, to: to.to_string() };
+        let raw = raw::Redirect { status: raw::RedirectStatus::Found, to: raw::Text(to.to_string()) };
         Redirect::build(&raw, Names { captures: &[], has_rest: true, ..Default::default() }, &At::root(), &Problems::default())
     }
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_status_without_a_body_has_none() {
-        let raw = raw::Respond { status: crate::config::shape::Number(204), headers: Default::default(), body: "x".to_string() };
+        let raw = raw::Respond { status: crate::config::shape::Number(204), headers: Default::default(), body: raw::Text("x".to_string()) };
         assert!(Respond::build(&raw, Names::default(), &At::root(), &Problems::default()).is_none());
     }
 }

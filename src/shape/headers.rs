@@ -115,7 +115,7 @@ impl Text {
     }
 }
 
-fn pairs(raw: &[(String, String)], names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<Vec<(HeaderName, Text)>> {
+fn pairs(raw: &[(String, raw::Text)], names: Names<'_>, at: &At<'_>, problems: &Problems) -> Option<Vec<(HeaderName, Text)>> {
     let read: Vec<_> = raw
         .iter()
         .map(|(name, text)| {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn raw(set: &[(&str, &str)], remove: &[&str]) -> raw::HeaderChanges {
-        let set = set.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+        let set = set.iter().map(|(name, text)| (name.to_string(), raw::Text(text.to_string()))).collect();
         raw::HeaderChanges {
             set: Named(set),
             add: Named::default(),

@@ -157,12 +157,12 @@ mod tests {
         }
     }
 
-    fn named(pairs: &[(&str, &str)]) -> Named<String> {
-        Named(pairs.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect())
+    fn named(pairs: &[(&str, &str)]) -> Named<raw::Text> {
+        Named(pairs.iter().map(|(name, text)| (name.to_string(), raw::Text(text.to_string()))).collect())
     }
 
     fn build(path: Option<&str>, query: raw::QueryChanges) -> Option<Rewrite> {
-        let raw = raw::RequestChanges { path: path.map(str::to_string), query, ..Default::default() };
+        let raw = raw::RequestChanges { path: path.map(|path| raw::Text(path.to_string())), query, ..Default::default() };
         let problems = Problems::default();
         let built = Rewrite::build(&raw, Names { captures: &["id"], has_rest: true, ..Default::default() }, &At::root(), &problems);
         assert_eq!(built.is_none(), !problems.is_empty());
@@ -193,7 +193,7 @@ mod tests {
     fn parameters() {
         let list = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let set = named(&[("src", "a gw"), ("n m", "${query.q}")]);
-        let all = raw::QueryChanges { keep: None, remove: list(&["b"]), rename: named(&[("c", "d e")]), set };
+        let all = raw::QueryChanges { keep: None, remove: list(&["b"]), rename: Named(vec![("c".to_string(), "d e".to_string())]), set };
         let keep = raw::QueryChanges { keep: Some(list(&["a", "c"])), ..Default::default() };
         let remove = raw::QueryChanges { remove: list(&["a b"]), ..Default::default() };
         for (changes, query, target) in [

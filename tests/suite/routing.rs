@@ -148,6 +148,33 @@ routes:
 }
 
 #[test]
+fn a_dollar_before_a_name_makes_it_literal_wherever_it_stands() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("odd"), "a$${b}${route}").expect("a file");
+    let gateway = Gateway::start_in(
+        folder,
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+admin: { bind: 127.0.0.1:0, token: 'to$${ken}' }
+routes:
+  - { path: /x, headers: { X-A: '$${X}' }, query: { q: 'v$${file:X}' }, respond: { body: '$${route}' } }
+  - { path: /x, headers: { X-A: '${file:DIR/odd}' }, respond: { headers: { X-A: '${file:DIR/odd}' }, body: 'put ${file:DIR/odd}' } }
+",
+    );
+    let ask = |target: &str, value: &str| gateway.connect().request("GET", target, &[("X-A", value)], b"");
+    assert_eq!(ask("/x?q=v${file:X}", "${X}").text(), "${route}");
+    assert_eq!(ask("/x?q=v${file:X}", "$${X}").status, 404);
+    // What is put in is no template either.
+    let answer = ask("/x", "a$${b}${route}");
+    assert_eq!((&*answer.text(), answer.header("x-a")), ("put a$${b}${route}", Some("a$${b}${route}")));
+    let status = |token: &str| {
+        let fields = [("Host", "localhost"), ("Authorization", token)];
+        Client::connect(gateway.admin()).request("GET", "/status", &fields, b"").status
+    };
+    assert_eq!((status("Bearer to${ken}"), status("Bearer to$${ken}")), (200, 401));
+}
+
+#[test]
 fn routes_choose_their_listeners() {
     let gateway = Gateway::start(
         "

@@ -1,7 +1,7 @@
 //! `compose` of a route, and the changes of JSON bodies.
 
 use super::route::Target;
-use super::{Method, Name};
+use super::{Method, Name, Text};
 use crate::config::schema::Parts;
 use crate::config::shape::{Named, Node, Number, Shape, Size, choice, record};
 use serde_json::{Value as Schema, json};
@@ -74,7 +74,7 @@ record! {
         to: Target,
         method: Method = Method(http::Method::GET),
         /// Path and query, with `${…}`.
-        path: String,
+        path: Text,
         /// Names of the client's fields that go along, or fields with their values.
         headers: CallHeaders = CallHeaders::default(),
         /// What is sent: a JSON value with `${…}` in it.
@@ -90,7 +90,7 @@ record! {
         /// For this call, within that of the whole.
         timeout: Option<Duration> = None,
         /// A list, as `${NAME.body.x}`: the call is made for each item, which is `${item}`, and its body is the list of all bodies.
-        for_each: Option<String> = None,
+        for_each: Option<Text> = None,
         /// Items that are asked for; those behind are left out.
         items_max: Number<1, 1_000> = Number(50),
         /// Of them at once.
@@ -110,7 +110,7 @@ pub enum CallHeaders {
     /// The client's own, by name.
     Passed(Vec<String>),
     /// With values.
-    Set(Named<String>),
+    Set(Named<Text>),
 }
 
 impl Default for CallHeaders {
@@ -129,7 +129,7 @@ impl Shape for CallHeaders {
     }
 
     fn schema(parts: &mut Parts) -> Schema {
-        json!({ "anyOf": [Vec::<String>::schema(parts), Named::<String>::schema(parts)] })
+        json!({ "anyOf": [Vec::<String>::schema(parts), Named::<Text>::schema(parts)] })
     }
 }
 

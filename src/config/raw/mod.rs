@@ -22,7 +22,7 @@ pub use route::{
     Target, To,
 };
 pub use service::{Balance, Endpoint, HashBy, Keepalive, Protocol, Queue, Service, ServiceTls, Sticky, Timeouts};
-pub use words::{Document, FilePath, Method, Name, NameServer, Network, OwnPath, Secret, SrvName, is_free};
+pub use words::{Document, FilePath, Method, Name, NameServer, Network, OwnPath, Secret, SrvName, Text, is_free};
 
 /// A key of the whole file.
 pub fn is_section(key: &str) -> bool {

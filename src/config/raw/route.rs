@@ -2,7 +2,7 @@
 
 use super::auth::{Addresses, Cors, Require};
 use super::words::name;
-use super::{Compose, Method, Name, RequestBody, ResponseBody, Timeouts};
+use super::{Compose, Method, Name, RequestBody, ResponseBody, Text, Timeouts};
 use crate::config::scalar::Url;
 use crate::config::schema::{self, Parts};
 use crate::config::shape::{Named, Node, Number, OneOrMany, Shape, Size, choice, record};
@@ -73,7 +73,7 @@ record! {
     #[derive(Default)]
     pub struct RequestChanges {
         /// What the path becomes, with `${…}`; `{id}` means `${id}`.
-        path: Option<String> = None,
+        path: Option<Text> = None,
         query: QueryChanges = QueryChanges::default(),
         headers: HeaderChanges = HeaderChanges::default(),
         body: RequestBody = RequestBody::default(),
@@ -90,7 +90,7 @@ record! {
         /// New names by old ones.
         rename: Named<String> = Named::default(),
         /// Values, with `${…}`, which take the place of those that are there.
-        set: Named<String> = Named::default(),
+        set: Named<Text> = Named::default(),
     }
 }
 
@@ -108,8 +108,8 @@ record! {
     pub struct HeaderChanges {
         /// New names by old ones.
         rename: Named<String> = Named::default(),
-        set: Named<String> = Named::default(),
-        add: Named<String> = Named::default(),
+        set: Named<Text> = Named::default(),
+        add: Named<Text> = Named::default(),
         remove: Vec<String> = Vec::new(),
     }
 }
@@ -241,7 +241,7 @@ record! {
     pub struct Redirect {
         status: RedirectStatus = RedirectStatus::Found,
         /// A path or a URL, with `${…}`. The query is kept unless this has one.
-        to: String,
+        to: Text,
     }
 }
 
@@ -258,7 +258,7 @@ choice! {
 record! {
     pub struct Respond {
         status: Number<200, 599> = Number(200),
-        headers: Named<String> = Named::default(),
-        body: String = String::new(),
+        headers: Named<Text> = Named::default(),
+        body: Text = Text::default(),
     }
 }

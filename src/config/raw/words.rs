@@ -27,6 +27,27 @@ impl Shape for Name {
     }
 }
 
+/// A text with `${…}` of a request in it, as it was written: `$${` is the template's to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text(pub String);
+impl std::ops::Deref for Text {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+impl Shape for Text {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.written("a text", "\"…\"").map(Text)
+    }
+    fn schema(parts: &mut Parts) -> Json {
+        String::schema(parts)
+    }
+    fn written(&self) -> Option<Json> {
+        self.0.written()
+    }
+}
+
 /// The path of a file that is read. A relative one is written relative to the file in which it stands, as those of `${file:}` are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FilePath(pub String);
