@@ -167,6 +167,17 @@ impl fmt::Display for HostPort {
     }
 }
 
+/// Who a URL says it comes from, and with what password.
+pub(super) fn user_info(text: &str) -> Option<&str> {
+    let rest = text.split_once("://")?.1;
+    rest.rfind('@').map(|end| &rest[..end])
+}
+
+/// A URL that can be shown.
+fn without_user_info(text: &str) -> String {
+    user_info(text).map_or_else(|| text.to_string(), |info| text.replace(&format!("{info}@"), "***@"))
+}
+
 /// An upstream that is written as a URL: scheme, host, port, and no more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Url {
@@ -182,11 +193,11 @@ impl FromStr for Url {
         let (tls, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
             (Some(rest), _) => (false, rest),
             (_, Some(rest)) => (true, rest),
-            _ => return Err(format!("`{text}` is not an http or https URL")),
+            _ => return Err(format!("`{}` is not an http or https URL", without_user_info(text))),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@']) {
-            return Err(format!("`{text}` has more than scheme, host and port"));
+            return Err(format!("`{}` has more than scheme, host and port", without_user_info(text)));
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
         let address = match has_port {
@@ -242,6 +253,10 @@ mod tests {
         assert_eq!("http://[::1]".parse::<Url>().expect("a URL").address.to_string(), "[::1]:80");
         for text in ["ftp://x", "http://", "http://a/b", "http://user@a", "http://a:x", "http://a b"] {
             assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+        for (text, shown) in [("http://user:pass@a", "http://***@a"), ("ftp://u:p@ss@a", "ftp://***@a"), ("http://a/b", "http://a/b")] {
+            let what = text.parse::<Url>().expect_err("no URL of a service");
+            assert!(what.contains(&format!("`{shown}`")), "{what}");
         }
         assert!("10.0.0.1".parse::<HostPort>().is_err());
         assert!("a b:80".parse::<HostPort>().is_err());

@@ -2,6 +2,7 @@
 
 use super::place::At;
 use super::problem::Problems;
+use super::scalar::user_info;
 use super::{secret, yaml};
 use serde_yaml::Value;
 use std::fs::File;
@@ -41,6 +42,10 @@ impl<'a> Values<'a> {
                 if text.contains("${") {
                     let Some(new) = self.expand(text, at, folder) else { return };
                     *text = new;
+                }
+                // Wherever a URL stands: it may be one that has no business there.
+                if let Some(info) = user_info(text) {
+                    self.hidden.push(format!("{info}@"));
                 }
                 if secret::is_secret(at.name()) {
                     self.hidden.push(text.clone());
