@@ -6,6 +6,7 @@ use regex_automata::meta::{BuildError, Config, Regex};
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, PatternID};
+use regex_syntax::hir::literal::{Extractor, Literal};
 use smallvec::{SmallVec, smallvec};
 use std::hash::{Hash, Hasher};
 
@@ -41,6 +42,14 @@ impl Expression {
             Some((name, _)) => Err(wrong(&format!("the group's name `{name}` is not one of small letters, digits and `_`"))),
             None => Ok(Expression { text: text.into(), regex, groups }),
         }
+    }
+
+    /// Whether it may match a path, as far as that can be told: what it begins with is no slash, nor is it the `*` of OPTIONS.
+    pub fn may_be_a_path(&self) -> bool {
+        let Ok(hir) = syntax::parse(&self.text) else { return true };
+        let begins = Extractor::new().extract(&hir);
+        let may_be = |begin: &Literal| begin.as_bytes().first().is_none_or(|first| matches!(first, b'/' | b'*'));
+        begins.literals().is_none_or(|begins| begins.iter().any(may_be))
     }
 
     /// As it was written.
@@ -99,6 +108,24 @@ mod tests {
         let expression = Expression::parse("/a|/ab").expect("an expression");
         for (path, matches) in [("/a", true), ("/ab", true), ("/abc", false), ("x/a", false), ("/a\n", false)] {
             assert_eq!(expression.is_match(path.as_bytes()), matches, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_begins_without_a_slash_is_no_path() {
+        for (text, may_be) in [
+            ("orders/.*", false),
+            ("(?i)orders|x", false),
+            ("^orders", false),
+            ("/orders", true),
+            ("^/orders", true),
+            ("orders|/x", true),
+            (".*", true),
+            ("[^/]?/x", true),
+            (r"\*", true),
+            ("", true),
+        ] {
+            assert_eq!(Expression::parse(text).expect("an expression").may_be_a_path(), may_be, "{text}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::problem::Problems;
 use crate::config::raw::{self, Match};
 use crate::types::{ListenerId, RouteId};
 use http::header::HOST;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 
 const NEVER: &str = "no request could match it";
 
@@ -18,6 +18,7 @@ impl Rule {
     /// Reads what a route asks for; its listeners have been looked up. `None` means that a problem was reported.
     pub fn build(raw: &raw::Route, id: RouteId, listeners: Vec<ListenerId>, at: &At<'_>, problems: &Problems) -> Option<Rule> {
         let path = path(raw, at, problems);
+        let methods = methods(raw, &at.key("methods"), problems);
         let host_at = at.key("host");
         let host = |(index, text): (usize, &String)| {
             let fix = "write a host such as `api.example.com` or `*.example.com`";
@@ -35,13 +36,22 @@ impl Rule {
             id,
             hosts: hosts.into_iter().collect::<Option<_>>()?,
             path: path?,
-            methods: raw.methods.iter().flat_map(|methods| methods.0.iter().map(|method| method.0.clone())).collect(),
+            methods: methods?,
             headers: headers?,
             query: query.into_iter().collect::<Option<_>>()?,
             listeners,
             has_cors: raw.cors.is_some(),
         })
     }
+}
+
+fn methods(raw: &raw::Route, at: &At<'_>, problems: &Problems) -> Option<Vec<Method>> {
+    let methods: Vec<Method> = raw.methods.iter().flat_map(|methods| methods.0.iter().map(|method| method.0.clone())).collect();
+    if !methods.is_empty() && methods.iter().all(|method| *method == Method::CONNECT) {
+        let why = "the gateway is no forward proxy: it refuses CONNECT before it looks for a route";
+        return problems.at(at, "a route for CONNECT alone", why, "name another method, or remove the route");
+    }
+    Some(methods)
 }
 
 fn path(raw: &raw::Route, at: &At<'_>, problems: &Problems) -> Option<PathRule> {
@@ -53,6 +63,10 @@ fn path(raw: &raw::Route, at: &At<'_>, problems: &Problems) -> Option<PathRule> 
         (None, Some(text)) => {
             let at = at.key("path_regex");
             let expression = expression(text, r"/orders/(?<id>\d+)", &at, problems)?;
+            if !expression.may_be_a_path() {
+                let what = format!("`{text}` matches no path: each begins with a slash");
+                return problems.at(&at, what, NEVER, format!("begin it with one: `/{text}`"));
+            }
             Some(PathRule::Expression(expression))
         }
         // It is there, but could not be read.
@@ -154,6 +168,8 @@ mod tests {
             ("host: a", &["a route without a path"][..]),
             ("path: /x, path_regex: /x", &["a route with both `path` and `path_regex`"]),
             ("path_regex: '/(a'", &["`/(a` is not a regular expression that can be used: unclosed group"]),
+            ("path_regex: 'orders/.*'", &["`orders/.*` matches no path: each begins with a slash"]),
+            ("path: /x, methods: [CONNECT]", &["a route for CONNECT alone"]),
             ("path: /x, headers: { X-A: 1, x-a: 2 }", &["`x-a` is asked for twice: names of header fields have no case"]),
             ("path: /x, headers: { Host: a, a b: c }", &["`Host` can't be asked for here", "`a b` is not a header's name"]),
             ("path: /x, headers: { X-A: ' a' }", &["a value with spaces around it or control characters"]),
