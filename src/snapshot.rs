@@ -292,16 +292,8 @@ impl Snapshot {
         let named = routes::Named { listeners: &listeners, services: &services, limits: &limits, caches: &caches, methods: &methods };
         let build = routes::Build::new(raw, state, named, problems);
         let routes = build.routes(&root.key("routes"));
-        let access_log = match &raw.access_log {
-            None => Some(None),
-            Some(log) => {
-                let redact = log.redact.iter().cloned().chain(methods.secret_parameters()).collect();
-                let log = &raw::AccessLog { redact, ..log.clone() };
-                let opened = AccessLog::open(log, &state.logs).map_err(|e| format!("can't open `{}`: {e}", log.path.0));
-                let fix = "correct the path, or let this user write it";
-                problems.ok(opened, &root.key("access_log").key("path"), "requests could not be written down", fix).map(Some)
-            }
-        };
+        let access_log = access_log(raw, &methods, state, &root.key("access_log"), problems);
+        check_log(&raw.log, state, &root.key("log"), problems);
         if let Some(admin @ raw::Admin { bind: Bind::Tcp(address), .. }) = &raw.admin {
             listeners::check_admin(admin, *address, &root.key("admin"), problems);
         }
@@ -344,6 +336,23 @@ impl Snapshot {
             no_route: state.metrics.route(""),
         })
     }
+}
+
+/// The outer `None` means that a problem was reported.
+fn access_log(raw: &Config, methods: &Methods, state: &State, at: &At<'_>, problems: &Problems) -> Option<Option<AccessLog>> {
+    let Some(log) = &raw.access_log else { return Some(None) };
+    let redact = log.redact.iter().cloned().chain(methods.secret_parameters()).collect();
+    let log = &raw::AccessLog { redact, ..log.clone() };
+    let opened = AccessLog::open(log, &state.logs).map_err(|e| format!("can't open `{}`: {e}", log.path.0));
+    let fix = "correct the path, or let this user write it";
+    problems.ok(opened, &at.key("path"), "requests could not be written down", fix).map(Some)
+}
+
+/// The error log is opened when the process begins: by then it is too late to say where it is wrong.
+fn check_log(raw: &raw::Log, state: &State, at: &At<'_>, problems: &Problems) {
+    let opened = state.logs.probe(&raw.path.0).map_err(|e| format!("can't open `{}`: {e}", raw.path.0));
+    let fix = "correct the path, or let this user write it; `stderr` and `stdout` always work";
+    problems.ok(opened, &at.key("path"), "what goes wrong could not be written down", fix);
 }
 
 fn overload(raw: &Config, state: &State, at: &At<'_>, problems: &Problems) -> Option<Overload> {

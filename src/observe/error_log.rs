@@ -1,6 +1,7 @@
 //! The error log: env_logger behind a limit for each place that logs, so that a flood of failures is no flood of lines.
 
 use crate::config::raw::{Log as Settings, LogFormat, LogLevel};
+use env_logger::Target;
 use log::{LevelFilter, Log, Metadata, Record};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -22,9 +23,11 @@ pub fn install(settings: &Settings) -> io::Result<()> {
     builder.filter_level(level(settings.level)).filter_module("pingora", LevelFilter::Error).filter_module("h2", LevelFilter::Error);
     builder.filter_module("pingora_proxy", LevelFilter::Error).filter_module("pingora_core", LevelFilter::Error);
     builder.parse_default_env();
-    if settings.path.0 != "stderr" {
-        builder.target(env_logger::Target::Pipe(Box::new(LogFile::open(&settings.path.0)?)));
-    }
+    builder.target(match settings.path.0.as_str() {
+        "stderr" => Target::Stderr,
+        "stdout" => Target::Stdout,
+        path => Target::Pipe(Box::new(LogFile::open(path)?)),
+    });
     if settings.format == LogFormat::Json {
         builder.format(|out, record| {
             let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();

@@ -53,6 +53,18 @@ impl Logs {
         Ok(lines)
     }
 
+    /// Whether the error log, which others write, could be opened.
+    ///
+    /// # Errors
+    /// Those of opening the file.
+    pub fn probe(&self, path: &str) -> io::Result<()> {
+        match path {
+            "stderr" | "stdout" => Ok(()),
+            path if self.is_dry => dry(path).map(drop),
+            path => OpenOptions::new().create(true).append(true).open(path).map(drop),
+        }
+    }
+
     /// Writes what is left, before the process ends.
     pub fn finish(&self) {
         let open: Vec<Arc<Lines>> = lock(&self.open).values().filter_map(Weak::upgrade).collect();

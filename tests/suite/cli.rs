@@ -119,6 +119,12 @@ fn check_makes_no_file_and_knows_a_log_that_could_not_be_opened() {
     assert!(!log.exists());
     let (code, text) = check(&yaml("/no/such/folder/access.log"));
     assert!(code == Some(1) && text.contains("f.yaml:3:21: can't open `/no/such/folder/access.log`"), "{text}");
+    let log = folder.path().join("error.log");
+    let yaml = |log: &str| yaml("stdout") + &format!("log: {{ path: {log} }}\n");
+    assert_eq!(check(&yaml(&log.display().to_string())).0, Some(0));
+    assert!(!log.exists());
+    let (code, text) = check(&yaml("/no/such/folder/error.log"));
+    assert!(code == Some(1) && text.contains("f.yaml:4:14: can't open `/no/such/folder/error.log`"), "{text}");
 }
 
 #[test]
@@ -190,6 +196,20 @@ fn run_without_a_file() {
     assert!(line.contains("\"path\":\"/x\""), "{line}");
     child.kill().expect("the end");
     child.wait().expect("the end");
+}
+
+#[test]
+fn the_error_log_may_be_the_standard_output() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&folder, "listeners: [{ bind: 127.0.0.1:0 }]\nlog: { path: stdout }\nroutes: [{ path: /*, respond: {} }]\n");
+    let mut command = frontdesk();
+    command.current_dir(folder.path()).args(["run", "-c", "f.yaml"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the gateway");
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let is_ready = lines.into_iter().any(|line| line.contains("ready: "));
+    child.kill().expect("the end");
+    child.wait().expect("the end");
+    assert!(is_ready && !folder.path().join("stdout").exists());
 }
 
 #[test]

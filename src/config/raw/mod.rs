@@ -291,7 +291,7 @@ record! {
     /// The error log. `RUST_LOG` wins over `level`.
     pub struct Log {
         level: LogLevel = LogLevel::Info,
-        /// `stderr`, or a file.
+        /// `stderr`, `stdout`, or a file.
         path: OwnPath = OwnPath("stderr".into()),
         format: LogFormat = LogFormat::Text,
     }
