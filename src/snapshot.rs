@@ -290,6 +290,10 @@ impl Snapshot {
         let methods = Methods::build(&raw.auth, &state.issuers, &root.key("auth"), problems);
         listeners::check_client_auth(raw, &root.key("auth"), problems);
         let named = routes::Named { listeners: &listeners, services: &services, limits: &limits, caches: &caches, methods: &methods };
+        // First, so that each is said where it stands and not by the routes that have it.
+        let defaults_at = root.key("defaults");
+        Access::check_defaults(&raw.defaults, &methods, &defaults_at, problems);
+        limits.check_defaults(&raw.defaults.rate_limits, &defaults_at.key("rate_limits"), problems);
         let build = routes::Build::new(raw, state, named, problems);
         let routes = build.routes(&root.key("routes"));
         let access_log = access_log(raw, &methods, state, &root.key("access_log"), problems);

@@ -9,7 +9,7 @@ use super::{Answer, Methods, Request};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
-use crate::config::shape::remedy;
+use crate::config::shape::{OneOrMany, remedy};
 use crate::types::{Identity, Refusal};
 use http::{HeaderMap, HeaderName, Uri};
 use std::net::IpAddr;
@@ -46,6 +46,22 @@ pub enum Outcome {
     Ask(String),
 }
 
+/// The methods that are named, and a problem for each that there is not.
+fn find(auth: Option<&OneOrMany<raw::Name>>, methods: &Methods, at: &At<'_>, problems: &Problems) -> Vec<Option<Arc<Method>>> {
+    let names = auth.into_iter().flat_map(|names| names.0.iter()).enumerate();
+    let one = |(index, name): (usize, &raw::Name)| match methods.get(&name.0) {
+        Some(method) => method.clone(),
+        None if !problems.is_read(&At::root().key("auth")) => None,
+        // Said already: many routes have the same defaults.
+        None if !problems.is_sound(&at.index(index)) => None,
+        None => {
+            let what = format!("no method of `auth` is named `{}`", name.0);
+            problems.at(&at.index(index), what, "nobody could be recognised by it", remedy(&name.0, &methods.names()))
+        }
+    };
+    names.filter(|(_, name)| name.0 != ANONYMOUS).map(one).collect()
+}
+
 impl Access {
     /// What route `raw` asks. `None` means that a problem was reported.
     ///
@@ -55,20 +71,7 @@ impl Access {
         let defaults_at = root.key("defaults");
         let names_at = if is_own { at.key("auth") } else { defaults_at.key("auth") };
         let auth = raw.auth.as_ref().or(defaults.auth.as_ref());
-        let names = auth.into_iter().flat_map(|names| names.0.iter()).enumerate();
-        let found: Vec<Option<Arc<Method>>> = names
-            .filter(|(_, name)| name.0 != ANONYMOUS)
-            .map(|(index, name)| match methods.get(&name.0) {
-                Some(method) => method.clone(),
-                None if !problems.is_read(&At::root().key("auth")) => None,
-                // Said already: many routes have the same defaults.
-                None if !problems.is_sound(&names_at.index(index)) => None,
-                None => {
-                    let what = format!("no method of `auth` is named `{}`", name.0);
-                    problems.at(&names_at.index(index), what, "nobody could be recognised by it", remedy(&name.0, &methods.names()))
-                }
-            })
-            .collect();
+        let found = find(auth, methods, &names_at, problems);
         let require = Require::build(&raw.require);
         let is_known = auth.iter().any(|names| names.0.iter().any(|name| name.0 != ANONYMOUS));
         if !require.is_empty() && !is_known && problems.is_sound(&names_at) {
@@ -82,6 +85,11 @@ impl Access {
             require,
             addresses: Addresses::build(&raw.ip),
         })
+    }
+
+    /// Looks up the names of `defaults`, which no route may come to.
+    pub fn check_defaults(defaults: &raw::Defaults, methods: &Methods, at: &At<'_>, problems: &Problems) {
+        find(defaults.auth.as_ref(), methods, &at.key("auth"), problems);
     }
 
     pub(super) fn methods(&self) -> &[Arc<Method>] {

@@ -79,23 +79,32 @@ impl Limits {
                 let why = "one request would be charged twice";
                 return problems.at(&at, format!("`{}` is named twice", name.0), why, "remove one of the two, or raise its `cost`");
             }
-            match self.all.iter().find(|(known, _)| *known == name.0) {
-                // One that could not be built has its own problem.
-                Some((_, entry)) => entry.clone(),
-                None if !problems.is_read(&At::root().key("rate_limits")) => None,
-                // Said already: many routes have the same defaults.
-                None if !problems.is_sound(&at) => None,
-                None => {
-                    let known: Vec<&str> = self.all.iter().map(|(name, _)| name.as_str()).collect();
-                    let what = format!("no limit is named `{}`", name.0);
-                    problems.at(&at, what, "requests would not be limited", remedy(&name.0, &known))
-                }
-            }
+            self.find(name, &at, problems)
         };
         let entries: Vec<Option<LimitEntry>> = names.iter().enumerate().map(one).collect();
         let entries: Box<[LimitEntry]> = entries.into_iter().collect::<Option<_>>()?;
         let set = Set::new(entries.iter().map(|entry| entry.limit.clone()).collect(), route, &state.limits.store);
         Some(set.map(|set| RouteLimits { set, entries }))
+    }
+
+    /// Looks up the names of `defaults`, which no route may come to.
+    pub fn check_defaults(&self, names: &[raw::Name], at: &At<'_>, problems: &Problems) {
+        names.iter().enumerate().for_each(|(index, name)| drop(self.find(name, &at.index(index), problems)));
+    }
+
+    fn find(&self, name: &raw::Name, at: &At<'_>, problems: &Problems) -> Option<LimitEntry> {
+        match self.all.iter().find(|(known, _)| *known == name.0) {
+            // One that could not be built has its own problem.
+            Some((_, entry)) => entry.clone(),
+            None if !problems.is_read(&At::root().key("rate_limits")) => None,
+            // Said already: many routes have the same defaults.
+            None if !problems.is_sound(at) => None,
+            None => {
+                let known: Vec<&str> = self.all.iter().map(|(name, _)| name.as_str()).collect();
+                let what = format!("no limit is named `{}`", name.0);
+                problems.at(at, what, "requests would not be limited", remedy(&name.0, &known))
+            }
+        }
     }
 
     pub fn into_entries(self) -> Option<Vec<LimitEntry>> {
