@@ -212,6 +212,10 @@ pub fn remedy(name: &str, known: &[&str]) -> String {
 
 /// The known name that is a slip of the finger away from `name`.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Of numbers, such as statuses, a digit is no slip: whoever wrote 500 did not mean 502.
+    if name.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
     let lower = name.to_ascii_lowercase().replace('-', "_");
     let scored = known.iter().map(|k| (strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase()), *k));
     scored.filter(|(distance, k)| *distance <= 1 + k.len() / 4).min().map(|(_, k)| k)

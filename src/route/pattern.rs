@@ -84,7 +84,11 @@ fn segment(part: &str, text: &str) -> Result<Segment, String> {
     match super::normalize::path(&format!("/{part}")) {
         // A text that is not ASCII is meant as clients send it.
         Ok(normal) if normal[1..] == *part || !(part.is_ascii() || part.contains('%')) => Ok(Segment::Literal(normal[1..].into())),
-        Ok(normal) => Err(format!("no request ever has `{part}`: paths are normalised before they are matched; write `{}`", &normal[1..])),
+        Ok(normal) => {
+            // Dot segments lead elsewhere.
+            let meant = if normal == "/" { super::normalize::path(text).unwrap_or(normal) } else { normal[1..].to_string().into() };
+            Err(format!("no request ever has `{part}`: paths are normalised before they are matched; write `{meant}`"))
+        }
         Err(what) => Err(format!("`{text}`: {what}")),
     }
 }
@@ -101,6 +105,13 @@ mod tests {
         assert_eq!(Pattern::parse("/").map(|p| p.segments), Ok(vec![Segment::Literal("".into())]));
         for bad in ["", "x", "/*/x", "/a*", "/{}", "/{Id}", "/{a}/{a}", "/a?b", "/x/../y", "/%61", "/{a}b"] {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+        for (bad, good) in [("/a b/x", "a%20b"), ("/x/%61", "a"), ("/a/../b/{id}", "/b/{id}"), ("/./a/*", "/a/*")] {
+            let what = Pattern::parse(bad).expect_err("no pattern");
+            assert!(
+                what.ends_with(&format!("write `{good}`")) && Pattern::parse(&format!("/{}", good.trim_start_matches('/'))).is_ok(),
+                "{what}"
+            );
         }
     }
 }
