@@ -45,7 +45,10 @@ impl Gateway {
                     false => Ok(false),
                 }
             }
-            _ => Box::pin(answer(session, exchange)).await,
+            route => match route.is_none_or(|route| fits(session, route.body_bytes_max)) {
+                true => Box::pin(answer(session, exchange)).await,
+                false => refuse(exchange, Refusal::BodyTooLarge),
+            },
         }
     }
 

@@ -203,6 +203,27 @@ fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
 }
 
 #[test]
+fn answers_of_the_gateway_have_the_bound_too() {
+    let gateway = Gateway::start(
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+server: { limits: { body_bytes: 10B } }
+routes:
+  - { path: /fixed, respond: { body: fixed } }
+  - { path: /away, body_bytes: 20, redirect: { to: /there } }
+  - { path: /none, body_bytes: 0, respond: {} }
+",
+    );
+    for (path, bytes, status) in [("/fixed", 10, 200), ("/fixed", 11, 413), ("/away", 20, 302), ("/away", 21, 413), ("/none", 1000, 200)] {
+        let mut client = gateway.connect();
+        let answer = client.request("POST", path, &[], "x".repeat(bytes).as_bytes());
+        assert_eq!(answer.status, status, "{path} {bytes}: {answer:?}");
+        assert!(status != 413 || answer.code() == "body_too_large");
+        assert_eq!(client.get("/none").status, 200, "the connection goes on");
+    }
+}
+
+#[test]
 fn a_service_sees_the_begin_of_a_body_before_its_end() {
     let (saw, seen) = channel();
     let saw = Mutex::new(saw);
