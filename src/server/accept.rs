@@ -1,16 +1,17 @@
 //! The accept loops: listeners that come, change and go while the process runs.
 
 use super::guard::{Counter, Guard};
-use super::proxied::{Proxies, read_header};
+use super::proxied::{Proxies, Unheard, read_header};
 use super::refuse::Refuser;
 use super::socket::{Address, LOCAL_PEER, Listening, Socket};
 use super::sockets::{Bound, SocketFile};
 use super::spare::{Spare, is_starved};
 use super::stream::{ClientStream, Limits};
+use crate::admin::Admin;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::Phase;
 use crate::tls::Termination;
-use crate::types::ListenerId;
+use crate::types::{ListenerId, Refusal};
 use arc_swap::ArcSwap;
 use pingora::apps::ServerApp;
 use pingora::protocols::tls::TlsRef;
@@ -49,6 +50,17 @@ pub struct Manner {
     pub tls: Option<Arc<Termination>>,
     /// Those that say for whom they speak, where they are to.
     pub proxies: Option<Proxies>,
+}
+
+/// What stands behind a listener.
+pub trait Door: ServerApp + Send + Sync + 'static {
+    /// A connection ends before there was anybody to serve: it is counted and written down.
+    fn unread(&self, connection: &Connection, refusal: &Refusal);
+}
+
+/// Its clients come by no proxy.
+impl Door for Admin {
+    fn unread(&self, _: &Connection, _: &Refusal) {}
 }
 
 /// How far the connections of a listener are to be wound down.
@@ -95,7 +107,7 @@ struct Shared<A> {
     wind: Receiver<Wind>,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
+impl<A: Door> Listeners<A> {
     pub fn new(app: Arc<A>, connections: Arc<Counter>, times: Times) -> Self {
         let times = Arc::new(RwLock::new(times));
         Listeners { app, connections, refuser: Arc::default(), times, open: Mutex::default(), gate: channel(false).0 }
@@ -217,7 +229,7 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     }
 }
 
-async fn accept<A: ServerApp + Send + Sync + 'static>(listener: Arc<Listening>, shared: Arc<Shared<A>>, mut stop: Receiver<bool>) {
+async fn accept<A: Door>(listener: Arc<Listening>, shared: Arc<Shared<A>>, mut stop: Receiver<bool>) {
     let (mut spare, mut gate) = (Spare::new(), shared.gate.clone());
     tokio::select! {
         biased;
@@ -248,7 +260,7 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(listener: Arc<Listening>, 
 }
 
 /// Serves a client, once it is known who that is.
-fn welcome<A: ServerApp + Send + Sync + 'static>(socket: Socket, peer: SocketAddr, guard: Guard, shared: &Arc<Shared<A>>) {
+fn welcome<A: Door>(socket: Socket, peer: SocketAddr, guard: Guard, shared: &Arc<Shared<A>>) {
     let is_proxy = shared.manner.load().proxies.as_ref().is_some_and(|proxies| proxies.has(peer));
     match is_proxy {
         true => drop(tokio::spawn(serve_proxied(socket, peer, guard, shared.clone()))),
@@ -257,7 +269,7 @@ fn welcome<A: ServerApp + Send + Sync + 'static>(socket: Socket, peer: SocketAdd
 }
 
 /// A client that comes by way of a proxy, which says so first.
-async fn serve_proxied<A: ServerApp + Send + Sync + 'static>(mut socket: Socket, peer: SocketAddr, guard: Guard, shared: Arc<Shared<A>>) {
+async fn serve_proxied<A: Door>(mut socket: Socket, peer: SocketAddr, guard: Guard, shared: Arc<Shared<A>>) {
     let limit = shared.times.read().unwrap_or_else(PoisonError::into_inner).handshake;
     let mut wind = shared.wind.clone();
     let header = tokio::select! {
@@ -267,19 +279,17 @@ async fn serve_proxied<A: ServerApp + Send + Sync + 'static>(mut socket: Socket,
     };
     match header {
         Ok(Ok((client, behind))) => Box::pin(serve(socket, client.unwrap_or(peer), behind, guard, shared)).await,
-        Ok(Err(e)) => log::debug!("{peer}: no client by this proxy: {e}"),
+        Ok(Err(Unheard::Malformed(what))) => {
+            let connection = Connection::new(shared.id, peer, shared.closing.clone());
+            shared.app.unread(&connection, &Refusal::BadRequest(what));
+        }
+        Ok(Err(Unheard::Lost(e))) => log::debug!("{peer}: no client by this proxy: {e}"),
         Err(_) => log::debug!("{peer}: the proxy does not say for whom it speaks"),
     }
 }
 
 /// One connection, from its first byte to its close. Of it, `begin` has been read already.
-async fn serve<A: ServerApp + Send + Sync + 'static>(
-    socket: Socket,
-    peer: SocketAddr,
-    begin: Vec<u8>,
-    guard: Guard,
-    shared: Arc<Shared<A>>,
-) {
+async fn serve<A: Door>(socket: Socket, peer: SocketAddr, begin: Vec<u8>, guard: Guard, shared: Arc<Shared<A>>) {
     let connection = Arc::new(Connection::new(shared.id, peer, shared.closing.clone()));
     let times = *shared.times.read().unwrap_or_else(PoisonError::into_inner);
     let Ok(stream) = ClientStream::new(socket, connection.clone(), times.stream, guard, begin) else { return };

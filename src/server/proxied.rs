@@ -23,11 +23,26 @@ impl Proxies {
     }
 }
 
+/// Why it is not known for whom a proxy speaks.
+#[derive(Debug)]
+pub enum Unheard {
+    /// What came is no header.
+    Malformed(&'static str),
+    /// The proxy has gone, or it can't be read from it.
+    Lost(io::Error),
+}
+
+impl From<io::Error> for Unheard {
+    fn from(e: io::Error) -> Unheard {
+        Unheard::Lost(e)
+    }
+}
+
 /// Reads the header. Answers for whom the proxy speaks, if for anybody, and the bytes that came behind it.
 ///
 /// # Errors
-/// Those of reading; `InvalidData` when there is none.
-pub async fn read_header(socket: &mut Socket) -> io::Result<(Option<SocketAddr>, Vec<u8>)> {
+/// Those of reading, and what is wrong with what was read.
+pub async fn read_header(socket: &mut Socket) -> Result<(Option<SocketAddr>, Vec<u8>), Unheard> {
     let mut bytes = Vec::new();
     loop {
         let begin = bytes.len();
@@ -39,9 +54,9 @@ pub async fn read_header(socket: &mut Socket) -> io::Result<(Option<SocketAddr>,
                 bytes.drain(..header.length);
                 return Ok((header.client, bytes));
             }
-            Ok(None) if read == 0 => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(None) if read == 0 => return Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
             Ok(None) => {}
-            Err(Malformed(what)) => return Err(io::Error::new(ErrorKind::InvalidData, what)),
+            Err(Malformed(what)) => return Err(Unheard::Malformed(what)),
         }
     }
 }

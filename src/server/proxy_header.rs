@@ -32,17 +32,17 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     match (is_begin(V1), is_begin(V2)) {
         (true, _) if bytes.len() >= V1.len() => v1(bytes),
         (_, true) if bytes.len() >= V2.len() => v2(bytes),
-        (false, false) => Err(Malformed("no PROXY header")),
+        (false, false) => Err(Malformed("There is no PROXY header.")),
         _ => Ok(None),
     }
 }
 
 fn v1(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let Some(end) = bytes.iter().take(LINE_MAX).position(|byte| *byte == b'\n') else {
-        return if bytes.len() >= LINE_MAX { Err(Malformed("a line without end")) } else { Ok(None) };
+        return if bytes.len() >= LINE_MAX { Err(Malformed("The PROXY header is a line without end.")) } else { Ok(None) };
     };
     let line = bytes[V1.len()..end].strip_suffix(b"\r").and_then(|line| std::str::from_utf8(line).ok());
-    let line = line.ok_or(Malformed("a line that is none"))?;
+    let line = line.ok_or(Malformed("The PROXY header is a line that is none."))?;
     let length = end + 1;
     // Whatever follows UNKNOWN is to be ignored.
     if line == "UNKNOWN" || line.starts_with("UNKNOWN ") {
@@ -50,7 +50,7 @@ fn v1(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     }
     let fields: Vec<&str> = line.split(' ').collect();
     let [family, source, destination, source_port, destination_port] = fields[..] else {
-        return Err(Malformed("another number of fields than five"));
+        return Err(Malformed("The PROXY header has another number of fields than five."));
     };
     let address = |text: &str| match family {
         "TCP4" => text.parse::<Ipv4Addr>().map(IpAddr::V4).ok(),
@@ -60,7 +60,7 @@ fn v1(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let port = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     match (address(source), address(destination), port(source_port), port(destination_port)) {
         (Some(ip), Some(_), Some(port), Some(_)) => Ok(Some(Header { client: Some(SocketAddr::new(ip, port)), length })),
-        _ => Err(Malformed("an address that is none")),
+        _ => Err(Malformed("The PROXY header has an address that is none.")),
     }
 }
 
@@ -70,15 +70,15 @@ fn v2(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let body = usize::from(u16::from_be_bytes([high, low]));
     let (version, command) = (version_and_command >> 4, version_and_command & 15);
     if version != 2 || command > 1 {
-        return Err(Malformed("another version, or an unknown command"));
+        return Err(Malformed("The PROXY header has another version, or an unknown command."));
     }
     let Some(body) = rest.get(..body) else { return Ok(None) };
     // What follows the addresses (TLVs) is not needed.
     let client = match (command, family) {
         (0, _) | (_, 0x00 | 0x31) => None,
-        (_, 0x11) => Some(addresses::<4>(body).ok_or(Malformed("too short for its addresses"))?),
-        (_, 0x21) => Some(addresses::<16>(body).ok_or(Malformed("too short for its addresses"))?),
-        _ => return Err(Malformed("a family that is no stream")),
+        (_, 0x11) => Some(addresses::<4>(body).ok_or(Malformed("The PROXY header is too short for its addresses."))?),
+        (_, 0x21) => Some(addresses::<16>(body).ok_or(Malformed("The PROXY header is too short for its addresses."))?),
+        _ => return Err(Malformed("The PROXY header has a family that is no stream.")),
     };
     Ok(Some(Header { client, length: 16 + body.len() }))
 }

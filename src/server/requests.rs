@@ -1,5 +1,6 @@
 //! Between Pingora's connections and its requests: each request runs under its deadline.
 
+use super::accept::Door;
 use super::http1::Http1;
 use super::http2;
 use crate::observe::Metrics;
@@ -40,6 +41,12 @@ impl<A> Requests<A> {
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Door for Requests<A> {
+    fn unread(&self, connection: &Connection, refusal: &Refusal) {
+        account::unread(&self.snapshot.load(), connection, refusal);
     }
 }
 

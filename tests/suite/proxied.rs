@@ -100,6 +100,14 @@ fn from_a_trusted_proxy_it_has_to_come_and_in_time() {
     assert_eq!(answered(plain, &V1.as_bytes()[..20]), "");
     assert_eq!(answered(gateway.address_of("tls"), &v2()[..20]), "");
     assert!(origin.seen().is_empty());
+    // What is no header is counted and written down.
+    assert_eq!(gateway.metric("frontdesk_refusals_total{code=\"bad_request\",route=\"\"}"), 2.0);
+    gateway.wait_for_log("127.0.0.1");
+    let said = gateway.log().into_iter().filter(|line| line.contains("INFO") && line.contains(": bad_request: "));
+    let reasons: Vec<String> = said.filter_map(|line| Some(line.split_once("bad_request: ")?.1.to_string())).collect();
+    assert_eq!(reasons, ["There is no PROXY header.", "The PROXY header has another number of fields than five."]);
+    let lines = gateway.access_log(2);
+    assert!(lines.iter().all(|line| line["client_ip"] == "127.0.0.1" && line["code"] == "bad_request"), "{lines:?}");
     eventually("no connection left", || (gateway.ask("/status").json()["connections"] == 0).then_some(()));
 }
 
