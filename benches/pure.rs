@@ -203,7 +203,7 @@ fn forwarding(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("Forwarded::new", kind), |b| {
             b.iter(|| Forwarded::new(&origin, &text, true, host, black_box(&headers)));
         });
-        group.bench_function(BenchmarkId::new("Trace::next", kind), |b| b.iter(|| Trace::next(black_box(&headers))));
+        group.bench_function(BenchmarkId::new("Trace::next", kind), |b| b.iter(|| Trace::next(Trace::of(black_box(&headers)))));
     }
 }
 

@@ -23,6 +23,6 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(made.x_forwarded_for.to_str().is_ok_and(|chain| chain.ends_with(peer)));
         assert!(!request_id(&origin, &headers).is_empty());
     }
-    let next = Trace::next(&headers).header();
+    let next = Trace::next(Trace::of(&headers)).header();
     assert!(next.len() == 55 && next.as_bytes().starts_with(b"00-") && next.to_str().is_ok());
 });

@@ -10,6 +10,7 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Whether a field is a claim about the client that only a trusted peer may make. Services that read fields as environment
 /// variables don't tell `_` from `-` (RFC 3875, 4.1.18), so neither is told here.
@@ -192,11 +193,15 @@ impl Trace {
     /// Stands for a trace that was not begun yet.
     pub const NONE: Trace = Trace { trace_id: [b'0'; 32], parent_id: [b'0'; 16], flags: *b"00" };
 
-    /// Goes on with the client's trace, under a parent of ours; begins one where there is none or it is malformed.
-    pub fn next(headers: &HeaderMap) -> Trace {
+    /// The client's trace; `None` where there is none or it is malformed.
+    pub fn of(headers: &HeaderMap) -> Option<Trace> {
+        headers.get(TRACEPARENT).and_then(|value| Trace::parse(value.as_bytes()))
+    }
+
+    /// Goes on with a trace under a parent of ours, or begins one.
+    pub fn next(theirs: Option<Trace>) -> Trace {
         let mut parent_id = [0; 16];
         parent_id.copy_from_slice(&hex(u128::from(fastrand::u64(1..)))[16..]);
-        let theirs = headers.get(TRACEPARENT).and_then(|value| Trace::parse(value.as_bytes()));
         match theirs {
             Some(trace) => Trace { parent_id, ..trace },
             None => Trace { trace_id: hex(fastrand::u128(1..)), parent_id, flags: *b"00" },
@@ -298,7 +303,7 @@ mod tests {
     #[test]
     fn traces_go_on() {
         let theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let next = Trace::next(&headers(&[("traceparent", theirs)])).header();
+        let next = Trace::next(Trace::of(&headers(&[("traceparent", theirs)]))).header();
         let next = next.to_str().expect("ASCII");
         assert_eq!((&next[..36], &next[52..]), (&theirs[..36], "-01"));
         assert_ne!(next, theirs);
@@ -308,7 +313,7 @@ mod tests {
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
         ] {
-            let fresh = Trace::next(&headers(&[("traceparent", bad)]));
+            let fresh = Trace::next(Trace::of(&headers(&[("traceparent", bad)])));
             assert!(!bad.contains(fresh.trace_id()));
         }
     }
@@ -318,7 +323,7 @@ mod tests {
         fn any_claim_gives_some_client_and_well_formed_fields(chain in "[ -~]{0,60}") {
             let pairs = [("x-forwarded-for", &*chain), ("forwarded", &*chain), ("traceparent", &*chain)];
             prop_assert!(forwarded("10.0.0.1", true, "h", &pairs).is_some());
-            prop_assert_eq!(Trace::next(&headers(&pairs)).header().len(), 55);
+            prop_assert_eq!(Trace::next(Trace::of(&headers(&pairs))).header().len(), 55);
         }
     }
 }

@@ -153,8 +153,10 @@ fn traces_go_on_under_a_new_parent() {
     assert_ne!(&next[36..52], &TRACE[36..52]);
     assert_eq!(seen(&echo, "tracestate"), ["a=1"]);
     assert_eq!(gateway.access_log(1)[0]["trace_id"], TRACE[3..35]);
-    let echo = gateway.connect().request("GET", "/", &[("traceparent", "00-nonsense")], b"").json();
-    assert_eq!(seen(&echo, "traceparent")[0].len(), 55);
+    let echo = gateway.connect().request("GET", "/", &[("traceparent", "00-nonsense"), ("tracestate", "a=1")], b"").json();
+    assert_eq!((seen(&echo, "traceparent")[0].len(), seen(&echo, "tracestate")), (55, vec![]));
+    let echo = gateway.connect().request("GET", "/", &[("Tracestate", "a=1"), ("tracestate", "b=1")], b"").json();
+    assert_eq!(seen(&echo, "tracestate"), [""; 0], "it belongs to no trace");
 }
 
 #[test]
