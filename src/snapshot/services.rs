@@ -72,6 +72,7 @@ fn cap(name: &str, raw: &raw::Service, state: &State, at: &At<'_>, problems: &Pr
 fn fallback(name: &str, raw: &raw::Service, all: &Config, at: &At<'_>, problems: &Problems) -> Option<Fallback> {
     match raw.fallback.as_ref()? {
         raw::Fallback::Respond(respond) => Respond::build(respond, Names::default(), at, problems).map(Fallback::Respond),
+        raw::Fallback::Stale => check_stale(name, all, at, problems),
         raw::Fallback::Service(other) if other == name => {
             problems.at(at, "a service can't take its own place", "it is the one that fails", "name another service")
         }
@@ -82,6 +83,25 @@ fn fallback(name: &str, raw: &raw::Service, all: &Config, at: &At<'_>, problems:
                 problems.at(at, format!("no service is named `{other}`"), "nothing could take this one's place", fix)
             }
         },
+    }
+}
+
+/// The caches of routes serve what is stale by themselves, also while the service is left alone. So there has to be one that may.
+fn check_stale(name: &str, all: &Config, at: &At<'_>, problems: &Problems) -> Option<Fallback> {
+    let root = At::root();
+    let leads_here = |portion: &raw::Portion| matches!(&portion.service, raw::Target::Name(to) if to == name);
+    let mut routes = all.routes.iter().flatten().filter(|route| route.to.as_ref().is_some_and(|to| to.0.iter().any(leads_here)));
+    let serves_stale = |route: &raw::Route| {
+        let cache = route.cache.as_ref().and_then(|cache| all.caches.0.iter().find(|(known, _)| *known == cache.0));
+        // One that could not be read may be it.
+        cache.is_some_and(|(_, cache)| cache.as_ref().is_none_or(|cache| cache.stale_if_error.is_some_and(|time| !time.is_zero())))
+    };
+    match routes.any(serves_stale) || !problems.is_sound(&root.key("caches")) || !problems.is_sound(&root.key("routes")) {
+        true => None,
+        false => {
+            let what = format!("no route to `{name}` has a cache with `stale_if_error`");
+            problems.at(at, what, "there would be nothing stale to serve", "add `cache:` to its route, and `stale_if_error` to that cache")
+        }
     }
 }
 

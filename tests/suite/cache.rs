@@ -475,6 +475,30 @@ fn windows_of_less_than_a_second_are_windows() {
 }
 
 #[test]
+fn what_is_stale_takes_the_place_of_a_service_that_is_left_alone() {
+    let is_down = Arc::new(AtomicUsize::new(0));
+    let theirs = is_down.clone();
+    let service = Origin::new(move |_| match theirs.load(Relaxed) {
+        0 => kit::answer(200, &[("Cache-Control", "max-age=1")], b"good"),
+        _ => kit::answer(500, &[], b"bad"),
+    });
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {{ stale_if_error: 1h }} }}
+services: {{ s: {{ endpoints: ['{service}'], breaker: {{ min_requests: 2, open: 1h }}, fallback: stale }} }}
+routes: [{{ path: /kept, cache: all, to: s }}, {{ path: /other, to: s }}]
+"
+    ));
+    assert_eq!(gateway.get("/kept").text(), "good");
+    is_down.store(1, Relaxed);
+    eventually("the breaker", || (gateway.get("/other").status == 503).then_some(()));
+    eventually("it to be stale", || {
+        let answer = gateway.get("/kept");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "good"), "{answer:?}");
+        status(&answer).contains("ttl=-").then_some(())
+    });
+}
+
+#[test]
 fn ranges_and_conditions_are_answered_from_memory() {
     let modified = "Wed, 01 Jan 2025 00:00:00 GMT";
     let service = Origin::new(move |_| {

@@ -144,17 +144,15 @@ record! {
 pub enum Fallback {
     Service(String),
     Respond(super::Respond),
+    /// What the route's cache still has, by its `stale_if_error`.
+    Stale,
 }
 
 impl Shape for Fallback {
     fn read(node: &Node<'_>) -> Option<Self> {
         let Value::Mapping(entries) = node.value else {
-            let name = node.text("a service, or `{ respond: … }`", "orders-backup")?;
-            if name == "stale" {
-                let fix = "remove it, and write `stale_if_error` in the route's cache";
-                return node.problem("`fallback: stale` is the cache's to say", "it alone knows what may be served", fix);
-            }
-            return Some(Fallback::Service(name));
+            let name = node.text("a service, `stale`, or `{ respond: … }`", "orders-backup")?;
+            return Some(if name == "stale" { Fallback::Stale } else { Fallback::Service(name) });
         };
         if !["to", "service", "respond"].iter().any(|key| entries.contains_key(key)) {
             return super::Respond::read(node).map(Fallback::Respond);

@@ -39,7 +39,7 @@ record! {
         health_check: Option<HealthCheck> = None,
         /// Leaves a service alone that fails as a whole. Off when absent.
         breaker: Option<Breaker> = None,
-        /// What clients get while it is left alone, or has no endpoint: a service, or `{ respond: … }`; 503 when absent.
+        /// What clients get while it is left alone, or has no endpoint: a service, `stale`, or `{ respond: … }`; 503 when absent.
         fallback: Option<Fallback> = None,
     }
 }
