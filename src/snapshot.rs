@@ -315,7 +315,7 @@ impl Snapshot {
                 timeouts: raw.server.timeouts.clone(),
                 limits: raw.server.limits.clone(),
                 streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),
-                streams_idle: raw.server.http2.idle_timeout,
+                streams_idle: raw.server.http2.idle_timeout.0,
                 flood: raw.server.flood.as_ref().map(|flood| Flood::new(flood.rate)),
                 overload,
                 limit_keys_max: raw.server.limit_keys_max.usize(),

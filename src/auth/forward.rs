@@ -47,7 +47,7 @@ impl Forward {
             send: send?,
             copy: copy?.into_iter().map(|name| (name.to_string(), name)).collect(),
             identity: identity.map_or(Some(None), |name| name.map(Some))?,
-            timeout: raw.timeout,
+            timeout: raw.timeout.0,
             issuers: issuers.clone(),
         })
     }

@@ -68,7 +68,7 @@ impl Introspection {
             url: raw.url.clone(),
             client: raw.client_id.as_ref().map(|id| (encoded(id), raw.client_secret.as_ref().map(|secret| encoded(&secret.0)))),
             ttl: raw.cache_ttl.as_secs_f64(),
-            timeout: raw.timeout,
+            timeout: raw.timeout.0,
             to_headers: to_headers?,
             forwards: raw.forward_token,
             remembered: Remembered::new(TOKENS_MAX),

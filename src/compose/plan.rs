@@ -106,7 +106,7 @@ impl Plan {
         let calls: Vec<Call> = calls.into_iter().collect::<Option<_>>()?;
         check_order(&calls, &calls_at, problems)?;
         let plan =
-            Plan { timeout: raw.timeout, calls: calls.into(), answer: answer?, status: status?, report: raw.report, needs_body: false };
+            Plan { timeout: raw.timeout.0, calls: calls.into(), answer: answer?, status: status?, report: raw.report, needs_body: false };
         plan.warn_unused(&calls_at, problems);
         let needs_body = plan.variables().into_iter().any(|variable| matches!(variable, Variable::Body(_)));
         Some(Plan { needs_body, ..plan })
@@ -211,7 +211,7 @@ fn call(name: &str, raw: &raw::Call, names: Names<'_>, at: &At<'_>, problems: &P
         headers: headers?,
         body: body.map_or(Some(None), |body| body.map(Some))?,
         rule: rule?,
-        timeout: raw.timeout,
+        timeout: raw.timeout.0,
         each: each.map_or(Some(None), |each| each.map(Some))?,
         body_bytes_max: raw.body_bytes_max.0,
         needs: Box::default(),

@@ -12,7 +12,7 @@ use super::place::At;
 use super::problem::{Place, Problem, Problems};
 use super::schema::Parts;
 use super::substitute::literal;
-pub use super::values::{Named, Number, OneOrMany, Share, Size};
+pub use super::values::{Bound, Named, Number, OneOrMany, Patience, Share, Size};
 use serde_yaml::{Mapping, Value};
 use std::cell::RefCell;
 

@@ -46,6 +46,48 @@ impl Shape for Duration {
     }
 }
 
+/// How long something may take: more than no time at all, or everything would be late at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(pub Duration);
+impl Shape for Patience {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        patience(node, "write how long it may take, such as `5s`").map(Patience)
+    }
+    fn schema(_: &mut Parts) -> Json {
+        schema::text("^0*[1-9][0-9]*(ms|s|m|h|d)$", "5s")
+    }
+    fn written(&self) -> Option<Json> {
+        self.0.written()
+    }
+}
+
+fn patience(node: &Node<'_>, fix: &str) -> Option<Duration> {
+    let time = Duration::read(node)?;
+    if time.is_zero() {
+        let why = "all that is waited for would be late at once";
+        return node.problem(format!("`{}` is no time at all", node.at.name()), why, fix);
+    }
+    Some(time)
+}
+
+/// The same, or `none`: as long as it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bound(pub Option<Duration>);
+impl Shape for Bound {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.value {
+            Value::String(text) if text == "none" => Some(Bound(None)),
+            _ => patience(node, "write how long it may take, such as `5s`, or `none`").map(|time| Bound(Some(time))),
+        }
+    }
+    fn schema(parts: &mut Parts) -> Json {
+        json!({ "anyOf": [Patience::schema(parts), { "const": "none" }] })
+    }
+    fn written(&self) -> Option<Json> {
+        self.0.map_or(Some("none".into()), |time| time.written())
+    }
+}
+
 /// What can't be read is `None`: the part around it goes on without it.
 impl<T: Shape> Shape for Option<T> {
     fn read(node: &Node<'_>) -> Option<Self> {
@@ -81,15 +123,21 @@ impl<T: Shape> Shape for Box<T> {
     }
 }
 
-/// A number of bytes, written as a size.
+/// A number of bytes, `MIN` or more, written as a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
-impl Shape for Size {
+pub struct Size<const MIN: u64 = 0>(pub u64);
+impl<const MIN: u64> Shape for Size<MIN> {
     fn read(node: &Node<'_>) -> Option<Self> {
-        node.parsed("a size", "64KiB", scalar::size).map(Size)
+        let size = node.parsed("a size", "64KiB", scalar::size)?;
+        if size < MIN {
+            let what = format!("`{}` is {size}", node.at.name());
+            return node.problem(what, "every request would be too large", "write a size such as `32KiB`");
+        }
+        Some(Size(size))
     }
     fn schema(_: &mut Parts) -> Json {
-        schema::or_text(json!({ "minimum": 0, "examples": ["64KiB", "10MiB"] }), "integer", "^[0-9]+(B|KiB|MiB|GiB)?$")
+        let form = if MIN == 0 { "^[0-9]+(B|KiB|MiB|GiB)?$" } else { "^0*[1-9][0-9]*(B|KiB|MiB|GiB)?$" };
+        schema::or_text(json!({ "minimum": MIN, "examples": ["64KiB", "10MiB"] }), "integer", form)
     }
     fn written(&self) -> Option<Json> {
         let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];

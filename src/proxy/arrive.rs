@@ -33,10 +33,10 @@ impl Gateway {
             return refuse(exchange, Refusal::RateLimited(1));
         }
         let timeouts = &exchange.snapshot.server.timeouts;
-        session.set_read_timeout(Some(timeouts.request_body));
-        session.set_total_drain_timeout(Some(timeouts.request_body));
+        session.set_read_timeout(Some(timeouts.request_body.0));
+        session.set_total_drain_timeout(Some(timeouts.request_body.0));
         if exchange.is_h2 {
-            session.set_write_timeout(Some(timeouts.client_write)); // HTTP/1 has it on its stream
+            session.set_write_timeout(Some(timeouts.client_write.0)); // HTTP/1 has it on its stream
         }
         if session.req_header().version == Version::HTTP_10 {
             // RFC 9110, 15.2 and 10.1.1: an old client knows no interim answers, and what it expects is not heard.

@@ -141,7 +141,7 @@ impl Exchange {
     /// Waits for whoever owes us something next: the client its body, else the service its answer.
     pub fn await_upstream(&mut self) {
         let Some((entry, timeouts)) = self.service() else { return };
-        let body_timeout = self.snapshot.server.timeouts.request_body;
+        let body_timeout = self.snapshot.server.timeouts.request_body.0;
         if self.is_long_lived || (entry.service.is_h2 && self.body.is_done) {
             return self.deadline.enter(Phase::Busy, None);
         }

@@ -71,7 +71,7 @@ impl Collected {
 /// The outer one is of the client's connection.
 pub async fn read(session: &mut Session, exchange: &Exchange, collected: &mut Collected) -> Result<Result<(), Refusal>> {
     ask(session, exchange).await?;
-    let timeout = exchange.snapshot.server.timeouts.request_body;
+    let timeout = exchange.snapshot.server.timeouts.request_body.0;
     loop {
         // Over HTTP/1 Pingora's own read timeout sees to it.
         exchange.deadline.enter(Phase::Body, exchange.is_h2.then_some(timeout));

@@ -49,6 +49,8 @@ pub struct Connection {
     /// Of the connection while it speaks HTTP/1. Over HTTP/2 each request has one of its own.
     pub deadline: Arc<Deadline>,
     closing: ShutdownWatch,
+    /// The request that is being served is the last one.
+    is_last: AtomicBool,
     requests: AtomicUsize,
     /// Set once TLS is agreed upon, where something follows from it.
     agreed: OnceLock<Agreed>,
@@ -83,6 +85,7 @@ impl Connection {
             peer,
             deadline: Arc::default(),
             closing,
+            is_last: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             agreed: OnceLock::new(),
             socket: AtomicI32::new(-1),
@@ -268,8 +271,14 @@ impl Connection {
         &self.closing
     }
 
+    /// The client is told with the answer to its request that the connection ends.
     pub fn is_closing(&self) -> bool {
-        *self.closing.borrow()
+        self.is_last.load(Relaxed) || *self.closing.borrow()
+    }
+
+    /// No request comes behind this one. Of HTTP/1 only.
+    pub fn end_with_this(&self) {
+        self.is_last.store(true, Relaxed);
     }
 
     /// Requests that are being served.

@@ -41,7 +41,8 @@ const STARVED: Duration = Duration::from_millis(50);
 pub struct Times {
     pub stream: Limits,
     pub handshake: Duration,
-    pub keepalive: Duration,
+    /// How long a client may take to begin.
+    pub first: Duration,
 }
 
 /// How the clients of a listener are met.
@@ -367,7 +368,7 @@ async fn greet<A>(mut stream: ClientStream, connection: &Connection, shared: &Sh
     }
     match stream.has_begun() {
         true => connection.deadline.enter(Phase::Head, Some(times.stream.request_header)),
-        false => connection.deadline.enter(Phase::Idle, Some(times.keepalive)),
+        false => connection.deadline.enter(Phase::Idle, Some(times.first)),
     }
     match connection.watch(stream.look_for_h2c()).await {
         Some(looked) => looked.ok()?,

@@ -65,7 +65,7 @@ impl Http1 {
         loop {
             if !self.ahead.is_empty() {
                 if deadline.phase() != Phase::Head {
-                    deadline.enter(Phase::Head, Some(server.timeouts.request_header));
+                    deadline.enter(Phase::Head, Some(server.timeouts.request_header.0));
                 }
                 if let Some(whole) = reader.advance(&self.ahead, &server.limits)? {
                     self.body = match whole.framing {

@@ -49,7 +49,7 @@ where
     });
     let (options, head, idle) = {
         let server = &requests.snapshot().server;
-        (options(server.streams_max), server.timeouts.request_header, server.streams_idle)
+        (options(server.streams_max), server.timeouts.request_header.0, server.streams_idle)
     };
     let Ok(Ok(mut h2)) = timeout(head, handshake(stream, Some(options))).await else { return };
     connection.rest();

@@ -94,9 +94,10 @@ pub fn times(raw: &Config) -> Times {
     let timeouts = &raw.server.timeouts;
     let stalled_max = usize::try_from(raw.server.buffers.0 / ANSWER_BYTES_MAX as u64).unwrap_or(usize::MAX).max(STALLED_MAX_MIN);
     Times {
-        stream: Limits { request_header: timeouts.request_header, client_write: timeouts.client_write, stalled_max },
-        handshake: timeouts.tls_handshake,
-        keepalive: timeouts.keepalive,
+        stream: Limits { request_header: timeouts.request_header.0, client_write: timeouts.client_write.0, stalled_max },
+        handshake: timeouts.tls_handshake.0,
+        // Before the first request there is nothing to keep alive.
+        first: if timeouts.keepalive.is_zero() { timeouts.request_header.0 } else { timeouts.keepalive },
     }
 }
 
@@ -224,7 +225,7 @@ impl Server {
         shown.token = raw.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.0.clone());
         (shown.drain_delay, shown.drain_timeout) = (raw.server.drain_delay, raw.server.drain_timeout);
         shown.upgrade_socket = raw.server.upgrade_socket.as_ref().map(|path| path.0.clone().into());
-        shown.upgrade_timeout = raw.server.upgrade_timeout;
+        shown.upgrade_timeout = raw.server.upgrade_timeout.0;
         let threads = raw.server.threads.map(|threads| threads.0);
         if shown.threads.is_some() && shown.threads != threads {
             log::warn!("`threads` takes effect at the next start");

@@ -99,6 +99,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
                 stream.write_all(FLOOD).await.ok()?;
                 continue;
             }
+            if snapshot.server.timeouts.keepalive.is_zero() {
+                connection.end_with_this();
+            }
             drop(snapshot);
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings.take() {

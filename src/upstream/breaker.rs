@@ -30,7 +30,7 @@ impl Limits {
             requests_min: raw.min_requests.0,
             part: (ms(raw.window) / PARTS as u64).max(1),
             open: ms(raw.open).max(1),
-            slow: raw.slow,
+            slow: raw.slow.0,
         }
     }
 }

@@ -96,10 +96,10 @@ impl Timeouts {
     /// What `raw` says, field by field, else what stands here.
     pub fn or(self, raw: &raw::Timeouts) -> Timeouts {
         Timeouts {
-            connect: raw.connect.unwrap_or(self.connect),
-            read: raw.read.unwrap_or(self.read),
-            write: raw.write.unwrap_or(self.write),
-            total: raw.total.or(self.total),
+            connect: raw.connect.map_or(self.connect, |connect| connect.0),
+            read: raw.read.map_or(self.read, |read| read.0),
+            write: raw.write.map_or(self.write, |write| write.0),
+            total: raw.total.map_or(self.total, |total| total.0),
         }
     }
 }

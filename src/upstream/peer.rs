@@ -75,7 +75,7 @@ impl Template {
         options.h2_connection_window_size = Some(STREAM_WINDOW * STREAMS_MAX as u32);
         options.tcp_keepalive = Some(KEEPALIVE);
         options.idle_timeout = Some(raw.keepalive.idle);
-        options.h2_ping_interval = raw.keepalive.ping;
+        options.h2_ping_interval = raw.keepalive.ping.0;
         options.verify_cert = raw.tls.as_ref().is_none_or(|tls| tls.verify);
         options.verify_hostname = options.verify_cert;
         options.ca = authorities;

@@ -119,7 +119,7 @@ impl Policy {
             when: raw.when.0.clone(),
             methods: raw.methods.0.clone(),
             backoff: raw.backoff,
-            per_try: raw.per_try,
+            per_try: raw.per_try.0,
             percent: u32::try_from(raw.budget_percent.0).unwrap_or(0),
         }
     }

@@ -106,6 +106,32 @@ fn a_connection_that_rests_is_closed() {
 }
 
 #[test]
+fn without_any_rest_it_is_closed_behind_each_answer() {
+    let origin = Origin::echo();
+    let gateway = with("timeouts: { keepalive: 0s }", "", &origin);
+    for (target, status) in [("/fixed", 200), ("/service", 200), ("/%00", 400)] {
+        let mut client = gateway.connect();
+        let answer = client.get(target);
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{target}");
+        client.wait_for_close();
+    }
+    // A client has the time of a head to begin.
+    let mut client = gateway.connect();
+    gateway.access_log(3);
+    assert_eq!(client.get("/fixed").status, 200);
+    let secure = with_tls("timeouts: { keepalive: 0s }");
+    let mut client = secure_and_send(secure.address(), "a.example", &[], b"").expect("a handshake");
+    client.write_all(head("GET", "/", &[], 0).as_bytes()).expect("to send");
+    let mut answer = String::new();
+    let _ = client.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("Connection: close"), "{answer}");
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        assert_eq!((client.get("/fixed").await.status, client.get("/service").await.status), (200, 200));
+    });
+}
+
+#[test]
 fn one_that_is_used_is_not() {
     let origin = Origin::echo();
     let gateway = with("timeouts: { keepalive: 1s }", "", &origin);

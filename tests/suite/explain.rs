@@ -34,6 +34,21 @@ fn told(command: &[&str]) -> (i32, String) {
 }
 
 #[test]
+fn a_route_may_take_a_bound_away() {
+    let file = file(
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+services: { s: { endpoints: [ORIGIN], timeouts: { total: 5s }, retries: { per_try: none }, breaker: { slow: none }, keepalive: { ping: none } }, t: { endpoints: [ORIGIN], timeouts: { total: none } } }
+routes: [{ path: /x, compose: { calls: { c: { to: s, path: /, timeout: none } } } }, { path: /a, to: s }, { path: /b, timeouts: { total: none }, to: s }, { path: /c, to: t }]
+",
+    );
+    for (path, total) in [("/a", "5s"), ("/b", "none"), ("/c", "none")] {
+        let (code, text) = told(&["explain", "-c", &file.path().display().to_string(), "GET", path]);
+        assert!(code == 0 && text.contains(&format!("timeouts   connect 2s, read 60s, write 30s, total {total}\n")), "{text}");
+    }
+}
+
+#[test]
 fn the_table_is_printed_in_the_order_in_which_routes_win() {
     let file = file(YAML);
     let (code, text) = told(&["routes", "-c", &file.path().display().to_string()]);

@@ -1,7 +1,7 @@
 //! `auth`, and what a route asks of who comes.
 
 use super::{Document, FilePath, Network, Secret};
-use crate::config::shape::{Named, Node, OneOrMany, Shape, choice, record};
+use crate::config::shape::{Named, Node, OneOrMany, Patience, Shape, choice, record};
 use serde_yaml::Value;
 use std::time::Duration;
 
@@ -143,7 +143,7 @@ record! {
         client_secret: Option<Secret> = None,
         /// How long an answer is remembered, though never beyond the token's `exp`.
         cache_ttl: Duration = Duration::from_secs(30),
-        timeout: Duration = Duration::from_secs(2),
+        timeout: Patience = Patience(Duration::from_secs(2)),
         /// Where the token is; `Authorization: Bearer` when absent.
         from: From = From::default(),
         /// Header fields that services get, by claim.
@@ -163,7 +163,7 @@ record! {
         copy: Vec<String> = Vec::new(),
         /// The field of its answer that names who it is.
         identity: Option<String> = None,
-        timeout: Duration = Duration::from_secs(1),
+        timeout: Patience = Patience(Duration::from_secs(1)),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::route::Target;
 use super::{Method, Name, Text};
 use crate::config::schema::Parts;
-use crate::config::shape::{Named, Node, Number, Shape, Size, choice, record};
+use crate::config::shape::{Bound, Named, Node, Number, Patience, Shape, Size, choice, record};
 use serde_json::{Value as Schema, json};
 use serde_yaml::Value;
 use serde_yaml::value::{Tag, TaggedValue};
@@ -13,7 +13,7 @@ record! {
     /// One answer from several calls, which run side by side where none needs what another found.
     pub struct Compose {
         /// For all of it.
-        timeout: Duration = Duration::from_secs(10),
+        timeout: Patience = Patience(Duration::from_secs(10)),
         /// What is asked, by name.
         calls: Named<Option<Call>>,
         /// The answer: a JSON value with `${NAME.body.x}` in it. Without it and `merge`, each call's body under its name.
@@ -88,7 +88,7 @@ record! {
         /// Stands for the body of a call that fails.
         default: Option<Json> = None,
         /// For this call, within that of the whole.
-        timeout: Option<Duration> = None,
+        timeout: Bound = Bound(None),
         /// A list, as `${NAME.body.x}`: the call is made for each item, which is `${item}`, and its body is the list of all bodies.
         for_each: Option<Text> = None,
         /// Items that are asked for; those behind are left out.

@@ -2,7 +2,7 @@
 
 use super::words::Method;
 use crate::config::schema::{self, Parts};
-use crate::config::shape::{Node, Number, OneOrMany, Shape, choice, record};
+use crate::config::shape::{Bound, Node, Number, OneOrMany, Shape, choice, record};
 use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 use std::time::Duration;
@@ -21,7 +21,7 @@ record! {
         /// The longest pause before the first of them; it doubles with each, and what is waited is a random part of it.
         backoff: Duration = Retries::default().backoff,
         /// From an attempt's begin to the head of its answer. One that takes longer is given up for the next.
-        per_try: Option<Duration> = None,
+        per_try: Bound = Bound(None),
     }
 }
 
@@ -33,7 +33,7 @@ impl Default for Retries {
             methods: OneOrMany(vec![RetryMethods::Safe]),
             budget_percent: Number(20),
             backoff: Duration::from_millis(25),
-            per_try: None,
+            per_try: Bound(None),
         }
     }
 }
@@ -135,7 +135,7 @@ record! {
         /// How long nothing is sent, until one request may try again.
         open: Duration = Duration::from_secs(5),
         /// An answer that takes longer is an error too.
-        slow: Option<Duration> = None,
+        slow: Bound = Bound(None),
     }
 }
 

@@ -30,7 +30,7 @@ pub fn is_section(key: &str) -> bool {
 }
 
 use super::scalar::Bind;
-use super::shape::{Named, Number, OneOrMany, Share, Size, choice, record};
+use super::shape::{Named, Number, OneOrMany, Patience, Share, Size, choice, record};
 use std::time::Duration;
 
 record! {
@@ -179,7 +179,7 @@ record! {
         /// Where a new process meets the one whose place it takes. In RUNTIME_DIRECTORY, or a folder of its own, when absent.
         upgrade_socket: Option<OwnPath> = None,
         /// How long a new process may take until it serves.
-        upgrade_timeout: Duration = Duration::from_secs(30),
+        upgrade_timeout: Patience = Patience(Duration::from_secs(30)),
         max_connections: Number<1, 10_000_000> = Number(20_000),
         timeouts: ServerTimeouts = ServerTimeouts::default(),
         limits: ServerLimits = ServerLimits::default(),
@@ -207,7 +207,7 @@ impl Default for Server {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             upgrade_socket: None,
-            upgrade_timeout: Duration::from_secs(30),
+            upgrade_timeout: Patience(Duration::from_secs(30)),
             max_connections: Number(20_000),
             timeouts: ServerTimeouts::default(),
             limits: ServerLimits::default(),
@@ -225,24 +225,24 @@ record! {
     /// How long a client may take.
     pub struct ServerTimeouts {
         /// For a whole request head, from its first byte.
-        request_header: Duration = ServerTimeouts::default().request_header,
+        request_header: Patience = ServerTimeouts::default().request_header,
         /// Silence within a request body.
-        request_body: Duration = ServerTimeouts::default().request_body,
-        /// Rest between requests.
+        request_body: Patience = ServerTimeouts::default().request_body,
+        /// Rest between requests; 0 closes the connection behind each answer.
         keepalive: Duration = ServerTimeouts::default().keepalive,
         /// Without taking what we send.
-        client_write: Duration = ServerTimeouts::default().client_write,
-        tls_handshake: Duration = ServerTimeouts::default().tls_handshake,
+        client_write: Patience = ServerTimeouts::default().client_write,
+        tls_handshake: Patience = ServerTimeouts::default().tls_handshake,
     }
 }
 
 impl Default for ServerTimeouts {
     fn default() -> Self {
-        let seconds = Duration::from_secs;
+        let seconds = |count| Patience(Duration::from_secs(count));
         ServerTimeouts {
             request_header: seconds(10),
             request_body: seconds(30),
-            keepalive: seconds(60),
+            keepalive: Duration::from_secs(60),
             client_write: seconds(30),
             tls_handshake: seconds(10),
         }
@@ -252,9 +252,9 @@ impl Default for ServerTimeouts {
 record! {
     /// How large a request may be.
     pub struct ServerLimits {
-        header_bytes: Size = ServerLimits::default().header_bytes,
+        header_bytes: Size<1> = ServerLimits::default().header_bytes,
         header_count: Number<1, 256> = ServerLimits::default().header_count,
-        uri_bytes: Size = ServerLimits::default().uri_bytes,
+        uri_bytes: Size<1> = ServerLimits::default().uri_bytes,
         /// 0 is no limit.
         body_bytes: Size = ServerLimits::default().body_bytes,
         /// Bytes a second that a body has to come with over HTTP/1 once it has been waited for 5 s; 0 is none. gRPC and WebSockets are exempt.
@@ -277,13 +277,13 @@ impl Default for ServerLimits {
 record! {
     pub struct Http2 {
         max_concurrent_streams: Number<1, 1_000_000> = Http2::default().max_concurrent_streams,
-        idle_timeout: Duration = Http2::default().idle_timeout,
+        idle_timeout: Patience = Http2::default().idle_timeout,
     }
 }
 
 impl Default for Http2 {
     fn default() -> Self {
-        Http2 { max_concurrent_streams: Number(100), idle_timeout: Duration::from_secs(60) }
+        Http2 { max_concurrent_streams: Number(100), idle_timeout: Patience(Duration::from_secs(60)) }
     }
 }
 

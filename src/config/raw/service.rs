@@ -3,7 +3,7 @@
 use super::{Breaker, Ejection, Fallback, FilePath, HealthCheck, Retries, SrvName};
 use crate::config::scalar::HostPort;
 use crate::config::schema::{self, Parts};
-use crate::config::shape::{Node, Number, Shape, choice, record};
+use crate::config::shape::{Bound, Node, Number, Patience, Shape, choice, record};
 use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 use std::time::Duration;
@@ -190,13 +190,13 @@ record! {
     /// How long a service, or a route's part of it, may take.
     #[derive(Default)]
     pub struct Timeouts {
-        connect: Option<Duration> = None,
+        connect: Option<Patience> = None,
         /// Silence of the service while we wait for it.
-        read: Option<Duration> = None,
+        read: Option<Patience> = None,
         /// Without taking what we send.
-        write: Option<Duration> = None,
-        /// From the request's head to the answer's, attempts and backoff included.
-        total: Option<Duration> = None,
+        write: Option<Patience> = None,
+        /// From the request's head to the answer's, attempts and backoff included; or `none`.
+        total: Option<Bound> = None,
     }
 }
 
@@ -207,12 +207,12 @@ record! {
         connections: Number<0, 1_000_000> = Keepalive::default().connections,
         /// How often a service that speaks HTTP/2 is sent a PING; one that doesn't answer it within 5 s is left. Not at all when
         /// absent: gRPC servers by default take more than one in 5 minutes for an attack.
-        ping: Option<Duration> = None,
+        ping: Bound = Bound(None),
     }
 }
 
 impl Default for Keepalive {
     fn default() -> Self {
-        Keepalive { idle: Duration::from_secs(60), connections: Number(128), ping: None }
+        Keepalive { idle: Duration::from_secs(60), connections: Number(128), ping: Bound(None) }
     }
 }
