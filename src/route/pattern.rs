@@ -85,8 +85,11 @@ fn segment(part: &str, text: &str) -> Result<Segment, String> {
         // A text that is not ASCII is meant as clients send it.
         Ok(normal) if normal[1..] == *part || !(part.is_ascii() || part.contains('%')) => Ok(Segment::Literal(normal[1..].into())),
         Ok(normal) => {
-            // Dot segments lead elsewhere.
-            let meant = if normal == "/" { super::normalize::path(text).unwrap_or(normal) } else { normal[1..].to_string().into() };
+            let meant = match &normal[1..] {
+                // Dot segments lead elsewhere.
+                "" => super::normalize::path(text).unwrap_or_default().replace("%7B", "{").replace("%7D", "}"),
+                segment => segment.to_string(),
+            };
             Err(format!("no request ever has `{part}`: paths are normalised before they are matched; write `{meant}`"))
         }
         Err(what) => Err(format!("`{text}`: {what}")),

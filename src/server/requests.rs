@@ -46,7 +46,7 @@ impl<A> Requests<A> {
 
 impl<A: HttpServerApp + Send + Sync + 'static> Door for Requests<A> {
     fn unread(&self, connection: &Connection, refusal: &Refusal) {
-        account::unread(&self.snapshot.load(), connection, refusal);
+        account::unread(&self.snapshot.load(), connection, refusal, None);
     }
 }
 
