@@ -3,7 +3,7 @@
 use super::connection::{Connection, InFlight};
 use super::deadline::{self, Phase};
 use super::{Exchange, Gateway, caching, forward, grpc, limits, refuse, respond, strict};
-use crate::shape::forward::{Origin, TRACESTATE, Trace, request_id};
+use crate::shape::forward::{Origin, Trace, request_id};
 use crate::types::Refusal;
 use http::Version;
 use http::header::EXPECT;
@@ -80,13 +80,7 @@ impl Gateway {
         exchange.deadline.forget();
         exchange.deadline.enter(Phase::Busy, None);
         exchange.id = request_id(&exchange.origin, &head.headers);
-        let theirs = Trace::of(&head.headers);
-        let is_new = theirs.is_none();
-        exchange.trace = Trace::next(theirs);
-        if is_new {
-            // Trace Context, 3.3: it belongs to a trace that does not go on.
-            session.req_header_mut().remove_header(&TRACESTATE);
-        }
+        exchange.trace = Trace::next(Trace::of(&head.headers));
         if !exchange.origin.is_trusted {
             forward::drop_claims(session.req_header_mut());
         }

@@ -5,7 +5,8 @@ use super::limits;
 use crate::auth::Methods;
 use crate::auth::cors::Cors;
 use crate::shape::forward::{
-    Forwarded, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_look_alike, is_rewritten,
+    Forwarded, TRACEPARENT, TRACESTATE, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, is_claim, is_look_alike,
+    is_rewritten,
 };
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
 use crate::shape::rewrite::Rewrite;
@@ -104,8 +105,9 @@ pub fn to_upstream(head: &mut RequestHeader, request: &RequestHeader, exchange: 
     if exchange.origin.is_trusted {
         remove(headers, is_rewritten);
     }
-    // Of a Connection field only the plain one can still be there, see `is_end_to_end`.
-    remove(headers, |name| is_look_alike(name) || *name == CONNECTION);
+    // Of a Connection field only the plain one can still be there, see `is_end_to_end`. What is told of a trace that does not go on ends with it
+    // (Trace Context, 3.3).
+    remove(headers, |name| is_look_alike(name) || *name == CONNECTION || (exchange.trace.is_new && *name == TRACESTATE));
     headers.reserve(FIELDS_ADDED);
     if let Some(connection) = exchange.client() {
         let named = host_value(request);

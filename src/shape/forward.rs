@@ -187,11 +187,13 @@ pub struct Trace {
     pub trace_id: [u8; 32],
     parent_id: [u8; 16],
     flags: [u8; 2],
+    /// It began here.
+    pub is_new: bool,
 }
 
 impl Trace {
     /// Stands for a trace that was not begun yet.
-    pub const NONE: Trace = Trace { trace_id: [b'0'; 32], parent_id: [b'0'; 16], flags: *b"00" };
+    pub const NONE: Trace = Trace { trace_id: [b'0'; 32], parent_id: [b'0'; 16], flags: *b"00", is_new: true };
 
     /// The client's trace; `None` where there is none or it is malformed.
     pub fn of(headers: &HeaderMap) -> Option<Trace> {
@@ -204,7 +206,7 @@ impl Trace {
         parent_id.copy_from_slice(&hex(u128::from(fastrand::u64(1..)))[16..]);
         match theirs {
             Some(trace) => Trace { parent_id, ..trace },
-            None => Trace { trace_id: hex(fastrand::u128(1..)), parent_id, flags: *b"00" },
+            None => Trace { trace_id: hex(fastrand::u128(1..)), parent_id, flags: *b"00", is_new: true },
         }
     }
 
@@ -222,6 +224,7 @@ impl Trace {
             trace_id: *trace_id,
             parent_id: *parent_id,
             flags: *flags,
+            is_new: false,
         })
     }
 

@@ -81,12 +81,16 @@ pub fn response(head: &mut ResponseHeader) -> Result<bool> {
     if head.version != Version::HTTP_2 {
         head.set_version(Version::HTTP_11);
     }
+    let has_none = head.status == 204 || head.status.is_informational();
+    if !has_none && head.status != 304 {
+        return Ok(false);
+    }
     let is_announced = is_chunked || content_length(&head.headers).is_some_and(|length| length > 0);
-    if head.status == 204 || head.status.is_informational() {
-        if is_announced {
-            return bad("a body where there is none");
-        }
+    if has_none && is_announced {
+        return bad("a body where there is none");
+    }
+    if has_none {
         head.remove_header(&CONTENT_LENGTH);
     }
-    Ok(is_announced && head.status == 304)
+    Ok(is_announced)
 }
