@@ -52,10 +52,11 @@ fn bad<T>(what: &'static str) -> Result<T, Refusal> {
     Err(Refusal::BadRequest(what))
 }
 
-/// Without what no URI has and no reader of them takes (RFC 3986, 2), of the characters that can be seen.
+/// Without what no URI has (RFC 3986, 2), as far as no reader of them takes it.
 fn is_readable(target: &[u8]) -> bool {
     let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
-    memchr::memchr3(b'<', b'>', b'`', path).or_else(|| memchr::memchr3(b'<', b'>', b'"', query)).is_none()
+    let has = |part: &[u8], odd: u8| part.iter().any(|byte| is_control(*byte) || matches!(*byte, b'#' | b'<' | b'>') || *byte == odd);
+    !has(path, b'`') && !has(query, b'"')
 }
 
 impl HeadReader {
@@ -118,7 +119,9 @@ impl HeadReader {
         if target.len() as u64 > limits.uri_bytes.0 {
             return Err(Refusal::UriTooLong);
         }
-        if target.iter().any(|byte| is_control(*byte) || *byte == b'#') || !is_readable(target) {
+        // Without a way out of the loop it is found out many bytes at a time.
+        let is_odd = |byte: u8| is_control(byte) | matches!(byte, b'#' | b'<' | b'>' | b'`' | b'"');
+        if target.iter().fold(false, |found, byte| found | is_odd(*byte)) && !is_readable(target) {
             return bad("The target has an illegal character.");
         }
         self.authority = authority(method, target)?.map(|authority| {
