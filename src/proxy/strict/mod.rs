@@ -94,3 +94,73 @@ pub fn response(head: &mut ResponseHeader) -> Result<bool> {
     }
     Ok(is_announced)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a request over HTTP/2 with this URI and these fields: a status, or 0.
+    fn asked(uri: &str, fields: &[(&'static str, &str)]) -> u16 {
+        let mut request = http::Request::get(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let head = RequestHeader::from(request.body(()).expect("a request").into_parts().0);
+        http2(&head, &ServerLimits::default()).map_or_else(|refusal| refusal.status(), |()| 0)
+    }
+
+    #[test]
+    fn requests_over_http2_have_one_host_and_one_length() {
+        let long = "x".repeat(40 << 10);
+        for (uri, fields, status) in [
+            ("http://h/", &[][..], 0),
+            ("http://h:80/x?y", &[("host", "h:80"), ("content-length", "5")], 0),
+            ("/x", &[("host", "h")], 0),
+            ("/x", &[], 400),
+            ("http://h/", &[("host", "other")], 400),
+            ("http://h/", &[("host", "h"), ("host", "h")], 400),
+            ("http://user@h/", &[], 400),
+            ("http://h/", &[("content-length", "5"), ("content-length", "5")], 400),
+            ("http://h/", &[("content-length", "5, 5")], 400),
+            ("http://h/", &[("content-length", "+5")], 400),
+            ("http://h/", &[("content-length", "")], 400),
+            ("*", &[("host", "h")], 400),
+            (&format!("http://h/{}", &long[..9 << 10]), &[], 414),
+            ("http://h/", &[("x", &long)], 431),
+            ("http://h/", &[("x", "1"); 101], 431),
+        ] {
+            assert_eq!(asked(uri, fields), status, "{} {fields:?}", &uri[..uri.len().min(40)]);
+        }
+    }
+
+    #[test]
+    fn answers_that_can_not_be_framed_are_refused_and_those_that_may_leave_more_are_known() {
+        let said = |status: u16, fields: &[(&'static str, &str)]| {
+            let mut head = ResponseHeader::build(status, None).expect("a head");
+            for (name, value) in fields {
+                head.append_header(*name, *value).expect("a field");
+            }
+            response(&mut head).ok().map(|leaves_more| (leaves_more, head.headers.contains_key(CONTENT_LENGTH)))
+        };
+        let (length, none, chunked) = (("content-length", "5"), ("content-length", "0"), ("transfer-encoding", "chunked"));
+        for (status, fields, expected) in [
+            (200, &[length][..], Some((false, true))),
+            (200, &[chunked], Some((false, false))),
+            (304, &[length], Some((true, true))),
+            (304, &[chunked], Some((true, false))),
+            (304, &[none], Some((false, true))),
+            (204, &[none], Some((false, false))),
+            (204, &[], Some((false, false))),
+            (204, &[length], None),
+            (204, &[chunked], None),
+            (103, &[length], None),
+            (101, &[], None),
+            (200, &[length, length], None),
+            (200, &[("content-length", "5x")], None),
+            (200, &[("transfer-encoding", "gzip, chunked")], None),
+            (200, &[chunked, chunked], None),
+        ] {
+            assert_eq!(said(status, fields), expected, "{status} {fields:?}");
+        }
+    }
+}
