@@ -58,7 +58,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Requests<A> {
         let connection = stream.get_proxy_digest()?.user_data.as_ref()?.downcast_ref::<Arc<Connection>>()?.clone();
         match stream.selected_alpn_proto() {
             Some(ALPN::H2) => {
-                http2::serve(self, stream, &connection).await;
+                // Boxed, or each connection of HTTP/1 would have the room that it needs.
+                Box::pin(http2::serve(self, stream, &connection)).await;
                 None
             }
             _ => self.serve_http1(stream, &connection, shutdown).await,
