@@ -250,7 +250,7 @@ impl Desk for Asker<'_> {
             head.insert_header(CONTENT_LENGTH, length)?;
         }
         match service.is_h2 {
-            true => forward::authority_of_host(&mut head)?,
+            true => forward::move_host(&mut head)?,
             false if service.closes_behind(draft.method) => head.insert_header(CONNECTION, HeaderValue::from_static("close"))?,
             false => {}
         }

@@ -10,7 +10,7 @@ use pingora::prelude::*;
 /// `head` is what goes to the service, so far the client's own.
 ///
 /// # Errors
-/// A rewrite that can't be made, or a client that is gone.
+/// A rewrite that can't be made, a host that the service can't be told, or a client that is gone.
 pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let request = session.req_header();
     let service = exchange.service().map(|(entry, _)| &entry.service);
@@ -21,6 +21,10 @@ pub async fn depart(session: &mut Session, head: &mut RequestHeader, exchange: &
     shaping::depart(head, exchange)?;
     if exchange.grpc_due > 0 {
         head.insert_header(grpc::GRPC_TIMEOUT, grpc::left(exchange.grpc_due))?;
+    }
+    if service.is_some_and(|service| service.is_h2) {
+        // Pingora would say that it is the gateway's fault.
+        forward::authority_of(head)?;
     }
     let waits = head.headers.contains_key(EXPECT) && service.is_some_and(|service| service.is_h2);
     if waits {

@@ -11,8 +11,10 @@ use crate::shape::forward::{
 use crate::shape::headers::{Edit, HeaderEdits, nominated};
 use crate::shape::rewrite::Rewrite;
 use crate::shape::template::Values;
+use crate::types::fields::authority;
 use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TRAILER, UPGRADE, VIA};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 use pingora::prelude::*;
@@ -211,17 +213,26 @@ fn missing_host(request: &RequestHeader, exchange: &Exchange) -> HeaderValue {
 fn with_authority(uri: http::Uri, host: &HeaderValue) -> Result<http::Uri> {
     let mut parts = uri.into_parts();
     if parts.authority.is_some() {
-        parts.authority = host.to_str().ok().and_then(|host| host.parse().ok());
+        parts.authority = authority(host.as_bytes());
     }
     http::Uri::from_parts(parts).or_err(ErrorType::InternalError, "the host of a service")
 }
 
+/// What a service that speaks HTTP/2 will be told of the host.
+///
+/// # Errors
+/// It can't be told this one, which is the client's doing.
+pub fn authority_of(head: &RequestHeader) -> Result<Authority> {
+    let host = head.headers.get(HOST).and_then(|host| authority(host.as_bytes())).or_else(|| head.uri.authority().cloned());
+    host.ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "a host that is no :authority").into_down())
+}
+
 /// Moves the host to where HTTP/2 has it.
-pub fn authority_of_host(head: &mut RequestHeader) -> Result<()> {
-    let host = head.remove_header(&HOST);
+pub fn move_host(head: &mut RequestHeader) -> Result<()> {
     let mut parts = head.uri.clone().into_parts();
     parts.scheme = Some(http::uri::Scheme::HTTP);
-    parts.authority = host.and_then(|host| host.to_str().ok()?.parse().ok());
+    parts.authority = Some(authority_of(head)?);
+    head.remove_header(&HOST);
     head.set_uri(http::Uri::from_parts(parts).or_err(ErrorType::InvalidHTTPHeader, "the host of a call")?);
     head.set_version(Version::HTTP_2);
     Ok(())

@@ -1,6 +1,7 @@
 //! Header fields that end at this hop.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName};
 
 /// Fields that belong to one connection (RFC 9110, 7.6.1) or to the message's framing: they are the gateway's own.
@@ -20,6 +21,12 @@ pub fn is_framing(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name) || [HOST, CONTENT_LENGTH].contains(name)
 }
 
+/// A host, and a port behind it where there is one, as HTTP/2 is told them in `:authority` (RFC 9113, 8.3.1). `None` of what can't stand
+/// there, though some of it may be a Host field's value: nothing at all, and names with `%`.
+pub fn authority(host: &[u8]) -> Option<Authority> {
+    Authority::try_from(host).ok().filter(|authority| !authority.as_str().contains('@'))
+}
+
 /// The names that Connection fields nominate, which end at this hop like those above.
 pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(CONNECTION);
@@ -33,6 +40,16 @@ pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn an_authority_is_a_host_and_maybe_a_port() {
+        for host in ["a", "shop.example:80", "[::1]", "[::1]:80", "a_b", "*"] {
+            assert_eq!(authority(host.as_bytes()).map(|authority| authority.to_string()), Some(host.to_string()), "{host}");
+        }
+        for host in ["", "a b", "a%41", "a%zz", "a@b", "a/b", "[::1", "a:1:2"] {
+            assert_eq!(authority(host.as_bytes()), None, "{host}");
+        }
+    }
 
     #[test]
     fn connection_nominates() {

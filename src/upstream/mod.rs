@@ -41,6 +41,7 @@ pub use states::States;
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
+use crate::types::fields::authority;
 use http::{HeaderValue, Method};
 use pingora::connectors::http::Connector;
 use pingora::upstreams::peer::HttpPeer;
@@ -130,10 +131,17 @@ impl Service {
     /// Builds a service that is named in the configuration, and whose endpoints were asked for. `None` means that a problem was
     /// reported.
     pub fn build(name: &str, raw: &raw::Service, ground: &Ground<'_>, at: &At<'_>, problems: &Problems) -> Option<Service> {
-        let host = match raw.host.as_deref().map(HeaderValue::from_str) {
+        let host = match &raw.host {
             None => Some(None),
-            Some(Ok(value)) => Some(Some(value)),
-            Some(Err(_)) => problems.at(&at.key("host"), "the host has control characters", "it becomes a header field", "remove them"),
+            Some(host) => match HeaderValue::from_str(host).ok().filter(|_| authority(host.as_bytes()).is_some()) {
+                None => problems.at(
+                    &at.key("host"),
+                    format!("`{host}` is not a host"),
+                    "services are asked for it",
+                    "write `name` or `name:port`",
+                ),
+                value => Some(value),
+            },
         };
         let template = peer::Template::build(name, raw, at, problems);
         let sticky = match &raw.sticky {

@@ -150,6 +150,17 @@ fn a_service_may_speak_http2() {
 }
 
 #[test]
+fn a_host_that_can_not_be_an_authority_is_the_clients_fault() {
+    let origin = h2_echo();
+    let gateway = gateway(&origin, "protocol: h2c");
+    for host in ["", "a%41"] {
+        let answer = gateway.connect().request("GET", "/a", &[("Host", host)], b"");
+        assert_eq!((answer.status, answer.code()), (400, "bad_request".to_string()), "{host}");
+    }
+    assert_eq!(gateway.get("/a").status, 200);
+}
+
+#[test]
 fn the_host_of_an_http2_service_is_its_authority() {
     let origin = h2_echo();
     let gateway = gateway(&origin, "protocol: h2c, host: 'orders.internal:81'");

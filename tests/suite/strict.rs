@@ -18,6 +18,8 @@ fn ambiguous_requests_are_refused_counted_and_written_down() {
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a%zz\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a%4\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: h\r\nX : y\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",

@@ -231,7 +231,9 @@ pub fn is_host(value: &[u8]) -> bool {
     };
     let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
     let is_port = |port: &[u8]| port.len() <= 6 && port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit);
-    name.iter().all(legal) && (port.is_empty() || is_port(port))
+    // RFC 3986, 2.1.
+    let is_encoded = |at: usize| name.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    name.iter().all(legal) && memchr::memchr_iter(b'%', name).all(is_encoded) && (port.is_empty() || is_port(port))
 }
 
 /// RFC 9110, 5.6.2.
