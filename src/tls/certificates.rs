@@ -12,6 +12,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::sync::Arc;
+use x509_parser::asn1_rs::{Enumerated, Sequence};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -175,11 +176,15 @@ fn ordered(acme: &Acme, at: &At<'_>, problems: &Problems) -> Option<Read> {
 fn read_ocsp(path: &str, at: &At<'_>, problems: &Problems) -> Option<Vec<u8>> {
     let fix = "write it by `openssl ocsp … -respout FILE`, or remove `ocsp`";
     let read = std::fs::read(path).map_err(|e| format!("can't read `{path}`: {e}")).and_then(|bytes| {
-        // An OCSPResponse is a SEQUENCE whose status 0 is "successful".
-        let is_good = bytes.first() == Some(&0x30) && bytes.windows(3).take(4).any(|part| part == [0x0a, 1, 0]);
-        is_good.then_some(bytes).ok_or_else(|| format!("`{path}` is no OCSP response in DER, or not a successful one"))
+        is_good_answer(&bytes).then_some(bytes).ok_or_else(|| format!("`{path}` is no OCSP response in DER, or not a successful one"))
     });
     problems.ok(read, at, "clients could not be shown that the certificate is good", fix)
+}
+
+/// Of an OCSPResponse, whether an answer stands behind its status, which is 0 where there is one (RFC 6960, 4.2.1).
+fn is_good_answer(der: &[u8]) -> bool {
+    let Ok((&[], answer)) = Sequence::from_der(der) else { return false };
+    Enumerated::from_der(&answer.content).is_ok_and(|(answer, status)| status.0 == 0 && !answer.is_empty())
 }
 
 fn first_bytes(digest: &[u8]) -> [u8; 32] {

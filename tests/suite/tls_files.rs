@@ -113,20 +113,29 @@ fn a_session_is_not_resumed_where_other_rules_hold() {
 #[test]
 fn an_answer_about_the_certificate_is_stapled() {
     let folder = folder();
-    // The shortest that is one: a sequence with the status "successful".
-    std::fs::write(folder.path().join("tls.ocsp"), [0x30, 3, 0x0a, 1, 0]).expect("a file");
+    // What the certificate's authority, which is itself here, says of it.
+    let openssl = |line: &str| {
+        let told = run(Command::new("openssl").args(line.split(' ')).current_dir(folder.path()));
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    };
+    std::fs::write(folder.path().join("index.txt"), "").expect("a file");
+    openssl("ocsp -issuer tls.pem -cert tls.pem -reqout request.der");
+    openssl("ocsp -index index.txt -rsigner tls.pem -rkey tls.key -CA tls.pem -reqin request.der -respout tls.ocsp");
+    let answer = std::fs::read(folder.path().join("tls.ocsp")).expect("a file");
     let with = listener("").replace("key: DIR/tls.key", "key: DIR/tls.key, ocsp: DIR/tls.ocsp");
     let gateway = Gateway::start_in(folder, &yaml(&with, ""));
     let visitor = Visitor::new("1.3");
     visitor.visit(gateway.address());
-    assert_eq!(visitor.stapled(), [0x30, 3, 0x0a, 1, 0]);
-    std::fs::write(gateway.file("tls.ocsp"), [0x30, 3, 0x0a, 1, 0, 0]).expect("a file");
+    assert_eq!(visitor.stapled(), answer);
+    // The shortest that may be one.
+    std::fs::write(gateway.file("tls.ocsp"), [0x30, 5, 0x0a, 1, 0, 0xa0, 0]).expect("a file");
     eventually("the new answer", || {
         let visitor = Visitor::new("1.2");
         visitor.visit(gateway.address());
-        (visitor.stapled().len() == 6).then_some(())
+        (visitor.stapled().len() == 7).then_some(())
     });
-    std::fs::write(gateway.file("tls.ocsp"), "nonsense").expect("a file");
+    // "Try later", of which nobody learns anything.
+    std::fs::write(gateway.file("tls.ocsp"), [0x30, 3, 0x0a, 1, 3]).expect("a file");
     gateway.wait_for_log("is no OCSP response");
 }
 
