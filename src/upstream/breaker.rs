@@ -5,7 +5,7 @@ use super::clock::{ms, now};
 use super::states::ServiceState;
 use crate::config::raw;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,8 +40,9 @@ impl Limits {
 pub struct Breaker {
     /// When one may try, in `now`'s time; 0 while it is closed.
     opens: AtomicU64,
+    /// Since when a request tries, in `now`'s time; 0 while none does.
     #[serde(skip)]
-    is_tried: AtomicBool,
+    tries: AtomicU64,
     window: Mutex<[Part; PARTS]>,
 }
 
@@ -58,14 +59,15 @@ impl Breaker {
         self.opens.load(Relaxed) > 0
     }
 
-    /// Lets a request through, or answers in how many seconds another try makes sense.
-    fn admit(&self, now: u64) -> Result<bool, u32> {
-        let opens = self.opens.load(Relaxed);
+    /// Lets a request through, or answers in how many seconds another try makes sense. One that tries has as long as the breaker is open: behind
+    /// that another may, since the first may be held up by its own client.
+    fn admit(&self, limits: &Limits, now: u64) -> Result<bool, u32> {
+        let (opens, tries) = (self.opens.load(Relaxed), self.tries.load(Relaxed));
         match opens {
             0 => Ok(false),
             _ if now < opens => Err(u32::try_from((opens - now).div_ceil(1_000)).unwrap_or(u32::MAX)),
-            _ if self.is_tried.swap(true, Relaxed) => Err(1),
-            _ => Ok(true),
+            _ if tries > 0 && now < tries + limits.open => Err(1),
+            _ => self.tries.compare_exchange(tries, now, Relaxed, Relaxed).map(|_| true).map_err(|_| 1),
         }
     }
 
@@ -95,7 +97,7 @@ impl Breaker {
     /// What became of the request that tried.
     fn tried(&self, limits: &Limits, is_error: bool, now: u64) {
         self.opens.store(if is_error { now + limits.open } else { 0 }, Relaxed);
-        self.is_tried.store(false, Relaxed);
+        self.tries.store(0, Relaxed);
     }
 }
 
@@ -114,7 +116,7 @@ impl Admitted {
     /// # Errors
     /// The seconds until another try makes sense.
     pub(super) fn new(state: &Arc<ServiceState>, limits: &Limits, name: &Arc<str>) -> Result<Admitted, u32> {
-        let is_trial = state.breaker.admit(now())?;
+        let is_trial = state.breaker.admit(limits, now())?;
         Ok(Admitted { state: state.clone(), limits: *limits, name: name.clone(), is_trial, is_counted: false })
     }
 
@@ -139,7 +141,7 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         if self.is_trial && !self.is_counted {
-            self.state.breaker.is_tried.store(false, Relaxed);
+            self.state.breaker.tries.store(0, Relaxed);
         }
     }
 }
@@ -154,9 +156,9 @@ mod tests {
     fn opens_with_enough_errors_among_enough_requests() {
         let breaker = Breaker::default();
         let opened = [true, true, true].map(|is_error| breaker.count(&LIMITS, is_error, 10_000));
-        assert_eq!((opened, breaker.admit(10_000)), ([false; 3], Ok(false)));
+        assert_eq!((opened, breaker.admit(&LIMITS, 10_000)), ([false; 3], Ok(false)));
         assert!(breaker.count(&LIMITS, true, 10_000));
-        assert_eq!([breaker.admit(10_001), breaker.admit(14_999)], [Err(5), Err(1)]);
+        assert_eq!([breaker.admit(&LIMITS, 10_001), breaker.admit(&LIMITS, 14_999)], [Err(5), Err(1)]);
     }
 
     #[test]
@@ -179,11 +181,19 @@ mod tests {
     fn one_at_a_time_tries_whether_it_is_back() {
         let breaker = Breaker::default();
         assert!((0..3).all(|_| !breaker.count(&LIMITS, true, 10_000)) && breaker.count(&LIMITS, true, 10_000));
-        assert_eq!([breaker.admit(15_000), breaker.admit(15_000)], [Ok(true), Err(1)]);
+        assert_eq!([breaker.admit(&LIMITS, 15_000), breaker.admit(&LIMITS, 15_000)], [Ok(true), Err(1)]);
+        // One that comes to no end does not bar the way for ever.
+        assert_eq!(
+            [breaker.admit(&LIMITS, 19_999), breaker.admit(&LIMITS, 20_000), breaker.admit(&LIMITS, 20_001)],
+            [Err(1), Ok(true), Err(1)]
+        );
         breaker.tried(&LIMITS, true, 15_100);
-        assert_eq!([breaker.admit(15_200), breaker.admit(20_100), breaker.admit(20_100)], [Err(5), Ok(true), Err(1)]);
+        assert_eq!(
+            [breaker.admit(&LIMITS, 15_200), breaker.admit(&LIMITS, 20_100), breaker.admit(&LIMITS, 20_100)],
+            [Err(5), Ok(true), Err(1)]
+        );
         breaker.tried(&LIMITS, false, 20_200);
-        assert_eq!([breaker.admit(20_200), breaker.admit(20_200)], [Ok(false), Ok(false)]);
+        assert_eq!([breaker.admit(&LIMITS, 20_200), breaker.admit(&LIMITS, 20_200)], [Ok(false), Ok(false)]);
         // It begins anew.
         assert!((0..3).all(|_| !breaker.count(&LIMITS, true, 20_200)));
     }
