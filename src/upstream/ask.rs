@@ -4,8 +4,12 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Uri, header::HOST};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorType, OrErr, Result};
+
+/// Interim answers (1xx) that may come before the one that counts.
+const INTERIM_MAX: usize = 10;
 
 /// What is asked.
 pub struct Request {
@@ -35,16 +39,27 @@ pub async fn ask(connector: &Connector, peer: &HttpPeer, request: Request, body_
         session.write_request_body(request.body, true).await?;
     }
     session.finish_request_body().await?;
-    session.read_response_header().await?;
+    let head = answered(&mut session).await?;
     let mut body = BytesMut::new();
     while body.len() < body_max {
         let Some(bytes) = session.read_response_body().await? else { break };
         body.extend_from_slice(&bytes[..bytes.len().min(body_max - body.len())]);
     }
-    let head = session.response_header().cloned();
-    let head = head.ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "an answer without a head"))?;
     session.shutdown().await;
     Ok(Answer { head, body: body.freeze() })
+}
+
+/// The final head. One at a time is read, be it an interim one.
+async fn answered(session: &mut HttpSession) -> Result<ResponseHeader> {
+    for _ in 0..INTERIM_MAX {
+        session.read_response_header().await?;
+        match session.response_header() {
+            Some(head) if head.status.is_informational() && head.status != 101 => {}
+            Some(head) if head.status != 101 => return Ok(head.clone()),
+            _ => break,
+        }
+    }
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "no answer")
 }
 
 fn head(request: &Request, peer: &HttpPeer, is_h2: bool) -> Result<RequestHeader> {

@@ -157,6 +157,20 @@ fn grpc_has_a_protocol_of_its_own_for_it() {
 }
 
 #[test]
+fn an_interim_answer_to_the_question_is_not_the_answer() {
+    let is_ill = Arc::new(AtomicBool::new(true));
+    let theirs = is_ill.clone();
+    let origin = Origin::new(move |_| {
+        let status = if theirs.load(Ordering::Acquire) { 500 } else { 200 };
+        [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec(), answer(status, &[], b"x")].concat()
+    });
+    let gateway = Gateway::start(&yaml(&[&origin], "health_check: { path: /healthz, interval: 20ms, rise: 1, fall: 1 }"));
+    wait_until(&gateway, origin.address(), false);
+    is_ill.store(false, Ordering::Release);
+    wait_until(&gateway, origin.address(), true);
+}
+
+#[test]
 fn the_operator_takes_one_out_and_back_in() {
     let ((a, _), (b, _)) = (patient("a"), patient("b"));
     let gateway = Gateway::start(&yaml(&[&a, &b], ""));
