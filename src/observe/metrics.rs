@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Unknown methods are counted as the last one.
 const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
-/// From 0 (the client was gone) and 100 up to 599, in one table.
+/// From 100 up to 599 in one table, and 0 for what never had one.
 const STATUSES: usize = 501;
 
 /// A counter, or one for each set of labels.

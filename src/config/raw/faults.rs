@@ -87,7 +87,7 @@ record! {
     pub struct Ejection {
         /// Connections that fail, resets, timeouts, 502 to 504, in a row.
         consecutive_failures: Number<1, 1_000_000> = Ejection::default().consecutive_failures,
-        /// For how long; it doubles with each time.
+        /// For how long; twice as long each time that it fails right after its return.
         base: Duration = Ejection::default().base,
         /// How many of the endpoints may be away at once, rounded down; 0 is none. The last one never is.
         max_percent: Number<0, 100> = Ejection::default().max_percent,

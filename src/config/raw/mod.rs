@@ -54,7 +54,7 @@ record! {
         caches: Named<Option<Cache>> = Named::default(),
         /// Where answers are kept.
         cache_store: CacheStore = CacheStore::default(),
-        /// What several gateways share, for limits that are `shared`.
+        /// What several gateways share: limits that are `shared`, and purges.
         redis: Option<Redis> = None,
         /// Ways to recognise who comes, by name.
         auth: Named<Option<auth::Method>> = Named::default(),
@@ -257,7 +257,7 @@ record! {
         uri_bytes: Size<1> = ServerLimits::default().uri_bytes,
         /// 0 is no limit.
         body_bytes: Size = ServerLimits::default().body_bytes,
-        /// Bytes a second that a body has to come with over HTTP/1 once it has been waited for 5 s; 0 is none. gRPC and WebSockets are exempt.
+        /// Bytes a second that a body has to come with once it has been waited for 5 s; 0 is none. gRPC over HTTP/2 and WebSockets are exempt.
         body_rate: Size = ServerLimits::default().body_rate,
     }
 }
