@@ -90,7 +90,9 @@ impl Storage for Store {
         let (Some(old), Some(told)) = (self.find(Key::of(key), meta.variance()), meta.extensions().get::<Arc<Told>>()) else {
             return Ok(false);
         };
-        if !old.is_whole() {
+        // Of another body than the one that the service was asked about, it says nothing.
+        let is_another = meta.extensions().get::<AskedAbout>().is_some_and(|AskedAbout(asked)| !Arc::ptr_eq(asked, &old));
+        if is_another || !old.is_whole() {
             return Ok(false);
         }
         let new = Entry::new(old.key, old.variance(), meta.response_header_copy(), told, old.body.clone());
@@ -116,6 +118,10 @@ fn broken(what: Broken) -> Box<Error> {
         Broken::NobodyReads => Error::explain(ErrorType::WriteError, "nobody is left to read an answer too large to be kept").into_down(),
     }
 }
+
+/// What the service was asked about, with the answer that it is still good.
+#[derive(Clone, Debug)]
+pub struct AskedAbout(pub Arc<Entry>);
 
 /// Reads an answer, whole or coming.
 pub struct Reader {

@@ -1,10 +1,11 @@
 //! The end of a request: it is counted and written down.
 
+use super::caching::told;
 use super::connection::Connection;
 use super::deadline::Phase;
 use super::exchange::{Exchange, authority, target};
+use super::limits;
 use super::respond::Bare;
-use super::{caching_told, limits};
 use crate::observe::{AccessLog, Record, mask};
 use crate::shape::forward::unmap;
 use crate::snapshot::Snapshot;
@@ -18,7 +19,7 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 /// What never became a request: there is a peer, a reason and perhaps our answer, and nothing else that could be believed.
-pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal, answer: Option<&Bare>) {
+pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal, answer: Option<&Bare>, protocol: &'static str) {
     log::info!("{}: {}: {}", connection.peer, refusal.code(), refusal.detail());
     snapshot.no_route.refused(refusal);
     // Counted as OTHER.
@@ -30,7 +31,7 @@ pub fn unread(snapshot: &Snapshot, connection: &Connection, refusal: &Refusal, a
         status: refusal.status(),
         code: refusal.code(),
         bytes_out: answer.map_or(0, |answer| answer.body_bytes as u64),
-        protocol: "HTTP/1.1",
+        protocol,
         ..Record::nothing(SystemTime::now())
     };
     snapshot.refusals.add(&record, &refusal.detail());
@@ -50,7 +51,7 @@ pub fn finish(session: &mut Session, exchange: &mut Exchange) {
         (None, Some(head)) if !head.status.is_informational() => head.status.as_u16(),
         _ => GONE,
     };
-    let cache = caching_told::outcome(session, exchange);
+    let cache = told::outcome(session, exchange);
     let times = count(exchange, &head.method, status, cache);
     // Over HTTP/1 nobody asks for it.
     if status == GONE

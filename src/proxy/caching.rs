@@ -1,21 +1,24 @@
 //! A request meets the cache: what Pingora's cache asks of us, in the order in which it asks.
 
+pub mod key;
+pub mod told;
+
 use super::connection::Connection;
-use super::exchange::{Exchange, authority};
-use super::{caching_told as told, deadline, forget};
+use super::exchange::Exchange;
+use super::{deadline, forget, shaped};
 use crate::cache::asked::{Asked, Use};
 use crate::cache::entry::{Entry, Told, renewed};
 use crate::cache::fresh::{Answer, Terms, decide};
-use crate::cache::key::{Key, Url, Who, variance as variance_of};
-use crate::cache::purge::tags;
-use crate::cache::storage::meta;
+use crate::cache::key::Key;
+use crate::cache::purge::{How, Purge, tags};
+use crate::cache::storage::{AskedAbout, meta};
 use crate::cache::{Rule, THIS_TIME, entry_of};
 use crate::types::{Refusal, content_length};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
-use pingora::cache::key::HashBinary;
-use pingora::cache::{CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
+use key::{is_elsewhere, key_of, url};
+use pingora::cache::{CacheOptionOverrides, CachePhase, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::proxy::subrequest::Ctx as Subrequest;
@@ -64,7 +67,7 @@ pub fn begin(session: &mut Session, exchange: &mut Exchange) {
     }
     let head = session.req_header();
     let asked = if exchange.is_background() { Asked::default() } else { Asked::of(&head.headers) };
-    if asked.no_store() {
+    if asked.no_store() || is_elsewhere(exchange, head) {
         return;
     }
     let cache = exchange.snapshot.cache;
@@ -95,35 +98,6 @@ pub fn is_end(session: &Session, body: &mut Option<Bytes>, exchange: &Exchange) 
     use CachePhase::{Expired, Miss, Revalidated, RevalidatedNoCache};
     let is_marked = exchange.caching.is_some() && body.take_if(|body| body.is_empty()).is_some();
     is_marked && matches!(session.cache.phase(), Miss | Expired | Revalidated | RevalidatedNoCache(_))
-}
-
-/// The URL of a request.
-pub fn url<'a>(exchange: &Exchange, head: &'a RequestHeader) -> Url<'a> {
-    Url { is_tls: exchange.is_tls(), authority: authority(head), path: head.uri.path(), query: head.uri.query() }
-}
-
-fn who(exchange: &Exchange) -> Option<Who<'_>> {
-    exchange.identity.as_ref().map(|identity| Who { method: &identity.method, name: &identity.name })
-}
-
-/// What the answer to a request is found under.
-pub fn key_of(exchange: &Exchange, head: &RequestHeader, rule: &Rule) -> Key {
-    let seed = &exchange.snapshot.cache.store.seed;
-    let page = rule.key.page(&url(exchange, head), seed);
-    let route = exchange.route().map_or("", |route| &*route.name);
-    let family = |fields: &[HeaderName]| rule.key.family(page, route, who(exchange), fields, &head.headers, seed);
-    let own = exchange.route().and_then(|route| route.cache.as_ref()).map_or(&[][..], |cache| &cache.vary[..]);
-    let family = if own.is_empty() { family(&rule.vary[..]) } else { family(&[&rule.vary[..], own].concat()) };
-    Key { page, family }
-}
-
-/// The same for Pingora.
-///
-/// # Errors
-/// None in practice: it is asked for only when there is one.
-pub fn key(exchange: &Exchange) -> Result<CacheKey> {
-    let caching = exchange.caching.as_ref().or_err(ErrorType::InternalError, "a cache without a key")?;
-    Ok(caching.key.to_pingora())
 }
 
 /// Something was found: may it serve?
@@ -174,28 +148,6 @@ pub fn behind(session: &mut Session) -> Behind {
     session.subrequest_ctx.as_mut()?.user_ctx_mut()?.downcast_mut::<Behind>()?.take()
 }
 
-/// What tells variants apart, for one that goes by these fields.
-pub fn variance(names: &[HeaderName], exchange: &Exchange, head: &RequestHeader) -> HashBinary {
-    // Fields that the gateway sets by who asks are not in the client's head.
-    let is_by_who = names.iter().any(|name| exchange.snapshot.methods.is_own(name));
-    variance_of(names, &head.headers, who(exchange).filter(|_| is_by_who), &exchange.snapshot.cache.store.seed)
-}
-
-/// What tells the variant apart that a request wants; `None` where there is but one.
-pub fn vary(meta: &CacheMeta, exchange: &Exchange, head: &RequestHeader) -> Option<HashBinary> {
-    let extensions = meta.extensions();
-    let coming = extensions.get::<Arc<Told>>().map(|told| &told.vary[..]);
-    let names = coming.or_else(|| extensions.get::<Arc<Entry>>().map(|entry| entry.vary())).filter(|names| !names.is_empty())?;
-    let own = variance(names, exchange, head);
-    let caching = exchange.caching.as_ref()?;
-    if meta.variance().is_none_or(|known| known == own) {
-        return Some(own);
-    }
-    // Others may go by other fields.
-    let store = exchange.snapshot.cache.store;
-    store.matching(caching.key, |names| variance(names, exchange, head)).or(Some(own))
-}
-
 /// The service is about to be asked.
 ///
 /// # Errors
@@ -216,7 +168,10 @@ pub fn ask(exchange: &mut Exchange) -> Result<(), Refusal> {
 /// # Errors
 /// The client is gone.
 pub async fn interim(session: &mut Session, head: &ResponseHeader, exchange: &Exchange) -> Result<()> {
-    let is_told = matches!(head.status.as_u16(), 102 | 103) && session.req_header().version == Version::HTTP_11;
+    // With one of them the answer has begun for Pingora, and what is stale could not stand in for it any more.
+    let may_stand_in = exchange.caching.as_ref().and_then(|caching| caching.entry.as_ref());
+    let may_stand_in = may_stand_in.is_some_and(|entry| !entry.terms().stale_if_error.is_zero());
+    let is_told = !may_stand_in && matches!(head.status.as_u16(), 102 | 103) && session.req_header().version == Version::HTTP_11;
     if !is_told || exchange.is_background() || !session.cache.enabled() {
         return Ok(());
     }
@@ -229,8 +184,21 @@ pub async fn interim(session: &mut Session, head: &ResponseHeader, exchange: &Ex
 /// The service has answered.
 pub fn answered(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) {
     forget::changed(session, head, exchange);
-    if is_renewal(session, head, exchange) {
-        exchange.upstream_done();
+    let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();
+    let max = exchange.caching.as_ref().map_or(0, |caching| caching.rule.body_bytes_max);
+    if !is_renewal && session.cache.enabled() && content_length(&head.headers).is_some_and(|length| length <= max as u64) {
+        // Others may read it too: they don't wait for a client that takes its time. What is held for that is bounded.
+        session.as_mut().set_proxy_tasks_enabled(true);
+    }
+    if let Some(caching) = exchange.caching.as_mut().filter(|_| is_renewal) {
+        caching.renewal = Some(head.headers.clone());
+    }
+}
+
+/// What is kept under the request's URL is of no use.
+pub fn forget_page(exchange: &Exchange) {
+    if let Some(caching) = &exchange.caching {
+        exchange.snapshot.cache.store.purge(&Purge::Pages(vec![caching.key.page]), How::Hard);
     }
 }
 
@@ -241,20 +209,6 @@ pub fn again(session: &mut Session) {
     if matches!(cache.phase(), CachePhase::Miss | CachePhase::Expired) && cache.miss_handler().is_some() {
         cache.disable(NoCacheReason::UpstreamError);
     }
-}
-
-/// The service says that what is kept is still good.
-fn is_renewal(session: &mut Session, head: &ResponseHeader, exchange: &mut Exchange) -> bool {
-    let is_renewal = head.status == StatusCode::NOT_MODIFIED && session.cache.maybe_cache_meta().is_some();
-    let max = exchange.caching.as_ref().map_or(0, |caching| caching.rule.body_bytes_max);
-    if !is_renewal && session.cache.enabled() && content_length(&head.headers).is_some_and(|length| length <= max as u64) {
-        // Others may read it too: they don't wait for a client that takes its time. What is held for that is bounded.
-        session.as_mut().set_proxy_tasks_enabled(true);
-    }
-    if let Some(caching) = exchange.caching.as_mut().filter(|_| is_renewal) {
-        caching.renewal = Some(head.headers.clone());
-    }
-    is_renewal
 }
 
 /// Whether an answer is kept, and for how long.
@@ -272,6 +226,9 @@ pub fn keep(session: &Session, head: &ResponseHeader, exchange: &mut Exchange) -
             }
             let mut meta = meta(&told.terms, head, told.terms.fresh_until());
             meta.extensions_mut().insert(told);
+            if let Some(entry) = exchange.caching.as_ref().and_then(|caching| caching.entry.clone()) {
+                meta.extensions_mut().insert(AskedAbout(entry));
+            }
             RespCacheable::Cacheable(meta)
         }
         Err(reason) => RespCacheable::Uncacheable(reason),
@@ -286,6 +243,17 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
         return Err(NoCacheReason::ResponseTooLarge);
     }
     let vary = vary_names(&head.headers).ok_or(NoCacheReason::OriginNotCache)?;
+    let route = exchange.route();
+    // What the route makes of the fields is not in the client's head.
+    let is_made = |name: &HeaderName| route.is_some_and(|route| route.request_headers.makes(name));
+    if vary.iter().any(is_made) {
+        return Err(NoCacheReason::OriginNotCache);
+    }
+    // Who waits for it asks anew, and is told what is wrong with it.
+    let rule_of_body = route.and_then(|route| route.response_body.as_ref());
+    if rule_of_body.is_some_and(|rule| !shaped::can_be_changed(rule, &head)) {
+        return Err(NoCacheReason::Custom(THIS_TIME));
+    }
     let answer = Answer {
         status: head.status,
         headers: &head.headers,
@@ -377,6 +345,8 @@ impl Exchange {
     fn behind(&self, renewed: Arc<Entry>) -> Exchange {
         let mut behind = Exchange::new(self.snapshot.clone());
         behind.on_behalf_of = Some(Behalf { client: self.connection().cloned(), renewed });
+        // Of its own, since the connection to its service stands in it.
+        behind.deadline = Arc::default();
         (behind.origin, behind.id, behind.trace) = (self.origin, self.id.clone(), self.trace);
         (behind.tls, behind.is_h2) = (self.tls, self.is_h2);
         (behind.route, behind.choice, behind.captures) = (self.route, self.choice, self.captures.clone());

@@ -2,6 +2,7 @@
 
 use super::deadline::Phase;
 use super::exchange::Exchange;
+use super::pace::Pace;
 use crate::limit::Held;
 use crate::shape::decode::{Broken, Coded};
 use crate::types::Refusal;
@@ -72,12 +73,18 @@ impl Collected {
 pub async fn read(session: &mut Session, exchange: &Exchange, collected: &mut Collected) -> Result<Result<(), Refusal>> {
     ask(session, exchange).await?;
     let timeout = exchange.snapshot.server.timeouts.request_body.0;
+    let rate_min = exchange.route().filter(|_| exchange.is_h2).map_or(0, |route| route.body_rate_min);
+    let mut pace = Pace::default();
     loop {
+        pace.wait();
         // Over HTTP/1 Pingora's own read timeout sees to it.
         exchange.deadline.enter(Phase::Body, exchange.is_h2.then_some(timeout));
         let Some(data) = session.downstream_session.read_request_body().await? else { break };
         if let Err(refusal) = collected.add(&data) {
             return Ok(Err(refusal));
+        }
+        if pace.go_on(data.len()) < rate_min {
+            return Ok(Err(Refusal::RequestTimeout));
         }
     }
     exchange.deadline.enter(Phase::Busy, None);

@@ -4,7 +4,7 @@
 //! also runs while the client uploads. So there is one deadline a request, set by the hooks, and one lazy timer.
 
 pub use crate::upstream::clock::{ms, now};
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use std::future::Future;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -121,6 +121,14 @@ impl Deadline {
         }
     }
 
+    /// Something of the service waits in its socket.
+    fn is_unread(&self) -> bool {
+        match self.upstream.load(Relaxed) {
+            -1 => false,
+            socket => matches!(recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Ok(1..)),
+        }
+    }
+
     pub fn upstream_was_late(&self) -> bool {
         self.upstream_was_late.load(Relaxed)
     }
@@ -143,6 +151,11 @@ impl Deadline {
                 self.due.store(now() + ms(LOOK), Relaxed);
                 Expired::No
             }
+            // It has said more, which nobody reads yet since the client is slow to take what came before.
+            Phase::Upstream if self.is_unread() => {
+                self.due.store(now() + ms(LOOK), Relaxed);
+                Expired::No
+            }
             Phase::Upstream => {
                 self.upstream_was_late.store(true, Relaxed);
                 if self.cut_upstream() { Expired::UpstreamCut } else { Expired::Drop }
@@ -155,7 +168,7 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
@@ -178,9 +191,15 @@ mod tests {
 
     #[test]
     fn a_late_service_is_cut_off() {
-        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         let deadline = Deadline::default();
         deadline.set_upstream(Some(ours.as_raw_fd()));
+        // Not while nobody has read what it said.
+        theirs.write_all(b"x").expect("to write");
+        deadline.enter_until(Phase::Upstream, 1);
+        assert_eq!((deadline.expire(), deadline.upstream_was_late()), (Expired::No, false));
+        assert!(deadline.due() > 1, "it is looked at again");
+        ours.read_exact(&mut [0]).expect("a byte");
         deadline.enter_until(Phase::Upstream, 1);
         assert_eq!(deadline.expire(), Expired::UpstreamCut);
         assert_eq!(theirs.read(&mut [0]).expect("the end"), 0);

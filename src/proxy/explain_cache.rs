@@ -1,6 +1,7 @@
 //! What the cache of a route would do with a request: whether it answers, why not, and under which key it looks.
 
-use super::caching::{is_personal, key_of, variance};
+use super::caching::is_personal;
+use super::caching::key::{key_of, variance};
 use super::exchange::Exchange;
 use crate::cache::Rule;
 use crate::cache::asked::{Asked, Use};

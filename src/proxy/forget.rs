@@ -1,6 +1,6 @@
 //! What is kept is forgotten: because a request has changed it, or because somebody says so.
 
-use super::caching::url;
+use super::caching::key::url;
 use super::exchange::Exchange;
 use crate::cache::Heard;
 use crate::cache::key::Url;

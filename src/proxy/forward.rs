@@ -159,6 +159,14 @@ pub fn drop_own(head: &mut RequestHeader, methods: &Methods) {
     }
 }
 
+/// Takes away what a client's Connection fields nominate (RFC 9110, 7.6.1).
+pub fn drop_nominated(head: &mut RequestHeader) {
+    if head.headers.get_all(CONNECTION).iter().any(|value| !is_plain(&CONNECTION, value)) {
+        let nominated = nominated(&head.headers);
+        drop_fields(head, |name| nominated.contains(name));
+    }
+}
+
 /// A head that has none of them stays as it is.
 fn drop_fields(head: &mut RequestHeader, is_meant: impl Fn(&HeaderName) -> bool) {
     if head.headers.keys().any(&is_meant) {

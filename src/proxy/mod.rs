@@ -6,7 +6,6 @@ mod admit;
 mod arrive;
 mod attempt;
 mod caching;
-mod caching_told;
 mod challenge;
 mod collect;
 mod compose;
@@ -119,11 +118,11 @@ impl ProxyHttp for Gateway {
     }
 
     fn cache_key_callback(&self, _: &Session, exchange: &mut Box<Exchange>) -> Result<CacheKey> {
-        caching::key(exchange)
+        caching::key::key(exchange)
     }
 
     fn cache_vary_filter(&self, meta: &CacheMeta, exchange: &mut Box<Exchange>, head: &RequestHeader) -> Option<HashBinary> {
-        caching::vary(meta, exchange, head)
+        caching::key::vary(meta, exchange, head)
     }
 
     async fn cache_hit_filter(
@@ -207,6 +206,9 @@ impl ProxyHttp for Gateway {
         exchange.is_long_lived |= steps::is_event_stream(head);
         exchange.answered(session, head.status.as_u16())?;
         caching::answered(session, head, exchange);
+        if strict::is_head_only(&session.req_header().method, head) {
+            exchange.upstream_done();
+        }
         Ok(())
     }
 
@@ -228,7 +230,7 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             return Ok(());
         }
-        caching_told::tell(session, head, exchange)?;
+        caching::told::tell(session, head, exchange)?;
         steps::finish_head(session, head, exchange)
     }
 

@@ -8,8 +8,9 @@ use super::collect::Collected;
 use super::deadline::Phase;
 use super::exchange::{Exchange, Seen};
 use super::shaping::{coded, is_json};
-use super::{account, forward, refuse, respond};
+use super::{account, caching, forward, refuse, respond};
 use crate::shape::validator::other_bytes;
+use crate::snapshot::BodyRule;
 use crate::types::{Refusal, content_length};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -34,16 +35,13 @@ pub struct Outbound {
 pub fn begin(session: &mut Session, head: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
     let Some(rule) = exchange.route().and_then(|route| route.response_body.as_ref()) else { return Ok(()) };
     let is_unchanged = head.status == StatusCode::NOT_MODIFIED;
-    let has_body = head.status.is_success() && !matches!(head.status.as_u16(), 204 | 205);
-    let length = content_length(&head.headers);
-    if exchange.is_background() || (!is_unchanged && !has_body) {
+    if exchange.is_background() || (!is_unchanged && !has_body(head)) {
         return Ok(());
     }
-    let is_json = is_json(&head.headers);
-    if !is_unchanged && !is_json && rule.refuses_others && length != Some(0) {
+    if !can_be_changed(rule, head) {
         return refuse(exchange, Refusal::UpstreamProtocol);
     }
-    if !rule.reads() || (!is_unchanged && !is_json) {
+    if !rule.reads() || (!is_unchanged && !is_json(&head.headers)) {
         return Ok(());
     }
     let (max, coding) = (rule.body_bytes_max, coded(&head.headers));
@@ -55,8 +53,7 @@ pub fn begin(session: &mut Session, head: &mut ResponseHeader, exchange: &mut Ex
     if is_unchanged || request.method == Method::HEAD {
         return Ok(());
     }
-    let is_whole = head.status != StatusCode::PARTIAL_CONTENT && length.is_none_or(|length| length <= max);
-    let Some(coding) = coding.filter(|_| is_whole) else { return refuse(exchange, Refusal::UpstreamProtocol) };
+    let Some(coding) = coding else { return refuse(exchange, Refusal::UpstreamProtocol) };
     let mut outbound = Outbound { collected: Collected::new(exchange, max, coding), head: None, made: None };
     if is_from_memory(session) {
         if request.version != Version::HTTP_2 {
@@ -72,6 +69,21 @@ pub fn begin(session: &mut Session, head: &mut ResponseHeader, exchange: &mut Ex
     }
     exchange.body_out = Some(Box::new(outbound));
     Ok(())
+}
+
+fn has_body(head: &ResponseHeader) -> bool {
+    head.status.is_success() && !matches!(head.status.as_u16(), 204 | 205)
+}
+
+/// Whether an answer can be what a route makes of it, as far as its head tells.
+pub fn can_be_changed(rule: &BodyRule, head: &ResponseHeader) -> bool {
+    let length = content_length(&head.headers);
+    let is_whole = || head.status != StatusCode::PARTIAL_CONTENT && length.is_none_or(|length| length <= rule.body_bytes_max);
+    match is_json(&head.headers) {
+        _ if !has_body(head) => true,
+        true => !rule.reads() || (is_whole() && coded(&head.headers).is_some()),
+        false => !rule.refuses_others || length == Some(0),
+    }
 }
 
 fn is_from_memory(session: &Session) -> bool {
@@ -101,6 +113,7 @@ pub fn go_on(body: &mut Option<Bytes>, end: bool, head: &RequestHeader, exchange
         }
         Err(refusal) => {
             log::warn!("{}: an answer at {} can't be changed", exchange.id(), exchange.endpoint_label());
+            caching::forget_page(exchange);
             return refuse(exchange, if refusal == Refusal::Overloaded { refusal } else { Refusal::UpstreamProtocol });
         }
     }

@@ -38,10 +38,14 @@ impl Gateway {
                 if let Err(refusal) = held {
                     return Box::pin(decline(session, exchange, refusal)).await;
                 }
-                match tunnel::is_wanted(session) {
+                match tunnel::is_wanted(session, exchange) {
                     true => Box::pin(self.tunnel(session, exchange)).await,
                     // Who waits for the service is known when no cache has the answer, see `ask`.
-                    false if exchange.route().is_some_and(|route| route.cache.is_some()) => Box::pin(hit::answer(session, exchange)).await,
+                    false if exchange.route().is_some_and(|route| route.cache.is_some()) => {
+                        // What is looked for, and kept, goes by what the service gets to see.
+                        forward::drop_nominated(session.req_header_mut());
+                        Box::pin(hit::answer(session, exchange)).await
+                    }
                     false => Ok(false),
                 }
             }

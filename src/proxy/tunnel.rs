@@ -7,6 +7,7 @@
 use super::connection::is_hung_up;
 use super::deadline::{self, Phase};
 use super::exchange::{Exchange, Seen};
+use super::steps::is_event_stream;
 use super::{forward, strict};
 use crate::shape::headers::{HOP_BY_HOP, nominated};
 use crate::snapshot::ServiceEntry;
@@ -43,15 +44,18 @@ pub struct Carried {
     pub bytes_out: u64,
 }
 
-/// A WebSocket handshake: the one upgrade that is let through.
-pub fn is_wanted(session: &mut Session) -> bool {
-    if !session.req_header().headers.contains_key(UPGRADE) {
+/// A WebSocket handshake: the one upgrade that is let through. None where the bodies of answers are changed: what a service says instead of
+/// shaking hands would pass as it is.
+pub fn is_wanted(session: &mut Session, exchange: &Exchange) -> bool {
+    if !session.req_header().headers.contains_key(UPGRADE) || exchange.route().is_some_and(|route| route.response_body.is_some()) {
         return false;
     }
     let is_empty = session.is_body_empty();
     let head = session.req_header();
     let is_websocket = head.headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    is_websocket && is_empty && session.is_upgrade_req() && head.method == Method::GET && head.version == Version::HTTP_11
+    // RFC 9110, 7.8: without it the client, or a proxy before us, wants none.
+    let is_nominated = is_websocket && nominated(&head.headers).contains(&UPGRADE);
+    is_nominated && is_empty && head.method == Method::GET && head.version == Version::HTTP_11
 }
 
 /// Connects, shakes hands and carries bytes until both sides have ended. An error is what the client has to be told.
@@ -86,7 +90,11 @@ pub async fn serve(
     session.set_keepalive(None);
     if !upstream.was_upgraded() {
         // The service does not want to: its answer is passed on, and the connection ends with it. The client may be gone.
-        let _ = decline(&mut upstream, session, exchange, head, ends).await;
+        upstream.read_timeout = Some(timeouts.read).filter(|_| !is_event_stream(&head));
+        tokio::select! {
+            _ = decline(&mut upstream, session, exchange, head, ends) => {}
+            () = gone(client) => {}
+        }
         return Ok(());
     }
     if accept(session, exchange, head).await.is_ok() {

@@ -5,7 +5,9 @@
 
 use super::accept::changed;
 use super::requests::Requests;
+use crate::proxy::account;
 use crate::proxy::connection::Connection;
+use crate::types::Refusal;
 use h2::Reason;
 use pingora::Error;
 use pingora::apps::HttpServerApp;
@@ -26,6 +28,7 @@ const UPLOAD_WINDOW: u32 = 1 << 20;
 /// What one stream may have handed over of an answer that its client has not taken; h2's default is 400 KiB.
 const SEND_BYTES: usize = 64 << 10;
 
+const MALFORMED: Refusal = Refusal::BadRequest("The request is malformed.");
 /// What one connection may send that is no request.
 const MALFORMED_MAX: usize = 32;
 
@@ -84,8 +87,11 @@ where
             }
             Ok(Some(H2Accept::Rejected)) => {
                 malformed += 1;
-                if malformed == MALFORMED_MAX {
-                    break Reason::ENHANCE_YOUR_CALM;
+                match malformed {
+                    // The first stands for those behind it: whoever sends many is not to fill the logs.
+                    1 => account::unread(&requests.snapshot(), connection, &MALFORMED, None, "HTTP/2"),
+                    MALFORMED_MAX => break Reason::ENHANCE_YOUR_CALM,
+                    _ => {}
                 }
             }
             Ok(None) => return,

@@ -46,7 +46,7 @@ impl<A> Requests<A> {
 
 impl<A: HttpServerApp + Send + Sync + 'static> Door for Requests<A> {
     fn unread(&self, connection: &Connection, refusal: &Refusal) {
-        account::unread(&self.snapshot.load(), connection, refusal, None);
+        account::unread(&self.snapshot.load(), connection, refusal, None, "HTTP/1.1");
     }
 }
 
@@ -84,7 +84,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
                 refused => {
                     let refusal = refused.and_then(Result::err).unwrap_or(Refusal::RequestTimeout);
                     let answer = Bare::new(&refusal);
-                    account::unread(&snapshot, connection, &refusal, Some(&answer));
+                    account::unread(&snapshot, connection, &refusal, Some(&answer), "HTTP/1.1");
                     refuse(*stream, connection, &answer.bytes).await;
                     return None;
                 }
@@ -112,7 +112,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Requests<A> {
             let served = connection.watch(self.app.process_new_http(session, shutdown)).await.flatten();
             if connection.deadline.phase() == Phase::Head {
                 // Pingora could not read it, and has said so by itself.
-                account::unread(&self.snapshot.load(), connection, &Refusal::BadRequest("The request can't be read."), None);
+                account::unread(&self.snapshot.load(), connection, &Refusal::BadRequest("The request can't be read."), None, "HTTP/1.1");
             }
             let (next, kept) = match (served, connection.take_left()) {
                 (Some(next), _) => next.consume(),

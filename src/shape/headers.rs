@@ -85,6 +85,12 @@ impl HeaderEdits {
         named.any(|ours| ours != name && is_alike(Some(name), ours.as_str()))
     }
 
+    /// Whether a field's value is made by these changes, and is not the same for every request.
+    pub fn makes(&self, name: &HeaderName) -> bool {
+        let is_template = |(own, text): &(HeaderName, Text)| own == name && matches!(text, Text::Template(_));
+        self.rename.iter().any(|(_, to)| to == name) || self.set.iter().chain(&self.add).any(is_template)
+    }
+
     /// What is put into the values.
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
         self.set.iter().chain(&self.add).flat_map(|(_, text)| {

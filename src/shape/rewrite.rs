@@ -1,6 +1,6 @@
 //! The target that a service gets: another path, other parameters.
 
-use super::template::{FIX, Names, Target, Template, Values, decode_parameter, encode_parameter};
+use super::template::{FIX, Names, Target, Template, Values, Variable, decode_parameter, encode_parameter};
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw;
@@ -53,6 +53,11 @@ impl Rewrite {
             _ => pair.to_string(),
         };
         format!("{path}?{}", query.split('&').map(pair).collect::<Vec<_>>().join("&"))
+    }
+
+    /// What is put into the target.
+    pub fn variables(&self) -> impl Iterator<Item = &Variable> {
+        self.path.iter().chain(self.set.iter().map(|(_, template)| template)).flat_map(Template::variables)
     }
 
     fn has_query_changes(&self) -> bool {

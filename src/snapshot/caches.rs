@@ -7,6 +7,7 @@ use crate::config::problem::Problems;
 use crate::config::raw::{self, Config};
 use crate::config::shape::remedy;
 use crate::observe::CacheMetrics;
+use crate::shape::rewrite::Rewrite;
 use crate::shape::template::Variable;
 use http::{HeaderName, Method};
 use std::sync::Arc;
@@ -55,26 +56,27 @@ impl Caches {
         }
     }
 
-    /// What a composed answer goes by is to be a part of its key, or one client would get what was made for another. `None` means that a
-    /// problem was reported.
+    /// What an answer goes by is to be a part of its key, or one client would get what was made for another: all that is put into a composed
+    /// one, and into the target that a service is asked for. `None` means that a problem was reported.
     pub fn settle(route: &mut Route, at: &At<'_>, problems: &Problems) -> Option<()> {
-        let (Some(cache), Action::Compose(composition)) = (&mut route.cache, &route.action) else { return Some(()) };
-        let (cache_at, calls_at, plan) = (at.key("cache"), at.key("compose"), &composition.plan);
+        let Some(cache) = &mut route.cache else { return Some(()) };
+        let cache_at = at.key("cache");
         let problem = |what: String, fix: &str| problems.at(&cache_at, what, "a client would get what was made for another", fix);
-        if let Some(call) = plan.calls.iter().find(|call| !matches!(call.method, Method::GET | Method::HEAD)) {
-            let what = format!("a cache on a route whose call `{}` is a {}", call.name, call.method);
-            return problems.clash(
-                &cache_at,
-                &calls_at,
-                what,
-                "it would not be made each time",
-                "remove the cache, or let the call be a GET",
-            );
+        let mut vary: Vec<HeaderName> = Vec::new();
+        let mut variables: Vec<&Variable> = route.rewrite.iter().flat_map(Rewrite::variables).collect();
+        if let Action::Compose(composition) = &route.action {
+            let plan = &composition.plan;
+            if let Some(call) = plan.calls.iter().find(|call| !matches!(call.method, Method::GET | Method::HEAD)) {
+                let what = format!("a cache on a route whose call `{}` is a {}", call.name, call.method);
+                let (why, fix) = ("it would not be made each time", "remove the cache, or let the call be a GET");
+                return problems.clash(&cache_at, &at.key("compose"), what, why, fix);
+            }
+            vary.extend(plan.passed().cloned());
+            variables.extend(plan.variables());
+            variables.extend(route.response_body.iter().flat_map(BodyRule::variables));
+            variables.extend(route.request_headers.variables().chain(route.response_headers.variables()));
         }
-        let answer = route.response_body.iter().flat_map(BodyRule::variables);
-        let heads = route.request_headers.variables().chain(route.response_headers.variables());
-        let mut vary: Vec<HeaderName> = plan.passed().cloned().collect();
-        for variable in plan.variables().into_iter().chain(answer).chain(heads) {
+        for variable in variables {
             match variable {
                 Variable::Header(name) => vary.push(name.clone()),
                 Variable::ClientIp => return problem("a kept answer that goes by `${client_ip}`".to_string(), "remove one of the two"),

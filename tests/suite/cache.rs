@@ -377,6 +377,159 @@ fn variants_are_told_apart() {
 }
 
 #[test]
+fn an_answer_is_kept_for_those_who_ask_the_service_the_same() {
+    // The service says what it goes by, and answers with that.
+    let service = Origin::new(|request| {
+        let accept = request.header("accept").unwrap_or("none").to_string();
+        kit::answer(200, &[("Vary", "Accept"), ("Cache-Control", "max-age=60")], accept.as_bytes())
+    });
+    let gateway = gateway("{}", &service);
+    let mut client = gateway.connect();
+    // RFC 9110, 7.6.1: this one keeps the field from the service.
+    let without = client.request("GET", "/", &[("Accept", "text/a"), ("Connection", "accept")], b"");
+    assert_eq!(without.text(), "none");
+    assert_eq!(client.request("GET", "/", &[("Accept", "text/a")], b"").text(), "text/a");
+    assert_eq!(client.get("/").text(), "none");
+    assert_eq!(service.seen().len(), 2);
+}
+
+#[test]
+fn what_goes_by_fields_of_the_routes_making_is_not_kept() {
+    let service = Origin::new(|request| {
+        let user = request.header("x-user").unwrap_or("none").to_string();
+        kit::answer(200, &[("Vary", "X-User"), ("Cache-Control", "max-age=60")], user.as_bytes())
+    });
+    for change in ["set: { X-User: '${header.X-Name}' }", "rename: { X-Name: X-User }"] {
+        let gateway = Gateway::start(&format!(
+            "{LISTENERS}caches: {{ c: {{}} }}\nroutes: [{{ path: /*, cache: c, to: 'http://{service}', request: {{ headers: {{ {change} }} }} }}]"
+        ));
+        for name in ["ada", "eve"] {
+            assert_eq!(gateway.connect().request("GET", "/", &[("X-Name", name)], b"").text(), name, "{change}");
+        }
+    }
+}
+
+#[test]
+fn what_a_target_is_made_of_is_in_the_key() {
+    let service = Origin::new(|request| kit::answer(200, &[], request.target.as_bytes()));
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ c: {{ ttl: 60s }} }}
+routes: [{{ path: /me, cache: c, to: 'http://{service}', request: {{ path: '/of/${{header.X-Name}}' }} }}]"
+    ));
+    for name in ["ada", "eve", "ada"] {
+        assert_eq!(gateway.connect().request("GET", "/me", &[("X-Name", name)], b"").text(), format!("/of/{name}"));
+    }
+    assert_eq!(service.seen().len(), 2);
+}
+
+#[test]
+fn what_a_trusted_proxy_says_of_the_url_tells_answers_apart() {
+    let service = Origin::new(|request| {
+        let told = ["x-forwarded-proto", "x-forwarded-host"].map(|name| request.header(name).unwrap_or("-"));
+        kit::answer(200, &[], told.join(" ").as_bytes())
+    });
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}server: {{ trusted_proxies: [127.0.0.1] }}\ncaches: {{ c: {{ ttl: 60s }} }}
+routes: [{{ path: /*, cache: c, to: 'http://{service}' }}]"
+    ));
+    let get = |fields: &[(&str, &str)]| gateway.connect().request("GET", "/", fields, b"").text();
+    for _ in 0..2 {
+        assert_eq!(get(&[("X-Forwarded-Proto", "http")]), "http test");
+        assert_eq!(get(&[("X-Forwarded-Proto", "https")]), "https test");
+        assert_eq!(get(&[]), "http test");
+    }
+    assert_eq!(service.seen().len(), 2);
+    for host in ["evil.example", "other.example"] {
+        assert_eq!(get(&[("X-Forwarded-Host", host)]), format!("http {host}"));
+    }
+    assert_eq!(get(&[("X-Forwarded-Host", "test")]), "http test");
+    assert_eq!(service.seen().len(), 4);
+}
+
+#[test]
+fn a_late_word_that_something_is_good_is_of_what_was_asked_about() {
+    let gate = kit::Gate::default();
+    let held = gate.clone();
+    let asked = AtomicUsize::new(0);
+    let service = Origin::new(move |request| {
+        let fields = |tag: &'static str| [("Cache-Control", "no-cache"), ("ETag", tag)];
+        match (asked.fetch_add(1, Relaxed), request.header("if-none-match")) {
+            (0, _) => kit::answer(200, &fields("\"a\""), b"first"),
+            (1, Some("\"a\"")) => {
+                held.wait();
+                kit::answer(304, &fields("\"a\""), b"")
+            }
+            (2, _) => kit::answer(200, &fields("\"b\""), b"second"),
+            (_, Some("\"b\"")) => kit::answer(304, &fields("\"b\""), b""),
+            _ => kit::answer(500, &[], b"it is asked about what is not kept any more"),
+        }
+    });
+    let gateway = gateway("{}", &service);
+    assert_eq!(gateway.get("/").text(), "first");
+    let mut slow = gateway.connect();
+    slow.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("the question", || (service.seen().len() == 2).then_some(()));
+    assert_eq!(gateway.get("/").text(), "second");
+    gate.open();
+    assert_eq!(slow.answer().text(), "first");
+    let third = gateway.get("/");
+    assert_eq!((third.status, third.text().as_str(), third.header("etag")), (200, "second", Some("\"b\"")));
+}
+
+#[test]
+fn early_hints_leave_room_for_what_is_stale() {
+    let is_down = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let theirs = is_down.clone();
+    let service = Origin::new(move |_| {
+        let last = match theirs.load(Relaxed) {
+            false => kit::answer(200, &[("Cache-Control", "max-age=1")], b"good"),
+            true => kit::answer(503, &[], b"bad"),
+        };
+        [&b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"[..], &last].concat()
+    });
+    let gateway = gateway("{ stale_if_error: 1h }", &service);
+    assert_eq!(gateway.get("/").status, 200);
+    is_down.store(true, Relaxed);
+    eventually("it to be stale", || {
+        let answer = gateway.get("/");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "good"), "{answer:?}");
+        status(&answer).contains("fwd-status=503").then_some(())
+    });
+}
+
+#[test]
+fn renewals_behind_clients_do_not_cut_off_one_another() {
+    let gates = [kit::Gate::default(), kit::Gate::default()];
+    let (held, asked) = (gates.clone(), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let service = Origin::new(move |request| {
+        let which = usize::from(request.target == "/slow");
+        let fields = [("Cache-Control", "max-age=1"), ("ETag", "\"a\"")];
+        if asked[which].fetch_add(1, Relaxed) == 0 {
+            return kit::answer(200, &fields, b"old");
+        }
+        held[which].wait();
+        match which {
+            1 => kit::answer(200, &fields, b"new"),
+            // Its length says that more could follow: the connection is not used again.
+            _ => b"HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 3\r\n\r\n".to_vec(),
+        }
+    });
+    let gateway = gateway("{ stale_while_revalidate: 60s }", &service);
+    for target in ["/slow", "/quick"] {
+        assert_eq!(gateway.get(target).text(), "old");
+    }
+    let questions = |target: &str| service.seen().iter().filter(|request| request.target == target).count();
+    for target in ["/quick", "/slow"] {
+        eventually("a renewal", || (gateway.get(target).text() == "old" && questions(target) == 2).then_some(()));
+    }
+    gates[0].open();
+    eventually("the end of one", || gateway.get("/quick").header("cache-status")?.contains("hit; ttl=5").then_some(()));
+    gates[1].open();
+    eventually("the other to come through", || (gateway.get("/slow").text() == "new").then_some(()));
+    assert_eq!(questions("/slow"), 2);
+}
+
+#[test]
 fn stale_answers_are_asked_about_and_renewed() {
     let service = Origin::new(|request| match request.header("if-none-match") {
         Some("\"v1\"") => kit::answer(304, &[("ETag", "\"v1\""), ("X-New", "2"), ("Cache-Control", "max-age=1")], b""),

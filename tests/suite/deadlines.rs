@@ -245,19 +245,32 @@ routes:
 #[test]
 fn so_is_one_over_http2() {
     let origin = Origin::echo();
-    let gateway = with("limits: { body_rate: 100B }", "", &origin);
-    run_async(async {
-        let client = H2Client::connect(gateway.address()).await;
-        let (answer, mut body) = client.begin(Method::POST, "/service", &[], false).await;
-        let drip = async {
-            // It ends with the stream.
-            while body.send_data(Bytes::from_static(b"x"), false).is_ok() {
-                tokio::time::sleep(500 * MS).await;
-            }
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+server: {{ limits: {{ body_rate: 100B }} }}
+routes:
+  - {{ path: /service, to: http://{origin} }}
+  - {{ path: /held, to: http://{origin}, request: {{ body: {{ json: {{ remove: [a] }} }} }} }}
+  - {{ path: /composed, compose: {{ calls: {{ a: {{ to: http://{origin}, path: '/${{body.a}}' }} }} }} }}
+"
+    ));
+    let gateway = &gateway;
+    run_async(async move {
+        let drip = async |path: &str| {
+            let client = H2Client::connect(gateway.address()).await;
+            let (answer, mut body) = client.begin(Method::POST, path, &[("content-type", "application/json")], false).await;
+            let drip = async {
+                // It ends with the stream.
+                while body.send_data(Bytes::from_static(b" "), false).is_ok() {
+                    tokio::time::sleep(500 * MS).await;
+                }
+            };
+            let (answer, ()) = tokio::join!(answer, drip);
+            assert_eq!(answer.expect("an answer").status(), 408, "{path}");
+            assert_eq!(client.get("/service").await.status, 200);
         };
-        let (answer, ()) = tokio::join!(answer, drip);
-        assert_eq!(answer.expect("an answer").status(), 408);
-        assert_eq!(client.get("/service").await.status, 200);
+        tokio::join!(drip("/service"), drip("/held"), drip("/composed"));
     });
     gateway.wait_until_idle();
 }
@@ -430,6 +443,22 @@ fn a_client_that_takes_slowly_is_not() {
     // The gateway waits for most of it, longer than it would wait for one part.
     steadily(30, 60 * MS, |_| drop(client.read(PART)));
     assert!(!client.read_to_end().is_empty(), "as many bytes more as the head has");
+}
+
+#[test]
+fn nor_is_its_service_blamed() {
+    const PART: usize = 512 << 10;
+    let origin = Origin::new(|_| answer(200, &[], &[b'x'; 30 * PART]));
+    // The service may be silent for less time than the client takes between two pieces.
+    let gateway = with("", "timeouts: { read: 100ms }", &origin);
+    let mut client = gateway.connect();
+    socket2::SockRef::from(client.stream()).set_recv_buffer_size(64 << 10).expect("a small window");
+    client.send(head("GET", "/service", &[("Connection", "close")], 0));
+    steadily(5, 500 * MS, |_| drop(client.read(PART)));
+    drop(client.read(25 * PART));
+    assert!(!client.read_to_end().is_empty(), "as many bytes more as the head has");
+    let of = |outcome: &str| format!("frontdesk_upstream_requests_total{{endpoint=\"{origin}\",outcome=\"{outcome}\",service=\"s\"}}");
+    assert_eq!((gateway.metric(&of("timeout")), gateway.metric(&of("ok"))), (0.0, 1.0));
 }
 
 #[test]

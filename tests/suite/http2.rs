@@ -161,6 +161,23 @@ fn a_host_that_can_not_be_an_authority_is_the_clients_fault() {
 }
 
 #[test]
+fn what_can_not_be_read_as_a_request_is_written_down_once_a_connection() {
+    let origin = Origin::echo();
+    let gateway = gateway(&origin, "");
+    run_async(async {
+        let client = H2Client::connect(gateway.address()).await;
+        for _ in 0..2 {
+            assert_eq!(client.request(Method::GET, "/", &[("host", "test"), ("host", "test")], b"").await.status, 400);
+        }
+        assert_eq!(client.get("/").await.status, 200);
+    });
+    let lines = gateway.access_log(2);
+    let told = |n: usize| (lines[n]["status"].as_u64(), lines[n]["code"].as_str(), lines[n]["protocol"].as_str());
+    assert_eq!([told(0), told(1)], [(Some(400), Some("bad_request"), Some("HTTP/2")), (Some(200), Some(""), Some("HTTP/2"))]);
+    assert_eq!(gateway.metric("frontdesk_refusals_total{code=\"bad_request\",route=\"\"}"), 1.0);
+}
+
+#[test]
 fn the_host_of_an_http2_service_is_its_authority() {
     let origin = h2_echo();
     let gateway = gateway(&origin, "protocol: h2c, host: 'orders.internal:81'");

@@ -316,6 +316,24 @@ fn changed_answers_are_kept_as_they_came_and_changed_for_each() {
 }
 
 #[test]
+fn what_can_not_be_changed_is_not_kept_either() {
+    let origin = Origin::new(|request| match request.target.as_str() {
+        "/text" => answer(200, &[("Content-Type", "text/plain"), ("Cache-Control", "max-age=60")], b"text"),
+        "/large" => answer(200, &[JSON, ("Cache-Control", "max-age=60")], format!("[{}1]", "1,".repeat(1000)).as_bytes()),
+        _ => answer(200, &[JSON, ("Cache-Control", "max-age=60")], b"{\"a\":"),
+    });
+    let changes = "cache: c, response: { body: { json: { remove: [a] }, other_types: refuse, body_bytes_max: 1KiB } }";
+    let gateway = shaping(&of(&origin), changes, "caches: { c: {} }\n");
+    for target in ["/text", "/large", "/broken"] {
+        for n in 0..3 {
+            let told = gateway.get(target);
+            assert_eq!((told.status, told.code()), (502, "upstream_protocol".to_string()), "{target} {n}");
+        }
+    }
+    assert_eq!(origin.seen().len(), 9);
+}
+
+#[test]
 fn requests_come_out_of_their_coding_too() {
     let origin = Origin::echo();
     let gateway = shaping(&of(&origin), "request: { body: { json: { remove: [a] }, body_bytes_max: 1MiB } }", "");

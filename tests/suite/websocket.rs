@@ -2,7 +2,7 @@
 
 use crate::kit::{
     ACCEPTED, Client, Gateway, HANDSHAKE, Origin, PATIENCE, Stream, answer, busy, certificate, dead_address, echoes, eventually, head,
-    read_head, rest, scale, secure, steadily, websocket,
+    read_head, rest, scale, secure, steadily, until_gone, websocket,
 };
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -197,6 +197,45 @@ fn a_service_that_declines_is_passed_on() {
 }
 
 #[test]
+fn a_service_that_declines_and_falls_silent_is_left() {
+    let origin = Origin::scripted(|_, stream| {
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhal\r\n")?;
+        until_gone(stream).map(|()| false)
+    });
+    let gateway = in_front_of_with(&origin, ", timeouts: { read: 300ms }");
+    let mut client = gateway.connect();
+    client.send(head("GET", "/", HANDSHAKE, 0));
+    let told = String::from_utf8(client.read_to_end()).expect("a text");
+    assert!(told.contains("hal") && !told.ends_with("0\r\n\r\n"), "broken off: {told:?}");
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn so_is_one_whose_client_has_gone() {
+    let origin = Origin::scripted(|_, stream| {
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")?;
+        until_gone(stream).map(|()| false)
+    });
+    let gateway = in_front_of(&origin);
+    let mut client = gateway.connect();
+    client.send(head("GET", "/", HANDSHAKE, 0));
+    eventually("the question", || (origin.seen().len() == 1).then_some(()));
+    client.reset();
+    eventually("the end at the service", || (origin.open() == 0).then_some(()));
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn what_a_route_takes_out_of_answers_is_not_had_by_a_handshake() {
+    let origin = Origin::new(|_| answer(200, &[("Content-Type", "application/json")], br#"{"id":1,"secret":2}"#));
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ bind: 127.0.0.1:0 }}]\nroutes: [{{ path: /*, to: 'http://{origin}', response: {{ body: {{ json: {{ remove: [secret] }} }} }} }}]"
+    ));
+    let answer = gateway.connect().request("GET", "/", HANDSHAKE, b"");
+    assert_eq!((answer.status, answer.text()), (200, r#"{"id":1}"#.to_string()));
+}
+
+#[test]
 fn a_dead_service_is_said() {
     let gateway = Gateway::start(&format!("listeners: [{{ bind: 127.0.0.1:0 }}]\nroutes: [{{ path: /*, to: http://{} }}]", dead_address()));
     let answer = gateway.connect().request("GET", "/", HANDSHAKE, b"");
@@ -236,6 +275,11 @@ fn other_upgrades_do_not_reach_the_service() {
         let seen = &answer.json()["headers"];
         assert!(seen["upgrade"].is_null() && seen["http2-settings"].is_null(), "{protocol}: {seen}");
         assert!(!seen["connection"].to_string().to_lowercase().contains("upgrade"), "{protocol}: {seen}");
+    }
+    // RFC 9110, 7.8: one that the Connection field does not name is none.
+    for connection in ["keep-alive", "Upgrades"] {
+        let answer = gateway.connect().request("GET", "/x", &[&[("Connection", connection)], &HANDSHAKE[1..]].concat(), b"");
+        assert_eq!((answer.status, &answer.json()["headers"]["upgrade"]), (200, &serde_json::Value::Null), "{connection}");
     }
     // RFC 6455, 4.1: a handshake is a GET.
     let answer = gateway.connect().request("POST", "/x", HANDSHAKE, b"a body");

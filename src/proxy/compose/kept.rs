@@ -9,8 +9,9 @@ use crate::cache::key::Key;
 use crate::cache::purge::tags;
 use crate::cache::{Entry, Told};
 use crate::compose::Kept;
-use crate::proxy::caching::{self, key_of, url};
-use crate::proxy::caching_told::{self, CACHE_STATUS, FIELDS_MORE};
+use crate::proxy::caching;
+use crate::proxy::caching::key::{is_elsewhere, key_of, url};
+use crate::proxy::caching::told::{self, CACHE_STATUS, FIELDS_MORE};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::respond;
 use crate::snapshot::RouteCache;
@@ -39,7 +40,7 @@ impl Wanted {
         let is_plain = matches!(session.req_header().method, Method::GET | Method::HEAD) && session.is_body_empty();
         let head = session.req_header();
         let asked = Asked::of(&head.headers);
-        if !is_plain || asked.no_store() {
+        if !is_plain || asked.no_store() || is_elsewhere(exchange, head) {
             return None;
         }
         let RouteCache { rule, .. } = exchange.route()?.cache.as_ref()?;
@@ -77,7 +78,7 @@ pub async fn serve(session: &mut Session, exchange: &mut Exchange, entry: &Entry
     exchange.at_store = Some(if left < 0 { "stale" } else { "hit" });
     head.remove_header(&CONTENT_LENGTH);
     head.insert_header(AGE, entry.terms().age(now).as_secs())?;
-    head.append_header(CACHE_STATUS, caching::value(caching_told::hit(left))?)?;
+    head.append_header(CACHE_STATUS, caching::value(told::hit(left))?)?;
     let body = match entry.body.chunks().unwrap_or_default() {
         [one] => one.clone(),
         several => several.concat().into(),

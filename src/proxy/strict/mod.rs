@@ -55,6 +55,11 @@ fn is_length_clear(headers: &HeaderMap) -> bool {
     lengths.next().is_none_or(is_number) && lengths.next().is_none()
 }
 
+/// Nothing follows an answer's head (RFC 9112, 6.3): no body filter will hear of its end.
+pub fn is_head_only(method: &Method, head: &ResponseHeader) -> bool {
+    *method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304) || content_length(&head.headers) == Some(0)
+}
+
 /// Refuses an answer whose framing a client can't trust, and mends what says nothing. Whether the service may send a body where none can
 /// be (RFC 9110, 15.4.5: a 304 may tell how long it would be, and some send it).
 pub fn response(head: &mut ResponseHeader) -> Result<bool> {

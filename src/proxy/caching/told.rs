@@ -1,10 +1,10 @@
 //! What is told of the cache: to clients, to log and metrics.
 
-use super::caching::{self, Caching};
-use super::exchange::Exchange;
-use super::forward;
+use super::Caching;
 use crate::cache::Entry;
 use crate::cache::fresh::Why;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::{caching, forward};
 use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, AGE, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
