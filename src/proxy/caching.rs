@@ -251,7 +251,7 @@ fn terms(session: &Session, head: &ResponseHeader, exchange: &Exchange) -> Resul
     }
     // Who waits for it asks anew, and is told what is wrong with it.
     let rule_of_body = route.and_then(|route| route.response_body.as_ref());
-    if rule_of_body.is_some_and(|rule| !shaped::can_be_changed(rule, &head)) {
+    if rule_of_body.is_some_and(|rule| !shaped::can_be_changed(rule, head)) {
         return Err(NoCacheReason::Custom(THIS_TIME));
     }
     let answer = Answer {
