@@ -80,7 +80,7 @@ impl Gateway {
                 return decline(session, exchange, refusal).await;
             }
             let Some((entry, timeouts)) = exchange.service().map(|(entry, timeouts)| (entry.clone(), *timeouts)) else { return Ok(false) };
-            match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await {
+            match tunnel::serve(&self.tunnels, &entry, &timeouts, session, exchange).await? {
                 Ok(()) => return Ok(true),
                 Err(refusal) if exchange.fall_back(&refusal) => {}
                 Err(refusal) => return decline(session, exchange, refusal).await,

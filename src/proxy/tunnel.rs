@@ -13,7 +13,7 @@ use crate::shape::headers::{HOP_BY_HOP, nominated};
 use crate::snapshot::ServiceEntry;
 use crate::types::Refusal;
 use crate::upstream::Timeouts;
-use crate::upstream::retry::Failure;
+use crate::upstream::retry::{Failure, is_upstream};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Version};
@@ -58,16 +58,24 @@ pub fn is_wanted(session: &mut Session, exchange: &Exchange) -> bool {
     is_nominated && is_empty && head.method == Method::GET && head.version == Version::HTTP_11
 }
 
-/// Connects, shakes hands and carries bytes until both sides have ended. An error is what the client has to be told.
+/// Connects, shakes hands and carries bytes until both sides have ended.
+///
+/// # Errors
+/// The outer one is of an answer in the tunnel's stead that broke off; the inner one is what the client has to be told.
 pub async fn serve(
     connector: &TransportConnector,
     entry: &Arc<ServiceEntry>,
     timeouts: &Timeouts,
     session: &mut Session,
     exchange: &mut Exchange,
-) -> Result<(), Refusal> {
-    let mut upstream = connect(connector, entry, timeouts, session, exchange).await?;
-    let head = handshake(session.req_header(), exchange, entry).map_err(|_| Refusal::BadRequest("The handshake can't be sent on."))?;
+) -> Result<Result<(), Refusal>> {
+    let mut upstream = match connect(connector, entry, timeouts, session, exchange).await {
+        Ok(upstream) => upstream,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let Ok(head) = handshake(session.req_header(), exchange, entry) else {
+        return Ok(Err(Refusal::BadRequest("The handshake can't be sent on.")));
+    };
     let answered = tokio::time::timeout(timeouts.read, async {
         upstream.write_request_header(Box::new(head)).await?;
         answer(&mut upstream).await
@@ -77,37 +85,41 @@ pub async fn serve(
         answered = answered => answered,
         () = gone(client) => {
             session.set_keepalive(None);
-            return Ok(());
+            return Ok(Ok(()));
         }
     };
     let (head, ends) = match answered {
         Ok(Ok(answer)) => answer,
-        Ok(Err(e)) => return Err(failed(exchange, Failure::of(&e))),
-        Err(_) => return Err(failed(exchange, Failure::Timeout)),
+        Ok(Err(e)) => return Ok(Err(failed(exchange, Failure::of(&e)))),
+        Err(_) => return Ok(Err(failed(exchange, Failure::Timeout))),
     };
     exchange.count_answer(Failure::of_status(head.status.as_u16()));
     exchange.end_admission(head.status.is_server_error());
     session.set_keepalive(None);
     if !upstream.was_upgraded() {
-        // The service does not want to: its answer is passed on, and the connection ends with it. The client may be gone.
+        // The service does not want to: its answer is passed on, and the connection ends with it.
         upstream.read_timeout = Some(timeouts.read).filter(|_| !is_event_stream(&head));
-        tokio::select! {
-            _ = decline(&mut upstream, session, exchange, head, ends) => {}
-            () = gone(client) => {}
-        }
-        return Ok(());
+        let passed = tokio::select! {
+            passed = decline(&mut upstream, session, exchange, head, ends) => passed,
+            () = gone(client) => Ok(()),
+        };
+        return passed.map(Ok).inspect_err(|e| {
+            if is_upstream(e) {
+                exchange.count_failure(Failure::of(e), true);
+            }
+        });
     }
     if accept(session, exchange, head).await.is_ok() {
         let early = leftover(&mut upstream);
         if let Some(connection) = exchange.connection() {
             connection.set_tunnel();
         }
-        let Some(client) = take_stream(session).await else { return Ok(()) };
+        let Some(client) = take_stream(session).await else { return Ok(Ok(())) };
         exchange.tunnel = Some(carry(client, upstream.into_inner(), early, timeouts.read).await);
         // What happens within it is between the two sides.
         exchange.attempt.upstream = exchange.attempt.elapsed();
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 fn failed(exchange: &mut Exchange, failure: Failure) -> Refusal {
@@ -223,14 +235,14 @@ async fn decline(
     if !ends && !is_framed && !matches!(head.status.as_u16(), 204 | 304) {
         head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
     }
-    session.write_response_header(head, ends).await?;
+    session.write_response_header(head, ends).await.map_err(|e| e.into_down())?;
     while !ends {
-        match upstream.read_response_task().await? {
+        match upstream.read_response_task().await.map_err(|e| e.into_up())? {
             HttpTask::Body(data, last) => {
-                session.write_response_body(data, last).await?;
+                session.write_response_body(data, last).await.map_err(|e| e.into_down())?;
                 ends = last;
             }
-            HttpTask::Failed(e) => return Err(e),
+            HttpTask::Failed(e) => return Err(e.into_up()),
             _ => break,
         }
     }

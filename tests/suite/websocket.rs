@@ -207,6 +207,7 @@ fn a_service_that_declines_and_falls_silent_is_left() {
     client.send(head("GET", "/", HANDSHAKE, 0));
     let told = String::from_utf8(client.read_to_end()).expect("a text");
     assert!(told.contains("hal") && !told.ends_with("0\r\n\r\n"), "broken off: {told:?}");
+    assert_eq!(gateway.access_log(1)[0]["code"], "upstream_timeout");
     gateway.wait_until_idle();
 }
 
