@@ -19,7 +19,7 @@ pub use listeners::check_admin;
 pub use warnings::{advise, near_its_end};
 
 use crate::auth::cors::Cors;
-use crate::auth::{Access, Failures, Issuers, Methods};
+use crate::auth::{Access, Failures, Issuers, Methods, unmapped};
 use crate::cache::{Bulletin, Cache, Rule};
 use crate::compose::Line;
 use crate::config::place::At;
@@ -311,7 +311,7 @@ impl Snapshot {
             meta,
             loaded_at: SystemTime::now(),
             server: Server {
-                trusted_proxies: raw.server.trusted_proxies.iter().map(|network| network.0).collect(),
+                trusted_proxies: raw.server.trusted_proxies.iter().map(|network| unmapped(network.0)).collect(),
                 timeouts: raw.server.timeouts.clone(),
                 limits: raw.server.limits.clone(),
                 streams_max: u32::try_from(raw.server.http2.max_concurrent_streams.0).unwrap_or(u32::MAX),

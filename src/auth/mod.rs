@@ -29,6 +29,7 @@ pub use failures::Failures;
 pub use fetch::Answered;
 pub use issuer::{Issuers, Told};
 pub use method::Method;
+pub use require::unmapped;
 
 use crate::config::place::At;
 use crate::config::problem::{Place as Position, Problem, Problems};

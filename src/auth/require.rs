@@ -111,7 +111,7 @@ impl Addresses {
 }
 
 /// `::ffff:10.0.0.0/104` is 10.0.0.0/8: clients are known by their IPv4 addresses.
-fn unmapped(network: IpNet) -> IpNet {
+pub fn unmapped(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else { return network };
     let prefix = v6.prefix_len().checked_sub(96);
     let v4 = v6.addr().to_ipv4_mapped().zip(prefix).and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok());

@@ -18,6 +18,8 @@ impl HostPattern {
             Some(rest) => (true, rest),
             None => (false, &*lower),
         };
+        // As of the hosts that are asked for.
+        let name = name.strip_suffix('.').unwrap_or(name);
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
         let is_v6 = !wildcard && name.starts_with('[') && name.ends_with(']');
         if name.is_empty() || !(is_v6 || name.bytes().all(legal)) || name.starts_with('.') {
@@ -58,6 +60,7 @@ mod tests {
     #[test]
     fn patterns() {
         assert_eq!(HostPattern::parse("API.example"), Ok(HostPattern::Exact("api.example".into())));
+        assert_eq!(HostPattern::parse("api.example."), Ok(HostPattern::Exact("api.example".into())));
         assert_eq!(HostPattern::parse("*.Example.com"), Ok(HostPattern::Wildcard(".example.com".into())));
         for bad in ["", "*", "*.", "a:80", "http://a", "a/b", "*a.com", ".com", "a.*"] {
             assert!(HostPattern::parse(bad).is_err(), "{bad}");

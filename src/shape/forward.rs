@@ -72,11 +72,11 @@ pub fn unmap(ip: IpAddr) -> IpAddr {
 
 /// Walks X-Forwarded-For from the right, as far as the proxies are trusted.
 fn client_ip(headers: &HeaderMap, trusted: &[IpNet], peer: IpAddr) -> IpAddr {
-    let values: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let values: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
     let mut last = peer;
-    for text in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        // What can't be read can't be walked past: the last address that was understood counts.
-        let Some(ip) = address(text.trim()) else { return last };
+    for item in values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b',')) {
+        // What can't be read can't be walked past: the last address that was understood counts. A client may have put bytes of any kind before it.
+        let Some(ip) = std::str::from_utf8(item).ok().and_then(|text| address(text.trim())) else { return last };
         last = ip;
         if !is_in(trusted, ip) {
             break;
@@ -111,23 +111,22 @@ impl Forwarded {
         let trusted = |name: &HeaderName| origin.is_trusted.then(|| headers.get(name).cloned()).flatten();
         let scheme = if is_tls { "https" } else { "http" };
         let x_forwarded_for = match before(&X_FORWARDED_FOR) {
-            Some(chain) => HeaderValue::try_from(format!("{chain}, {}", origin.peer_ip)).ok()?,
+            Some(chain) => HeaderValue::try_from([&chain[..], b", ", origin.peer_ip.to_string().as_bytes()].concat()).ok()?,
             None => peer.clone(),
         };
         let ip = peer.to_str().ok()?;
         let text = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let mut forwarded = String::with_capacity(64 + ip.len() + text.len());
+        let mut forwarded: Vec<u8> = Vec::with_capacity(64 + ip.len() + text.len());
         if let Some(chain) = before(&http::header::FORWARDED) {
-            forwarded.push_str(&chain);
-            forwarded.push_str(", ");
+            forwarded.extend([&chain[..], b", "].concat());
         }
         let (open, close) = if origin.peer_ip.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
-        [open, ip, close].iter().for_each(|part| forwarded.push_str(part));
+        [open, ip, close].iter().for_each(|part| forwarded.extend_from_slice(part.as_bytes()));
         // A host with a port or brackets is not a token, so it is quoted; what would break the quotes is left out.
         if !text.is_empty() && !text.contains(['"', '\\']) {
-            [";host=\"", text, "\""].iter().for_each(|part| forwarded.push_str(part));
+            [";host=\"", text, "\""].iter().for_each(|part| forwarded.extend_from_slice(part.as_bytes()));
         }
-        [";proto=", scheme].iter().for_each(|part| forwarded.push_str(part));
+        [";proto=", scheme].iter().for_each(|part| forwarded.extend_from_slice(part.as_bytes()));
         Some(Forwarded {
             x_forwarded_for,
             x_forwarded_proto: trusted(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(scheme)),
@@ -137,10 +136,9 @@ impl Forwarded {
     }
 }
 
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    let first = values.next()?.to_string();
-    Some(values.fold(first, |chain, value| chain + ", " + value))
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    (!values.is_empty()).then(|| values.join(&b", "[..]))
 }
 
 /// The request's id: a trusted peer's when it is short and plain, else 32 random hexadecimal digits.
@@ -279,6 +277,18 @@ mod tests {
             assert_eq!(origin(peer, &[("x-forwarded-for", chain)]).client_ip.to_string(), client, "{peer} {chain}");
         }
         assert_eq!(origin("10.0.0.1", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.1.1.1")]).client_ip.to_string(), "1.1.1.1");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_nobody() {
+        let mut headers = headers(&[]);
+        headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xff, 203.0.113.9").expect("a value"));
+        let trusted = ["10.0.0.0/8".parse().expect("a network")];
+        let origin = Origin::of("10.0.0.1".parse().expect("an address"), &trusted, &headers);
+        assert_eq!(origin.client_ip.to_string(), "203.0.113.9");
+        let (peer, host) = (HeaderValue::from_static("10.0.0.1"), HeaderValue::from_static("a"));
+        let forwarded = Forwarded::new(&origin, &peer, false, Some(&host), &headers).expect("values");
+        assert_eq!(forwarded.x_forwarded_for.as_bytes(), b"\xff, 203.0.113.9, 10.0.0.1");
     }
 
     #[test]
