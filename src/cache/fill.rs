@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 
 /// Of an answer that turned out too large to be kept, only so much is held for those who read it.
 const WINDOW_BYTES: usize = 256 << 10;
+/// Whoever it is fetched for is served by the task that writes, a few pieces behind: further behind, nobody reads for it any more. Its client has gone,
+/// or wants no body.
+const OWN_LAG_BYTES: usize = 4 << 20;
 /// Somebody who takes nothing for so long holds up the others no longer.
 const LAG_MAX: Duration = Duration::from_secs(30);
 /// What has not grown for so long is not joined any more: the client that it comes for may be taking its time.
@@ -118,6 +121,11 @@ impl Fill {
         self.changed.notify_waiters();
         if !is_passing {
             return Ok(true);
+        }
+        {
+            let mut state = self.state();
+            let written = state.written;
+            state.positions.retain(|id, position| *id != OWN || written.saturating_sub(*position) <= OWN_LAG_BYTES);
         }
         // A reader that takes nothing at all holds up the rest only so long.
         if pingora_timeout::timeout(LAG_MAX, self.room()).await.is_err() {

@@ -96,7 +96,7 @@ impl Storage for Store {
             return Ok(false);
         }
         let new = Entry::new(old.key, old.variance(), meta.response_header_copy(), told, old.body.clone());
-        self.renew(&old, new);
+        self.renew(&old, new, told.since);
         Ok(true)
     }
 

@@ -154,12 +154,12 @@ impl Store {
         self.make_room(start);
     }
 
-    /// Puts another head before a body that is kept, unless that has gone.
-    pub(super) fn renew(&self, old: &Arc<Entry>, new: Entry) {
+    /// Puts another head before a body that is kept, unless that has gone, or was purged `since` it was asked about: then it stays stale.
+    pub(super) fn renew(&self, old: &Arc<Entry>, new: Entry, since: u64) {
         let start = self.shard_of(old.key.page);
         {
             let mut shard = lock(&self.shards[start]);
-            if old.is_listed.load(Relaxed) {
+            if old.is_listed.load(Relaxed) && !shard.was_purged(new.key.page, since) && !self.was_purged(&new, since) {
                 self.change(shard.insert(&Arc::new(new)));
             }
         }

@@ -89,9 +89,6 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
         if tries.count > 1 {
             line.metrics.retries.inc();
         }
-        let was_stale = std::mem::take(&mut tries.was_stale);
-        let before = tries.picked.take().filter(|_| !was_stale);
-        tries.tried.extend(before.map(|picked| picked.endpoint().address));
         let picked = line.service.pool.pick(&tries.tried).ok_or(Failed::Refused(Refusal::NoEndpoint))?;
         let peer = line.service.kept_peer(&picked, &line.timeouts);
         (tries.picked, tries.started) = (Some(picked), Some(Instant::now()));
@@ -118,7 +115,11 @@ async fn enter(attempt: Try<'_>, tries: &mut Tries) -> Result<Found, Failed> {
             return Err(Failed::Refused(failure.refusal()));
         }
         let pause = line.service.retries.pause(tries.count - tries.stale);
-        if !pause.is_zero() && !tries.was_stale {
+        let was_stale = std::mem::take(&mut tries.was_stale);
+        // What became of it is counted, whatever comes now.
+        let before = tries.picked.take().filter(|_| !was_stale);
+        tries.tried.extend(before.map(|picked| picked.endpoint().address));
+        if !pause.is_zero() && !was_stale {
             tokio::time::sleep(pause).await;
         }
     }

@@ -105,6 +105,11 @@ pub fn found(session: &mut Session, handler: &HitHandler, exchange: &mut Exchang
     let entry = entry_of(handler)?;
     let (now, fresh_until) = (SystemTime::now(), entry.fresh_until());
     let is_background = exchange.is_background();
+    let rule = exchange.route().and_then(|route| route.response_body.as_ref());
+    if rule.is_some_and(|rule| !shaped::can_be_changed(rule, &entry.head.build(0))) {
+        // It was kept under other rules.
+        return Some(ForcedFreshness::ForceMiss);
+    }
     let caching = exchange.caching.as_mut()?;
     let terms = entry.terms();
     if terms.is_never_fresh() {

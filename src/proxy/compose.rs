@@ -7,7 +7,7 @@ use super::connection::is_hung_up;
 use super::deadline::{LOOK, Phase};
 use super::exchange::{Exchange, Seen};
 use super::steps::{decline, fits};
-use super::{Gateway, collect, forward, limits, respond, shaping, strict};
+use super::{Gateway, collect, forget, forward, limits, respond, shaping, strict};
 use crate::compose::{Conflict, Desk, Draft, Failed, Kept, Known, Line, Plan, Results, Rule, gather};
 use crate::limit::Held;
 use crate::shape::json;
@@ -133,6 +133,7 @@ async fn answer(
 ) -> Result<bool> {
     let made = made(session.req_header(), exchange, &composition.plan, results)?;
     let Some((mut head, body)) = made else { return decline(session, exchange, Refusal::ComposeFailed).await };
+    forget::changed(session, &head, exchange);
     kept::keep(&mut head, &body, results.kept(), wanted, session.req_header(), exchange)?;
     respond::send(session, exchange, head, body).await.map(|()| true)
 }

@@ -286,9 +286,10 @@ impl Connection {
         self.requests.load(Relaxed)
     }
 
-    /// No request is being served, and no byte of a next one was read: it may be closed without losing anything.
+    /// No request is being served, and no byte of a next one was read: it may be closed without losing anything. Of HTTP/2 that is known where it
+    /// is served: what was answered may still be on its way.
     pub fn is_idle(&self) -> bool {
-        self.requests.load(Relaxed) == 0 && self.deadline.phase() == Phase::Idle
+        !self.is_h2() && self.requests.load(Relaxed) == 0 && self.deadline.phase() == Phase::Idle
     }
 }
 

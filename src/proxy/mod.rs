@@ -206,7 +206,7 @@ impl ProxyHttp for Gateway {
         exchange.is_long_lived |= steps::is_event_stream(head);
         exchange.answered(session, head.status.as_u16())?;
         caching::answered(session, head, exchange);
-        if strict::is_head_only(&session.req_header().method, head) {
+        if strict::is_head_only(session, head) {
             exchange.upstream_done();
         }
         Ok(())

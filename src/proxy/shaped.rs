@@ -9,6 +9,7 @@ use super::deadline::Phase;
 use super::exchange::{Exchange, Seen};
 use super::shaping::{coded, is_json};
 use super::{account, caching, forward, refuse, respond};
+use crate::shape::json::is_json as is_json_text;
 use crate::shape::validator::other_bytes;
 use crate::snapshot::BodyRule;
 use crate::types::{Refusal, content_length};
@@ -18,6 +19,7 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use pingora::cache::CachePhase;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
+use std::sync::Arc;
 
 /// An answer as far as it has come.
 pub struct Outbound {
@@ -113,7 +115,9 @@ pub fn go_on(body: &mut Option<Bytes>, end: bool, head: &RequestHeader, exchange
         }
         Err(refusal) => {
             log::warn!("{}: an answer at {} can't be changed", exchange.id(), exchange.endpoint_label());
-            caching::forget_page(exchange);
+            if matches!(refusal, Refusal::BodyInvalid(_) | Refusal::BodyTooLarge) {
+                caching::forget_page(exchange);
+            }
             return refuse(exchange, if refusal == Refusal::Overloaded { refusal } else { Refusal::UpstreamProtocol });
         }
     }
@@ -124,7 +128,11 @@ pub fn go_on(body: &mut Option<Bytes>, end: bool, head: &RequestHeader, exchange
 fn made(outbound: &mut Outbound, head: &RequestHeader, exchange: &Exchange) -> Result<Bytes, Refusal> {
     let whole = outbound.collected.whole()?;
     match exchange.route().and_then(|route| route.response_body.as_ref()) {
-        Some(rule) if !whole.is_empty() => rule.apply(whole, &Seen { exchange, head }).map_err(|_| Refusal::UpstreamProtocol),
+        Some(rule) if !whole.is_empty() => rule.apply(whole.clone(), &Seen { exchange, head }).map_err(|_| match is_json_text(&whole) {
+            // It is the client's part in it that leaves no room.
+            true => Refusal::UpstreamProtocol,
+            false => Refusal::BodyInvalid(Arc::default()),
+        }),
         _ => Ok(whole),
     }
 }

@@ -82,22 +82,27 @@ impl Control {
         }
     }
 
-    /// While draining, a second signal to end is meant. A reload would come to nothing: its sender is told so by the silence.
-    pub async fn stop(&mut self) {
+    /// While draining, a second signal to end is meant. A reload would come to nothing: its sender is told so by the silence. The logs are opened anew
+    /// all the same.
+    pub async fn stop(&mut self, reopen: impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.reopen.recv() => reopen(),
                 Some(order) = self.orders.recv() => if matches!(order, Order::Stop) { return },
             }
         }
     }
 
     /// The same where the first signal was meant for the process that has taken the place of this one as well.
-    pub async fn stop_twice(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => self.stop().await,
-            _ = self.interrupt.recv() => {}
+    pub async fn stop_twice(&mut self, reopen: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return self.stop(reopen).await,
+                _ = self.interrupt.recv() => return,
+                _ = self.reopen.recv() => reopen(),
+            }
         }
     }
 }

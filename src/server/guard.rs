@@ -35,14 +35,12 @@ impl Counter {
     pub fn enter(self: &Arc<Self>) -> Option<Guard> {
         let live = self.live.fetch_add(1, Relaxed);
         let guard = Guard(self.clone());
+        let is_refused = live >= self.max.load(Relaxed);
         if let Some(metrics) = &self.metrics {
             metrics.connections.inc();
-            if live >= self.max.load(Relaxed) {
-                metrics.connections_refused.inc();
-                return None;
-            }
+            metrics.connections_refused.inc_by(is_refused.into());
         }
-        Some(guard)
+        (!is_refused).then_some(guard)
     }
 
     pub fn live(&self) -> usize {
@@ -100,6 +98,15 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cap_holds_where_nobody_counts() {
+        let counter = Counter::new(1, None);
+        let only = counter.enter();
+        assert!(only.is_some() && counter.enter().is_none());
+        drop(only);
+        assert!(counter.enter().is_some());
+    }
 
     #[tokio::test]
     async fn the_cap_holds_and_the_last_one_wakes_the_drain() {

@@ -28,6 +28,9 @@ const UPLOAD_WINDOW: u32 = 1 << 20;
 /// What one stream may have handed over of an answer that its client has not taken; h2's default is 400 KiB.
 const SEND_BYTES: usize = 64 << 10;
 
+/// How long a client has to answer to the word that the connection ends, and to what it was sent.
+const CLOSING: Duration = Duration::from_millis(500);
+
 const MALFORMED: Refusal = Refusal::BadRequest("The request is malformed.");
 /// What one connection may send that is no request.
 const MALFORMED_MAX: usize = 32;
@@ -44,12 +47,7 @@ where
     A: HttpServerApp + Send + Sync + 'static,
 {
     connection.set_h2();
-    let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        timing_digest: stream.get_timing_digest(),
-        proxy_digest: stream.get_proxy_digest(),
-        socket_digest: stream.get_socket_digest(),
-    });
+    let digest = digest_of(&stream);
     let (options, head, idle) = {
         let server = &requests.snapshot().server;
         (options(server.streams_max), server.timeouts.request_header.0, server.streams_idle)
@@ -58,7 +56,7 @@ where
     connection.rest();
     let mut closing = connection.closing().clone();
     let mut closes = pin!(changed(&mut closing));
-    let mut rest = pin!(has_rested(connection, idle));
+    let mut rest = pin!(has_rested(connection, idle, LOOK_MIN));
     let (mut is_closing, mut is_late, mut malformed) = (false, false, 0);
     let why = loop {
         let accepted = tokio::select! {
@@ -66,17 +64,19 @@ where
             () = &mut closes, if !is_closing => {
                 h2.graceful_shutdown();
                 is_closing = true;
+                // A client that does not answer to that is not waited for, once it has all that it asked for.
+                rest.set(has_rested(connection, CLOSING, CLOSING));
                 continue;
             }
             accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => accepted,
-            () = &mut rest, if !is_closing => {
+            () = &mut rest => {
                 // The client may still be taking what it was answered, for as long as it might have rested.
-                if h2.has_streams() && !is_late {
-                    is_late = true;
-                    rest.set(has_rested(connection, 2 * idle));
-                    continue;
+                if !h2.has_streams() || (is_late && !is_closing) {
+                    break Reason::NO_ERROR;
                 }
-                break Reason::NO_ERROR;
+                is_late = true;
+                rest.set(has_rested(connection, if is_closing { CLOSING } else { 2 * idle }, LOOK_MIN));
+                continue;
             }
         };
         match accepted {
@@ -109,6 +109,16 @@ where
     let _ = timeout(2 * LAST_WORD, said).await;
 }
 
+/// What is known of the connection, for each of its requests.
+fn digest_of(stream: &Stream) -> Arc<Digest> {
+    Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    })
+}
+
 /// It was `h2` that ended the connection, and has said so.
 fn is_fault(e: &Error) -> bool {
     e.cause.as_ref().and_then(|cause| cause.downcast_ref::<h2::Error>()).is_some_and(|e| e.is_go_away() && e.is_library())
@@ -121,12 +131,12 @@ fn options(streams_max: u32) -> H2Options {
     options
 }
 
-/// Resolves when no request has been in progress for so long.
-async fn has_rested(connection: &Connection, idle: Duration) {
+/// Resolves when no request has been in progress for so long, but not before `at_least`.
+async fn has_rested(connection: &Connection, idle: Duration, at_least: Duration) {
     loop {
         // While there is one, a rest that is yet to begin is not over sooner.
         let left = idle.saturating_sub(connection.rested().unwrap_or_default());
-        pingora_timeout::sleep(left.max(LOOK_MIN)).await;
+        pingora_timeout::sleep(left.max(at_least)).await;
         if connection.rested().is_some_and(|rested| rested >= idle) {
             return;
         }

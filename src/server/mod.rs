@@ -278,7 +278,7 @@ impl Server {
             End::Stop => notify::stopping(),
             End::Drain => tokio::select! {
                 () = self.drain() => {}
-                () = control.stop() => log::info!("stopping at once"),
+                () = control.stop(|| self.reopen()) => log::info!("stopping at once"),
             },
             End::Replaced(mut successor) => {
                 // It is the other process that has to show that it lives.
@@ -287,7 +287,7 @@ impl Server {
                 tokio::select! {
                     () = self.finish(&mut successor) => {}
                     // Whoever ends the service ends the new process too: what is in flight here is finished all the same.
-                    () = control.stop_twice() => log::info!("stopping at once"),
+                    () = control.stop_twice(|| self.reopen()) => log::info!("stopping at once"),
                 }
                 self.say_the_last(&mut successor).await;
             }
@@ -322,14 +322,18 @@ impl Server {
                 successor.map(End::Replaced)
             }
             Asked::Reopen => {
-                self.state.logs.reopen();
-                error_log::reopen();
-                log::info!("logs reopened");
+                self.reopen();
                 None
             }
             Asked::Stop => Some(End::Stop),
             Asked::Drain => Some(End::Drain),
         }
+    }
+
+    fn reopen(&self) {
+        self.state.logs.reopen();
+        error_log::reopen();
+        log::info!("logs reopened");
     }
 
     fn become_ready(&self, has_keys: bool) {

@@ -61,13 +61,14 @@ impl Breaker {
 
     /// Lets a request through, or answers in how many seconds another try makes sense. One that tries has as long as the breaker is open: behind
     /// that another may, since the first may be held up by its own client.
-    fn admit(&self, limits: &Limits, now: u64) -> Result<bool, u32> {
+    /// Answers the trial's number, if it is one.
+    fn admit(&self, limits: &Limits, now: u64) -> Result<Option<u64>, u32> {
         let (opens, tries) = (self.opens.load(Relaxed), self.tries.load(Relaxed));
         match opens {
-            0 => Ok(false),
+            0 => Ok(None),
             _ if now < opens => Err(u32::try_from((opens - now).div_ceil(1_000)).unwrap_or(u32::MAX)),
             _ if tries > 0 && now < tries + limits.open => Err(1),
-            _ => self.tries.compare_exchange(tries, now, Relaxed, Relaxed).map(|_| true).map_err(|_| 1),
+            _ => self.tries.compare_exchange(tries, now, Relaxed, Relaxed).map(|_| Some(now)).map_err(|_| 1),
         }
     }
 
@@ -94,10 +95,19 @@ impl Breaker {
         opens
     }
 
-    /// What became of the request that tried.
-    fn tried(&self, limits: &Limits, is_error: bool, now: u64) {
-        self.opens.store(if is_error { now + limits.open } else { 0 }, Relaxed);
-        self.tries.store(0, Relaxed);
+    /// What became of the request that tried. One that another has taken the place of decides nothing any more; whether it was not.
+    fn tried(&self, trial: u64, limits: &Limits, is_error: bool, now: u64) -> bool {
+        let is_current = self.tries.load(Relaxed) == trial;
+        if is_current {
+            self.opens.store(if is_error { now + limits.open } else { 0 }, Relaxed);
+            self.tries.store(0, Relaxed);
+        }
+        is_current
+    }
+
+    /// It comes to nothing: another may try.
+    fn abandoned(&self, trial: u64) {
+        let _ = self.tries.compare_exchange(trial, 0, Relaxed, Relaxed);
     }
 }
 
@@ -108,7 +118,8 @@ pub struct Admitted {
     state: Arc<ServiceState>,
     limits: Limits,
     name: Arc<str>,
-    is_trial: bool,
+    /// Its number, if it tries whether the service is back.
+    trial: Option<u64>,
     is_counted: bool,
 }
 
@@ -116,23 +127,22 @@ impl Admitted {
     /// # Errors
     /// The seconds until another try makes sense.
     pub(super) fn new(state: &Arc<ServiceState>, limits: &Limits, name: &Arc<str>) -> Result<Admitted, u32> {
-        let is_trial = state.breaker.admit(limits, now())?;
-        Ok(Admitted { state: state.clone(), limits: *limits, name: name.clone(), is_trial, is_counted: false })
+        let trial = state.breaker.admit(limits, now())?;
+        Ok(Admitted { state: state.clone(), limits: *limits, name: name.clone(), trial, is_counted: false })
     }
 
     /// The service has answered, or failed to.
     pub fn end(mut self, is_error: bool, took: Duration) {
         let is_error = is_error || self.limits.slow.is_some_and(|slow| took > slow);
         let (breaker, name) = (&self.state.breaker, &self.name);
-        match self.is_trial {
-            true => {
-                breaker.tried(&self.limits, is_error, now());
+        match self.trial {
+            Some(trial) if breaker.tried(trial, &self.limits, is_error, now()) => {
                 log::info!("{name} was tried: {}", if is_error { "it fails still" } else { "it is back" });
             }
-            false if breaker.count(&self.limits, is_error, now()) => {
+            _ if breaker.count(&self.limits, is_error, now()) => {
                 log::warn!("{name} fails too often: nothing is sent to it for {} ms", self.limits.open);
             }
-            false => {}
+            _ => {}
         }
         self.is_counted = true;
     }
@@ -140,8 +150,8 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if self.is_trial && !self.is_counted {
-            self.state.breaker.tries.store(0, Relaxed);
+        if let Some(trial) = self.trial.filter(|_| !self.is_counted) {
+            self.state.breaker.abandoned(trial);
         }
     }
 }
@@ -156,7 +166,7 @@ mod tests {
     fn opens_with_enough_errors_among_enough_requests() {
         let breaker = Breaker::default();
         let opened = [true, true, true].map(|is_error| breaker.count(&LIMITS, is_error, 10_000));
-        assert_eq!((opened, breaker.admit(&LIMITS, 10_000)), ([false; 3], Ok(false)));
+        assert_eq!((opened, breaker.admit(&LIMITS, 10_000)), ([false; 3], Ok(None)));
         assert!(breaker.count(&LIMITS, true, 10_000));
         assert_eq!([breaker.admit(&LIMITS, 10_001), breaker.admit(&LIMITS, 14_999)], [Err(5), Err(1)]);
     }
@@ -181,19 +191,23 @@ mod tests {
     fn one_at_a_time_tries_whether_it_is_back() {
         let breaker = Breaker::default();
         assert!((0..3).all(|_| !breaker.count(&LIMITS, true, 10_000)) && breaker.count(&LIMITS, true, 10_000));
-        assert_eq!([breaker.admit(&LIMITS, 15_000), breaker.admit(&LIMITS, 15_000)], [Ok(true), Err(1)]);
+        assert_eq!([breaker.admit(&LIMITS, 15_000), breaker.admit(&LIMITS, 15_000)], [Ok(Some(15_000)), Err(1)]);
         // One that comes to no end does not bar the way for ever.
         assert_eq!(
             [breaker.admit(&LIMITS, 19_999), breaker.admit(&LIMITS, 20_000), breaker.admit(&LIMITS, 20_001)],
-            [Err(1), Ok(true), Err(1)]
+            [Err(1), Ok(Some(20_000)), Err(1)]
         );
-        breaker.tried(&LIMITS, true, 15_100);
+        // The one before it decides nothing any more, and does not make room either.
+        assert!(!breaker.tried(15_000, &LIMITS, false, 20_050));
+        breaker.abandoned(15_000);
+        assert_eq!(breaker.admit(&LIMITS, 20_050), Err(1));
+        assert!(breaker.tried(20_000, &LIMITS, true, 15_100));
         assert_eq!(
             [breaker.admit(&LIMITS, 15_200), breaker.admit(&LIMITS, 20_100), breaker.admit(&LIMITS, 20_100)],
-            [Err(5), Ok(true), Err(1)]
+            [Err(5), Ok(Some(20_100)), Err(1)]
         );
-        breaker.tried(&LIMITS, false, 20_200);
-        assert_eq!([breaker.admit(&LIMITS, 20_200), breaker.admit(&LIMITS, 20_200)], [Ok(false), Ok(false)]);
+        assert!(breaker.tried(20_100, &LIMITS, false, 20_200));
+        assert_eq!([breaker.admit(&LIMITS, 20_200), breaker.admit(&LIMITS, 20_200)], [Ok(None), Ok(None)]);
         // It begins anew.
         assert!((0..3).all(|_| !breaker.count(&LIMITS, true, 20_200)));
     }

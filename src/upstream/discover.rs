@@ -82,7 +82,8 @@ pub async fn watch(service: Arc<Service>) {
 
 async fn watch_one(service: Arc<Service>, source: Source) {
     let (state, source) = (&service.pool.state, &source);
-    let mut stamp = source.stamp();
+    // A file may have changed since it was first read: it is read once more.
+    let mut stamp = super::source::Stamp::default();
     loop {
         until_due(source, state, &mut stamp).await;
         let before = state.heard(source).problem;

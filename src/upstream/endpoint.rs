@@ -99,9 +99,9 @@ impl Standing {
 }
 
 impl Endpoint {
-    /// It may be picked now, and takes its turn: one that warms up leaves most of them to others.
-    pub fn takes_its_turn(&self) -> bool {
-        self.state.reasons.load(Relaxed) == 0 || self.is_usable() && self.is_warm_enough()
+    /// It may be picked now, and takes its turn: one that warms up leaves those to others that want more warmth, from 0 to 1, than it has.
+    pub fn takes_its_turn(&self, warmth: f64) -> bool {
+        self.state.reasons.load(Relaxed) == 0 || self.is_usable() && self.is_warm_enough(warmth)
     }
 
     /// It may be picked.
@@ -136,7 +136,7 @@ impl Endpoint {
         }
     }
 
-    fn is_warm_enough(&self) -> bool {
+    fn is_warm_enough(&self, warmth: f64) -> bool {
         let state = &*self.state;
         if !state.has(WARMING) {
             return true;
@@ -145,7 +145,7 @@ impl Endpoint {
         if warm >= 1.0 {
             state.clear(WARMING);
         }
-        fastrand::f64() < warm.max(WARMTH_MIN)
+        warmth < warm.max(WARMTH_MIN)
     }
 
     /// It begins to come up, where that is wanted.

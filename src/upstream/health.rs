@@ -134,7 +134,12 @@ pub async fn watch(service: Arc<Service>, connector: Arc<Connector>) {
         let mut rest = REST_MAX;
         for (place, endpoint) in (0..).zip(&set.endpoints) {
             // Not all at the same moment.
-            let due = endpoint.state.check_due(now + every * place / set.endpoints.len() as u64);
+            let mut due = endpoint.state.check_due(now + every * place / set.endpoints.len() as u64);
+            if due > now + every {
+                // It was said when checks were rarer.
+                due = now + every;
+                endpoint.state.set_check_due(due);
+            }
             if due <= now && going.len() < AT_ONCE_MAX {
                 endpoint.state.set_check_due(now + every);
                 // One that answers slowly is not asked again meanwhile.

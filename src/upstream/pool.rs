@@ -158,10 +158,15 @@ impl Pool {
         let known = self.known(&set, wanted).filter(|index| set.endpoints[*index].is_usable() && is_new(&set.endpoints[*index]));
         let is_near_enough = set.is_near_enough();
         let priority = set.priority(is_new);
+        // One throw for all, or one that warms up would be asked until it takes its turn.
+        let warmth = fastrand::f64();
         let index = known
             .or_else(|| {
                 pick(&|endpoint| {
-                    (!is_near_enough || !endpoint.is_far) && endpoint.priority <= priority && endpoint.takes_its_turn() && is_new(endpoint)
+                    (!is_near_enough || !endpoint.is_far)
+                        && endpoint.priority <= priority
+                        && endpoint.takes_its_turn(warmth)
+                        && is_new(endpoint)
                 })
             })
             .or_else(|| pick(&|endpoint| endpoint.priority <= priority && endpoint.is_usable() && is_new(endpoint)))

@@ -845,6 +845,70 @@ fn answers_are_purged_by_url_prefix_tag_and_all() {
 }
 
 #[test]
+fn a_soft_purge_is_not_undone_by_what_was_asked_before_it() {
+    let gate = kit::Gate::default();
+    let held = gate.clone();
+    let asked = AtomicUsize::new(0);
+    let service = Origin::new(move |_| {
+        let fields = [("Cache-Control", "max-age=60"), ("ETag", "\"e\"")];
+        match asked.fetch_add(1, Relaxed) {
+            0 => kit::answer(200, &fields, b"old"),
+            1 => {
+                held.wait();
+                kit::answer(304, &fields, b"")
+            }
+            _ => kit::answer(200, &[("Cache-Control", "max-age=60"), ("ETag", "\"f\"")], b"new"),
+        }
+    });
+    let gateway = gateway("{}", &service);
+    assert_eq!(gateway.get("/").text(), "old");
+    let mut slow = gateway.connect();
+    slow.send("GET / HTTP/1.1\r\nHost: test\r\nCache-Control: no-cache\r\n\r\n");
+    eventually("the question", || (service.seen().len() == 2).then_some(()));
+    purge(&gateway, &["http://test/", "--soft"]);
+    gate.open();
+    assert_eq!(slow.answer().text(), "old");
+    assert_eq!(gateway.get("/").text(), "new");
+}
+
+#[test]
+fn a_head_is_not_a_fetch_without_end() {
+    // To HEAD the cache asks for the whole.
+    let service = Origin::scripted(|request, stream| {
+        if request.target == "/silent" {
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")?;
+            return kit::until_gone(stream).map(|()| false);
+        }
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        let piece = [&b"10000\r\n"[..], &[b'x'; 1 << 16], b"\r\n"].concat();
+        (0..4096).try_for_each(|_| stream.get_mut().write_all(&piece))?;
+        stream.get_mut().write_all(b"0\r\n\r\n").map(|()| true)
+    });
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {{ ttl: 60s, body_bytes_max: 1MiB }} }}
+services: {{ s: {{ endpoints: ['{service}'], timeouts: {{ read: 500ms }} }} }}
+routes: [{{ path: /*, cache: all, to: s }}]"
+    ));
+    for target in ["/large", "/silent"] {
+        assert_eq!(gateway.connect().request("HEAD", target, &[], b"").status, 200, "{target}");
+        gateway.wait_until_idle();
+    }
+    // The body is 256 MiB.
+    assert!(gateway.peak_kib() < 128 << 10, "{} KiB", gateway.peak_kib());
+}
+
+#[test]
+fn a_reload_may_make_what_is_kept_unfit() {
+    let service = Origin::new(|_| kit::answer(200, &[("Content-Type", "text/plain"), ("Cache-Control", "max-age=60")], b"text"));
+    let yaml = |more: &str| format!("{LISTENERS}caches: {{ c: {{}} }}\nroutes: [{{ path: /*, cache: c, to: 'http://{service}' {more} }}]");
+    let gateway = Gateway::start(&yaml(""));
+    assert_eq!(gateway.get("/").text(), "text");
+    assert!(gateway.reload(&yaml(", response: { body: { other_types: refuse } }")));
+    let refused = gateway.get("/");
+    assert_eq!((refused.status, refused.code()), (502, "upstream_protocol".to_string()));
+}
+
+#[test]
 fn a_soft_purge_leaves_answers_to_be_asked_about() {
     let service = Origin::new(|request| match request.header("if-none-match") {
         Some(_) => kit::answer(304, &[], b""),

@@ -208,3 +208,22 @@ routes:
     gateway.wait_until_idle();
     assert_eq!(gateway.get("/must").status, 200);
 }
+
+#[test]
+fn what_a_composition_changes_is_forgotten() {
+    let origin = Origin::new(|_| answer(200, &[("Cache-Control", "max-age=60")], b"{}"));
+    let gateway = Gateway::start(&format!(
+        "{LISTENERS}caches: {{ all: {{}} }}
+routes:
+  - {{ path: /cart, methods: GET, cache: all, to: 'http://{origin}' }}
+  - {{ path: /cart, methods: POST, compose: {{ calls: {{ a: {{ to: 'http://{origin}', path: /a, method: POST }} }} }} }}"
+    ));
+    for _ in 0..2 {
+        assert_eq!(gateway.get("/cart").status, 200);
+    }
+    assert_eq!(origin.seen().len(), 1);
+    assert_eq!(gateway.connect().request("POST", "/cart", &[], b"").status, 200);
+    assert_eq!(gateway.get("/cart").status, 200);
+    // RFC 9111, 4.4.
+    assert_eq!(origin.seen().len(), 3);
+}

@@ -86,6 +86,23 @@ fn a_request_in_flight_is_answered_first() {
 }
 
 #[test]
+fn the_logs_are_opened_anew_meanwhile() {
+    let (origin, gate) = held();
+    let mut gateway = with("drain_timeout: 60s", &origin);
+    let mut client = begin(&gateway, &origin);
+    gateway.signal("TERM");
+    wait_until_refused(&gateway);
+    std::fs::rename(gateway.file("access.log"), gateway.file("access.log.1")).expect("a new name");
+    gateway.signal("USR1");
+    gateway.wait_for_log("logs reopened");
+    gate.open();
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(gateway.wait().code(), Some(0));
+    let text = std::fs::read_to_string(gateway.file("access.log")).expect("the new access log");
+    assert!(text.contains("\"path\":\"/held\""), "{text}");
+}
+
+#[test]
 fn a_body_on_its_way_is_taken_first() {
     let origin = Origin::echo();
     let mut gateway = with("drain_timeout: 60s", &origin);

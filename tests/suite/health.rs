@@ -136,6 +136,17 @@ fn a_reload_keeps_what_is_known_and_forgets_it_with_the_check() {
 }
 
 #[test]
+fn checks_that_are_to_be_made_more_often_are() {
+    let (origin, is_ill) = patient("a");
+    let check = |interval: &str| format!("health_check: {{ path: /healthz, interval: {interval}, rise: 1, fall: 1 }}");
+    let gateway = Gateway::start(&yaml(&[&origin], &check("1h")));
+    eventually("the first check", || (origin.seen().len() == 1).then_some(()));
+    is_ill.store(true, Ordering::Release);
+    assert!(gateway.reload(&yaml(&[&origin], &check("20ms"))));
+    wait_until(&gateway, origin.address(), false);
+}
+
+#[test]
 fn grpc_has_a_protocol_of_its_own_for_it() {
     let is_serving = Arc::new(AtomicBool::new(true));
     let theirs = is_serving.clone();

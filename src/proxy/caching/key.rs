@@ -4,8 +4,8 @@ use crate::cache::Rule;
 use crate::cache::entry::{Entry, Told};
 use crate::cache::key::{Key, Url, Who, variance as variance_of};
 use crate::proxy::exchange::{Exchange, authority};
-use crate::shape::forward::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use http::HeaderName;
+use crate::shape::forward::X_FORWARDED_PROTO;
+use http::{HeaderName, HeaderValue};
 use pingora::cache::key::HashBinary;
 use pingora::cache::{CacheKey, CacheMeta};
 use pingora::http::RequestHeader;
@@ -14,15 +14,44 @@ use std::sync::Arc;
 
 /// The URL of a request, as its client has it: a proxy before us that is trusted says whether that is over TLS.
 pub fn url<'a>(exchange: &Exchange, head: &'a RequestHeader) -> Url<'a> {
-    let scheme = exchange.origin.is_trusted.then(|| head.headers.get(X_FORWARDED_PROTO)).flatten();
-    let is_tls = scheme.map_or(exchange.is_tls(), |scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"));
+    let told = exchange.origin.is_trusted.then(|| head.headers.get(X_FORWARDED_PROTO)).flatten();
+    let is_tls = told.map_or(exchange.is_tls(), |told| first(told).eq_ignore_ascii_case(b"https"));
     Url { is_tls, authority: authority(head), path: head.uri.path(), query: head.uri.query() }
 }
 
-/// The service is told of another host than the one that the key has: what it makes of that is not for others.
+/// A trusted proxy tells the service of another URL than the one that the key has, or of what no key has: what it makes of that, such as links, is
+/// not for others.
 pub fn is_elsewhere(exchange: &Exchange, head: &RequestHeader) -> bool {
-    let host = exchange.origin.is_trusted.then(|| head.headers.get(X_FORWARDED_HOST)).flatten();
-    host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority(head).as_bytes()))
+    exchange.origin.is_trusted && head.headers.iter().any(|(name, value)| tells_else(name.as_str(), value, &url(exchange, head)))
+}
+
+fn tells_else(name: &str, value: &HeaderValue, url: &Url<'_>) -> bool {
+    let is_host = |told: &[u8]| told.eq_ignore_ascii_case(url.authority.as_bytes());
+    let (scheme, port) = if url.is_tls { ("https", "443") } else { ("http", "80") };
+    match name {
+        "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-server" | "x-forwarded-by" => false,
+        "x-forwarded-host" => !is_host(value.as_bytes()),
+        "x-forwarded-port" => {
+            let own = url.authority.rsplit_once(':').map_or(port, |(_, own)| own);
+            ![own, port].iter().any(|port| port.as_bytes() == value.as_bytes())
+        }
+        // The first proxy's word is what services go by (RFC 7239, 4).
+        "forwarded" => first(value).split(|byte| *byte == b';').map(<[u8]>::trim_ascii).any(|pair| {
+            let (name, told) = pair.split_at(pair.iter().position(|byte| *byte == b'=').map_or(pair.len(), |at| at + 1));
+            let told = told.strip_prefix(b"\"").and_then(|told| told.strip_suffix(b"\"")).unwrap_or(told);
+            match &name.to_ascii_lowercase()[..] {
+                b"host=" => !is_host(told),
+                b"proto=" => !told.eq_ignore_ascii_case(scheme.as_bytes()),
+                _ => false,
+            }
+        }),
+        _ => name.starts_with("x-forwarded-"),
+    }
+}
+
+/// Of a list.
+fn first(value: &HeaderValue) -> &[u8] {
+    value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii()
 }
 
 fn who(exchange: &Exchange) -> Option<Who<'_>> {
@@ -69,4 +98,30 @@ pub fn vary(meta: &CacheMeta, exchange: &Exchange, head: &RequestHeader) -> Opti
     // Others may go by other fields.
     let store = exchange.snapshot.cache.store;
     store.matching(caching.key, |names| variance(names, exchange, head)).or(Some(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trusted_proxy_may_tell_what_the_key_has() {
+        let url = Url { is_tls: true, authority: "shop.example:8443", path: "/", query: None };
+        for (name, value, is_else) in [
+            ("accept", "x", false),
+            ("x-forwarded-for", "10.0.0.1", false),
+            ("x-forwarded-host", "Shop.Example:8443", false),
+            ("x-forwarded-host", "shop.example", true),
+            ("x-forwarded-port", "8443", false),
+            ("x-forwarded-port", "443", false),
+            ("x-forwarded-port", "80", true),
+            ("x-forwarded-prefix", "/a", true),
+            ("forwarded", "for=10.0.0.1", false),
+            ("forwarded", "for=10.0.0.1; Host=\"shop.example:8443\";proto=HTTPS, for=10.0.0.2;host=b;proto=http", false),
+            ("forwarded", "host=evil.example", true),
+            ("forwarded", "for=10.0.0.1;proto=http", true),
+        ] {
+            assert_eq!(tells_else(name, &HeaderValue::from_static(value), &url), is_else, "{name}: {value}");
+        }
+    }
 }

@@ -55,9 +55,10 @@ fn is_length_clear(headers: &HeaderMap) -> bool {
     lengths.next().is_none_or(is_number) && lengths.next().is_none()
 }
 
-/// Nothing follows an answer's head (RFC 9112, 6.3): no body filter will hear of its end.
-pub fn is_head_only(method: &Method, head: &ResponseHeader) -> bool {
-    *method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304) || content_length(&head.headers) == Some(0)
+/// Nothing follows an answer's head (RFC 9112, 6.3): no body filter will hear of its end. For the cache Pingora makes a GET of a HEAD.
+pub fn is_head_only(session: &Session, head: &ResponseHeader) -> bool {
+    let is_head = session.req_header().method == Method::HEAD && !session.cache.enabled();
+    is_head || matches!(head.status.as_u16(), 204 | 304) || content_length(&head.headers) == Some(0)
 }
 
 /// Refuses an answer whose framing a client can't trust, and mends what says nothing. Whether the service may send a body where none can
