@@ -16,7 +16,7 @@ pub use bodies::BodyRule;
 pub use caches::RouteCache;
 pub use limits::{LimitEntry, RouteLimits};
 pub use listeners::check_admin;
-pub use warnings::{advise, near_its_end};
+pub use warnings::{advise, near_its_end, past_its_end};
 
 use crate::auth::cors::Cors;
 use crate::auth::{Access, Failures, Issuers, Methods, unmapped};

@@ -210,10 +210,22 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Names and values of all cookies (RFC 6265, 5.4).
+/// All pairs of the Cookie fields (RFC 6265, 5.4), as they are: one that is no text is no reason to overlook the others.
+pub fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pairs.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
+}
+
+/// The name and the value of such a pair.
+pub fn cookie(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let equals = pair.iter().position(|byte| *byte == b'=')?;
+    Some((pair[..equals].trim_ascii_end(), pair[equals + 1..].trim_ascii_start()))
+}
+
+/// Names and values of all cookies that are texts.
 pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
+    let texts = |(name, value)| Some((str::from_utf8(name).ok()?, str::from_utf8(value).ok()?));
+    cookie_pairs(headers).filter_map(cookie).filter_map(texts)
 }
 
 /// Of keys that are keyed hashes already: their lower half.
@@ -258,6 +270,16 @@ mod tests {
             assert_eq!(identity.claim_text(path).as_deref(), text, "{path}");
         }
         assert_eq!(identity.scopes().collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_cookie_that_is_no_text_hides_no_other() {
+        let mut headers = HeaderMap::new();
+        for line in [&b"a=b; name=\xff\xfe;c = d ; ;alone; \xff=1"[..], "e=f=g; é=ü".as_bytes()] {
+            headers.append(COOKIE, http::HeaderValue::from_bytes(line).expect("a value"));
+        }
+        assert_eq!(cookies(&headers).collect::<Vec<_>>(), [("a", "b"), ("c", "d"), ("e", "f=g"), ("é", "ü")]);
+        assert_eq!(cookie_pairs(&headers).count(), 7);
     }
 
     #[test]

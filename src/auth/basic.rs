@@ -2,6 +2,7 @@
 //! found right is remembered.
 
 use super::credential::Place;
+use super::failures::group;
 use super::lists::{self, Listed};
 use super::remembered::Remembered;
 use crate::config::place::At;
@@ -15,14 +16,16 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 
 /// Passwords that are checked at once, each with a thread and its memory (19 MiB as `hash-password` makes them).
 const AT_ONCE: usize = 2;
 /// Those that wait for it; above that nobody is told anything.
 const WAITING_MAX: usize = 64;
+/// Of one client address: whoever guesses leaves places to others.
+const WAITING_EACH_MAX: usize = 16;
 /// Of those that were found right.
 const REMEMBERED_MAX: usize = 4_096;
 
@@ -31,9 +34,10 @@ pub struct Basic {
     pub place: Place,
     pub realm: String,
     users: Listed<HashMap<String, User>>,
-    remembered: Remembered<(Arc<str>, Arc<Identity>)>,
+    /// The user's name, and the hash that the password was right for. What else is known of the user is the list's to say.
+    remembered: Remembered<(Arc<str>, Arc<str>)>,
     permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    waiting: Queue,
 }
 
 #[derive(Debug)]
@@ -65,21 +69,21 @@ impl Basic {
             users,
             remembered: Remembered::new(REMEMBERED_MAX),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
-            waiting: AtomicUsize::new(0),
+            waiting: Queue::default(),
         })
     }
 
-    /// What is remembered of a credential, if the user's password is still the same.
+    /// Who is remembered of a credential, as the list has the user now, if the password is still the same.
     pub fn recall(&self, credential: &str) -> Option<Arc<Identity>> {
-        let (hash, identity) = self.remembered.get(credential)?;
-        self.users.load().get(&*identity.name).is_some_and(|user| user.hash == hash).then_some(identity)
+        let (name, hash) = self.remembered.get(credential)?;
+        self.users.load().get(&*name).filter(|user| user.hash == hash).map(|user| user.identity.clone())
     }
 
     /// Checks a password that is not remembered.
     ///
     /// # Errors
-    /// `unauthenticated`, or `auth_unavailable` when too many are being checked.
-    pub async fn check(&self, credential: &str) -> Result<Arc<Identity>, Refusal> {
+    /// `unauthenticated`, or `auth_unavailable` when too many are being checked, in all or of this client's.
+    pub async fn check(&self, credential: &str, client: IpAddr) -> Result<Arc<Identity>, Refusal> {
         let text = STANDARD.decode(credential).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(Refusal::Unauthenticated)?;
         let (name, password) = text.split_once(':').ok_or(Refusal::Unauthenticated)?;
         let users = self.users.load_full();
@@ -88,7 +92,7 @@ impl Basic {
         let Some(hash) = known.or_else(|| users.values().next()).map(|user| user.hash.clone()) else {
             return Err(Refusal::Unauthenticated);
         };
-        let _waiting = Waiting::enter(&self.waiting).ok_or(Refusal::AuthUnavailable)?;
+        let _waiting = self.waiting.enter(client).ok_or(Refusal::AuthUnavailable)?;
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| Refusal::AuthUnavailable)?;
         let password = password.to_string();
         let checking = tokio::task::spawn_blocking(move || {
@@ -99,7 +103,7 @@ impl Basic {
         let (hash, is_right) = checking.await.map_err(|_| Refusal::AuthUnavailable)?;
         match known {
             Some(user) if is_right => {
-                self.remembered.insert(credential, (hash, user.identity.clone()));
+                self.remembered.insert(credential, (user.identity.name.clone(), hash));
                 Ok(user.identity.clone())
             }
             _ => Err(Refusal::Unauthenticated),
@@ -107,17 +111,43 @@ impl Basic {
     }
 }
 
-/// One that waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Option<Waiting<'a>> {
-        let entered = Waiting(count);
-        (count.fetch_add(1, Relaxed) < WAITING_MAX).then_some(entered)
+/// How many wait, by client address. Nobody is in it who does not wait, so that it is short.
+#[derive(Debug, Default)]
+struct Queue(Mutex<HashMap<u128, usize>>);
+
+impl Queue {
+    /// `None` when it is full, or has enough of this client.
+    fn enter(&self, client: IpAddr) -> Option<Waiting<'_>> {
+        let client = group(client);
+        let mut waiting = self.waiting();
+        let own = waiting.get(&client).copied().unwrap_or(0);
+        if own >= WAITING_EACH_MAX || waiting.values().sum::<usize>() >= WAITING_MAX {
+            return None;
+        }
+        waiting.insert(client, own + 1);
+        Some(Waiting { queue: self, client })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u128, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// One that waits, until it is dropped.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    client: u128,
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        let mut waiting = self.queue.waiting();
+        match waiting.get_mut(&self.client) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                waiting.remove(&self.client);
+            }
+        }
     }
 }
 
@@ -155,4 +185,52 @@ fn index(users: &[raw::User], method: &Arc<str>) -> Result<HashMap<String, User>
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_places_to_others() {
+        let queue = Queue::default();
+        let (guesser, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut held: Vec<_> = (0..WAITING_EACH_MAX).map(|_| queue.enter(guesser).expect("a place")).collect();
+        assert!(queue.enter(guesser).is_none());
+        drop(queue.enter(other).expect("a place"));
+        held.pop();
+        held.push(queue.enter(guesser).expect("a place"));
+        assert!(queue.enter(guesser).is_none());
+        // From many addresses it is full all the same.
+        held.extend((3..).map_while(|n| queue.enter(IpAddr::from([10, 0, 0, n]))));
+        assert_eq!(held.len(), WAITING_MAX);
+        drop(held);
+        assert!(queue.waiting().is_empty());
+    }
+
+    #[test]
+    fn who_is_remembered_is_who_the_list_has_now() {
+        let user = |scopes: &str, hash: &str| {
+            let text = format!("- {{ name: ada, hash: '{hash}', scopes: [{scopes}] }}");
+            index(&lists::entries(&text).expect("entries"), &"staff".into()).expect("users")
+        };
+        let (hash, other) = (hashed("correct horse").expect("a hash"), hashed("another").expect("a hash"));
+        let basic = |users| Basic {
+            place: Place::Header(AUTHORIZATION, Some("Basic".into())),
+            realm: "staff".to_string(),
+            users: Listed::fixed(users, std::path::Path::new("/nowhere")),
+            remembered: Remembered::new(1),
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Queue::default(),
+        };
+        let remembered = |users| {
+            let basic = basic(users);
+            basic.remembered.insert("a credential", ("ada".into(), hash.as_str().into()));
+            basic.recall("a credential").map(|identity| identity.scopes().map(str::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(remembered(user("orders.write", &hash)), Some(vec!["orders.write".to_string()]));
+        assert_eq!(remembered(user("", &hash)), Some(Vec::new()));
+        assert_eq!(remembered(user("orders.write", &other)), None);
+        assert_eq!(remembered(HashMap::new()), None);
+    }
 }

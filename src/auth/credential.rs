@@ -3,8 +3,8 @@
 use crate::config::place::At;
 use crate::config::problem::Problems;
 use crate::config::raw::auth as raw;
-use crate::types::cookies;
 use crate::types::fields::is_framing;
+use crate::types::{cookie, cookie_pairs};
 use http::header::{AUTHORIZATION, COOKIE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -75,7 +75,15 @@ impl Place {
                 }
             }
             Place::Cookie(name) => {
-                only(cookies(headers).filter(|(key, _)| *key == &**name).map(|(_, value)| value.trim_matches('"').into()))
+                let named = cookie_pairs(headers).filter_map(cookie).filter(|(key, _)| *key == name.as_bytes());
+                let mut values = named.map(|(_, value)| value);
+                match (values.next(), values.next()) {
+                    (None, _) => Found::Nothing,
+                    (Some(value), None) if value.is_ascii() => {
+                        str::from_utf8(value).map_or(Found::Unclear, |text| Found::One(text.trim_matches('"').into()))
+                    }
+                    (Some(_), _) => Found::Unclear,
+                }
             }
             Place::Query(name) => {
                 let named = parameters(query).filter(|(key, _)| *key == **name);
@@ -95,14 +103,13 @@ impl Place {
                 }
             }
             Place::Header(name, None) => drop(headers.remove(name)),
-            Place::Cookie(name) if cookies(headers).any(|(key, _)| key == &**name) => {
-                let kept: Vec<String> =
-                    cookies(headers).filter(|(key, _)| *key != &**name).map(|(key, value)| format!("{key}={value}")).collect();
+            Place::Cookie(name) if cookie_pairs(headers).any(|pair| is_cookie(pair, name)) => {
+                let kept: Vec<&[u8]> = cookie_pairs(headers).filter(|pair| !is_cookie(pair, name)).collect();
+                // Parts of values that were good are good with `; ` between them.
+                let kept = HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok().filter(|kept| !kept.is_empty());
                 headers.remove(COOKIE);
-                if let Ok(value) = HeaderValue::from_str(&kept.join("; "))
-                    && !kept.is_empty()
-                {
-                    headers.insert(COOKIE, value);
+                if let Some(kept) = kept {
+                    headers.insert(COOKIE, kept);
                 }
             }
             Place::Query(name) if parameters(uri.query().unwrap_or_default()).any(|(key, _)| key == **name) => {
@@ -139,6 +146,10 @@ fn behind<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (word, rest) = value.split_at(blank);
     let blanks = rest.iter().take_while(|byte| **byte == b' ').count();
     word.eq_ignore_ascii_case(scheme.as_bytes()).then(|| &rest[blanks..])
+}
+
+fn is_cookie(pair: &[u8], name: &str) -> bool {
+    cookie(pair).is_some_and(|(key, _)| key == name.as_bytes())
 }
 
 fn only<'a>(mut found: impl Iterator<Item = Cow<'a, str>>) -> Found<'a> {
@@ -220,5 +231,25 @@ mod tests {
         Place::Cookie("sid".into()).remove(&mut headers, &mut uri);
         Place::Query("key".into()).remove(&mut headers, &mut uri);
         assert!(headers.is_empty() && uri == "http://h/p", "{uri}");
+    }
+
+    #[test]
+    fn a_cookie_is_found_and_taken_out_beside_what_is_no_text() {
+        let place = Place::Cookie("sid".into());
+        for (lines, found, left) in [
+            (&b"name=\xff; sid=x; a = b; alone"[..], Found::One("x".into()), Some(&b"name=\xff; a = b; alone"[..])),
+            (&b"name=\xff\nsid=x"[..], Found::One("x".into()), Some(&b"name=\xff"[..])),
+            (&b"sid=x\nsid=\xff; a=b"[..], Found::Unclear, Some(&b"a=b"[..])),
+            (&b"sid=\xff"[..], Found::Unclear, None),
+            (&b"name=\xff\nsid"[..], Found::Nothing, Some(&b"name=\xff"[..])),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines.split(|byte| *byte == b'\n') {
+                headers.append(COOKIE, HeaderValue::from_bytes(line).expect("a value"));
+            }
+            assert_eq!(place.find(&headers, ""), found, "{lines:?}");
+            place.remove(&mut headers, &mut Uri::default());
+            assert_eq!(headers.get(COOKIE).map(HeaderValue::as_bytes), left, "{lines:?}");
+        }
     }
 }

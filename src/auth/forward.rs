@@ -19,7 +19,7 @@ pub struct Forward {
     name: Arc<str>,
     url: String,
     /// The client's fields that it gets.
-    send: Vec<HeaderName>,
+    pub send: Vec<HeaderName>,
     /// Fields of its answer that services get: each is a claim of its own name.
     pub copy: ToHeaders,
     identity: Option<HeaderName>,

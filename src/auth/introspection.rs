@@ -17,9 +17,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 const TOKENS_MAX: usize = 32_768;
+/// Tokens that are asked about at once: an endpoint that is slow is not to be buried.
+const AT_ONCE: usize = 128;
 /// What a form writes otherwise; what need not be is left to issuers that don't decode it.
 const IN_FORMS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
 
@@ -35,7 +39,8 @@ pub struct Introspection {
     pub forwards: bool,
     remembered: Remembered<Known>,
     /// Tokens that are being asked about.
-    flights: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    flights: Mutex<Flights>,
+    permits: Semaphore,
     issuers: Arc<Issuers>,
 }
 
@@ -44,6 +49,9 @@ impl std::fmt::Debug for Introspection {
         f.debug_struct("Introspection").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+/// By token: held by the one that asks, with the moment at which there was no answer last.
+type Flights = HashMap<String, Arc<tokio::sync::Mutex<Option<Instant>>>>;
 
 #[derive(Clone)]
 struct Known {
@@ -73,6 +81,7 @@ impl Introspection {
             forwards: raw.forward_token,
             remembered: Remembered::new(TOKENS_MAX),
             flights: Mutex::default(),
+            permits: Semaphore::new(AT_ONCE),
             issuers: issuers.clone(),
         })
     }
@@ -94,13 +103,22 @@ impl Introspection {
     /// # Errors
     /// `token_inactive`, or `auth_unavailable` when there is no answer: it is never let in for that.
     pub async fn ask(&self, token: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
+        let began = Instant::now();
         let lock = self.flights().entry(token.to_string()).or_default().clone();
         let flight = Flight { of: self, token, lock };
-        let _held = flight.lock.lock().await;
-        match self.recall(token, now) {
-            Some(known) => known,
-            None => self.ask_now(token, now).await,
+        let mut failed = flight.lock.lock().await;
+        if let Some(known) = self.recall(token, now) {
+            return known;
         }
+        // Who has waited for another's answer in vain is not to wait once more.
+        if failed.is_some_and(|at| at >= began) {
+            return Err(Refusal::AuthUnavailable);
+        }
+        let answer = self.ask_now(token, now).await;
+        if answer == Err(Refusal::AuthUnavailable) {
+            *failed = Some(Instant::now());
+        }
+        answer
     }
 
     async fn ask_now(&self, token: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
@@ -113,6 +131,11 @@ impl Introspection {
                 None => request.body(body),
             }
         });
+        let asked = async {
+            let permit = timeout(self.timeout, self.permits.acquire()).await;
+            let _permit = permit.map_err(|_| "too many tokens are asked about".to_string())?;
+            asked.await
+        };
         let answer = match asked.await {
             Ok(answered) if answered.status == StatusCode::OK => json::object(&answered.body).ok_or("its answer can't be read".to_string()),
             Ok(answered) => Err(format!("it answers {}", answered.status.as_u16())),
@@ -134,7 +157,7 @@ impl Introspection {
         result
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
+    fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,7 +166,7 @@ impl Introspection {
 struct Flight<'a> {
     of: &'a Introspection,
     token: &'a str,
-    lock: Arc<tokio::sync::Mutex<()>>,
+    lock: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 impl Drop for Flight<'_> {

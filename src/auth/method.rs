@@ -75,6 +75,15 @@ impl Method {
         }
     }
 
+    /// The fields in which it looks for credentials.
+    pub(super) fn reads(&self) -> impl Iterator<Item = &HeaderName> {
+        let sent: &[HeaderName] = match &self.scheme {
+            Scheme::Forward(forward) => &forward.send,
+            Scheme::Jwt(_) | Scheme::ApiKey(_) | Scheme::Basic(_) | Scheme::Introspection(_) | Scheme::Mtls(_) => &[],
+        };
+        self.place().and_then(Place::field).into_iter().chain(sent)
+    }
+
     /// What judges the whole head always has something to judge.
     pub(super) fn find<'a>(&self, request: &Request<'a>) -> Found<'a> {
         match (self.place(), &self.scheme) {
@@ -105,7 +114,7 @@ impl Method {
     pub async fn ask(&self, credential: &str, head: &Head<'_>) -> Result<Arc<Identity>, Denied> {
         let found = match &self.scheme {
             Scheme::Jwt(jwt) => jwt.ask(credential, now()).await,
-            Scheme::Basic(basic) => basic.check(credential).await,
+            Scheme::Basic(basic) => basic.check(credential, head.client).await,
             Scheme::Introspection(introspection) => introspection.ask(credential, now()).await,
             Scheme::Forward(forward) => return forward.ask(head).await,
             Scheme::ApiKey(_) | Scheme::Mtls(_) => Err(Refusal::Unauthenticated),
@@ -129,6 +138,12 @@ impl Method {
             Scheme::ApiKey(_) => 100,
             Scheme::Jwt(_) | Scheme::Introspection(_) | Scheme::Forward(_) | Scheme::Mtls(_) => 10,
         })
+    }
+
+    /// Whether it takes so much to find out that who has failed before waits for it first: otherwise guesses would take what all
+    /// others need.
+    pub fn is_dear(&self) -> bool {
+        matches!(self.scheme, Scheme::Basic(_))
     }
 
     /// Whether services get the credential too.

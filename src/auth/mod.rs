@@ -38,6 +38,7 @@ use crate::config::shape::Named;
 use crate::types::{Certificate, Identity, Refusal};
 use credential::Place;
 use http::{HeaderMap, HeaderName};
+use method::Scheme;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -112,7 +113,35 @@ impl Methods {
             methods.own.extend(method.iter().flat_map(|method| method.to_headers().iter().map(|(_, field)| field.clone())));
             methods.all.push((name.clone(), method));
         }
+        methods.check_own(at, problems);
         methods
+    }
+
+    /// What only the gateway sets is taken out of each request before a credential is looked for: nobody would find one there.
+    fn check_own(&self, at: &At<'_>, problems: &Problems) {
+        let methods = || self.all.iter().filter_map(|(name, method)| Some((name, method.as_ref()?)));
+        for (name, method) in methods() {
+            let (kind, list) = match &method.scheme {
+                Scheme::Jwt(_) => ("jwt", "claims_to_headers"),
+                Scheme::Introspection(_) => ("introspection", "claims_to_headers"),
+                Scheme::Forward(_) => ("forward", "copy"),
+                Scheme::ApiKey(_) | Scheme::Basic(_) | Scheme::Mtls(_) => continue,
+            };
+            let at = at.key(name);
+            let at = at.key(kind);
+            let at = at.key(list);
+            for (nth, (claim, field)) in method.to_headers().iter().enumerate() {
+                let reads = |other: &Method| other.reads().any(|read| is_alike(field, read));
+                let Some((reader, other)) = methods().find(|(_, other)| reads(other)) else { continue };
+                let at = if list == "copy" { at.index(nth) } else { at.key(claim) };
+                let why = "what clients send in a field that the gateway sets is taken away, and the credential with it";
+                let fix = match &other.scheme {
+                    Scheme::Forward(_) => format!("name another field, or leave this one out of `send` of `{reader}`"),
+                    _ => format!("name another field, or have `{reader}` look elsewhere"),
+                };
+                let _: Option<()> = problems.at(&at, format!("`{reader}` looks for credentials in `{field}`"), why, fix);
+            }
+        }
     }
 
     /// What is known of the issuers' keys.
@@ -137,12 +166,16 @@ impl Methods {
 
     /// Whether a field is one that only the gateway sets, however a client writes it: services may read `_` as `-`.
     pub fn is_own(&self, name: &HeaderName) -> bool {
-        let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-') || (a == b'-' && b == b'_');
-        let name = name.as_str().as_bytes();
-        self.own.iter().any(|own| own.as_str().len() == name.len() && own.as_str().bytes().zip(name).all(|(a, b)| same(a, *b)))
+        self.own.iter().any(|own| is_alike(own, name))
     }
 
     pub fn has_own(&self) -> bool {
         !self.own.is_empty()
     }
+}
+
+fn is_alike(own: &HeaderName, name: &HeaderName) -> bool {
+    let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-') || (a == b'-' && b == b'_');
+    let (own, name) = (own.as_str(), name.as_str());
+    own.len() == name.len() && own.bytes().zip(name.bytes()).all(|(a, b)| same(a, b))
 }

@@ -10,11 +10,18 @@ use std::net::IpAddr;
 
 /// What is known of whoever asks.
 pub struct Caller<'a> {
-    pub identity: Option<&'a str>,
+    pub identity: Option<Who<'a>>,
     /// A claim of the identity, by name.
     pub claim: &'a dyn Fn(&str) -> Option<Cow<'a, str>>,
     pub client_ip: IpAddr,
     pub headers: &'a HeaderMap,
+}
+
+/// Somebody who was recognised. One name may be several people's, each known to another method.
+#[derive(Clone, Copy)]
+pub struct Who<'a> {
+    pub method: &'a str,
+    pub name: &'a str,
 }
 
 /// Parts of different kinds never meet.
@@ -65,7 +72,10 @@ fn feed(hasher: &mut impl Hasher, by: &By, route: u64, caller: &Caller<'_>) {
     match by {
         By::ClientIp => feed_address(hasher, caller.client_ip),
         By::Identity => match caller.identity {
-            Some(identity) => feed_text(hasher, kind::IDENTITY, identity.as_bytes()),
+            Some(who) => {
+                feed_text(hasher, kind::IDENTITY, who.method.as_bytes());
+                feed_text(hasher, kind::IDENTITY, who.name.as_bytes());
+            }
             None => feed_address(hasher, caller.client_ip),
         },
         By::Claim(name) => match (caller.claim)(name) {
@@ -113,7 +123,7 @@ pub fn shown(by: &[By], route: &str, caller: &Caller<'_>) -> String {
     };
     let part = |by: &By| match by {
         By::ClientIp => address(),
-        By::Identity => caller.identity.map_or_else(address, |identity| format!("identity {identity}")),
+        By::Identity => caller.identity.map_or_else(address, |who| format!("identity {}", who.name)),
         By::Claim(name) if (caller.claim)(name).is_some() => format!("claim {name}"),
         By::Header(name) if caller.headers.contains_key(name) => format!("header {name}"),
         By::Claim(_) | By::Header(_) => address(),
@@ -146,6 +156,7 @@ mod tests {
             let caller = Caller { identity, claim: &claim, client_ip: ip.parse().expect("an address"), headers };
             key(&store, policy, by, route, &caller)
         };
+        let who = |method, name| Some(Who { method, name });
         let none = headers(&[]);
         let a = of(one, &[By::ClientIp], 1, None, "10.0.0.1", &none);
         assert_eq!(a, of(one, &[By::Identity], 1, None, "10.0.0.1", &none), "no identity falls back");
@@ -159,7 +170,10 @@ mod tests {
             of(one, &[By::ClientIp], 1, None, "10.0.0.2", &none),
             six("2001:db8::1"),
             six("2001:db8:0:1::1"),
-            of(one, &[By::Identity], 1, Some("10.0.0.1"), "10.0.0.1", &none),
+            of(one, &[By::Identity], 1, who("keys", "10.0.0.1"), "10.0.0.1", &none),
+            of(one, &[By::Identity], 1, who("keys", "alice"), "10.0.0.1", &none),
+            of(one, &[By::Identity], 1, who("tokens", "alice"), "10.0.0.1", &none),
+            of(one, &[By::Identity], 1, who("key", "salice"), "10.0.0.1", &none),
             of(one, &[By::Claim("plan".into())], 1, None, "10.0.0.1", &none),
             of(one, &[By::Route], 1, None, "10.0.0.1", &none),
             of(one, &[By::Route], 2, None, "10.0.0.1", &none),

@@ -23,7 +23,7 @@ pub use buffers::{Buffers, Full, Held};
 pub use cap::{Cap, Counts, Of, Pass, Queue};
 pub use fields::Fields;
 pub use flood::Flood;
-pub use key::Caller;
+pub use key::{Caller, Who};
 pub use named::{Limit, Limits};
 pub use overload::{Load, Overload, Waits};
 pub use set::{Pending, Set, Standing, Verdict};

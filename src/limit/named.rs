@@ -143,8 +143,10 @@ impl Limits {
             let fix = "remove one of the two";
             return problems.at(&at.key("by").index(nth), format!("`{}` is named twice", by.text()), "it would change nothing", fix);
         }
+        // What a gateway counts for itself alone is never divided: its buckets are kept and forgotten by the pace that they are charged by.
+        let nodes = if shared.is_some() { raw.nodes.0 } else { 1 };
         let pace =
-            |rate: &Rate, at: &At<'_>| Some((pace(name, raw, *rate, 1, at, problems)?, pace(name, raw, *rate, raw.nodes.0, at, problems)?));
+            |rate: &Rate, at: &At<'_>| Some((pace(name, raw, *rate, 1, at, problems)?, pace(name, raw, *rate, nodes, at, problems)?));
         let (claim, plans) = match &raw.rate {
             Rates::One(rate) => (None, vec![pace(rate, &at_rate).map(|pace| (String::new(), *rate, pace))]),
             Rates::Plans(plans) => {

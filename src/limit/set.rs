@@ -360,6 +360,7 @@ mod tests {
     use crate::config::place::At;
     use crate::config::problem::Problems;
     use crate::config::shape::{Node, Shape};
+    use crate::limit::store::SWEEPS;
     use crate::limit::{Fields, Limits};
     use proptest::prelude::*;
     use std::borrow::Cow;
@@ -503,5 +504,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_limit_that_is_not_shared_keeps_its_buckets_by_its_own_pace_whatever_its_nodes() {
+        let limits = Limits::default();
+        let [quick, slow] = ["{ rate: 1000/s, burst: 1, nodes: 3 }", "{ rate: 1/1h, nodes: 3 }"].map(|yaml| limit(&limits, yaml, yaml));
+        let until = |ns: u64| {
+            while limits.store.now_ns() < ns {
+                std::thread::yield_now();
+            }
+        };
+        // The clocks of two paces part with the time that the process runs.
+        until(20_000_000);
+        let charge = |limit: &Limit, key: u64| {
+            let (policy, now_ns) = (limit.plan(0), limits.store.now_ns());
+            assert_eq!(policy.alone, policy.pace);
+            limits.store.with_new(Key([key, key]), policy.id(), now_ns, |word| policy.pace.charge(word, now_ns).is_ok())
+        };
+        assert!(charge(&quick, 1) && charge(&slow, 2));
+        until(limits.store.now_ns() + 1_100_000);
+        (0..SWEEPS).for_each(|_| limits.store.sweep());
+        assert_eq!(limits.store.kept(), 1);
+        assert!(!charge(&slow, 2), "it was forgotten");
     }
 }

@@ -189,9 +189,8 @@ impl Door {
             let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(SILENCE));
             let lost = match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(connection) => {
-                    pause = BACKOFF.0;
                     self.rise(&connection);
-                    match self.serve(connection, &mut asked).await {
+                    match self.serve(connection, &mut asked, &mut pause).await {
                         Ok(()) => return,
                         Err(e) => e,
                     }
@@ -231,7 +230,14 @@ impl Door {
     }
 
     /// Charges what is asked for, many keys in one call, and gives back what rests. `Ok` when nobody can ask any more.
-    async fn serve(&self, connection: MultiplexedConnection, asked: &mut Receiver<Arc<Lease>>) -> redis::RedisResult<()> {
+    ///
+    /// A store that takes connections may yet refuse what is written: only one that has charged something is come back to at once.
+    async fn serve(
+        &self,
+        connection: MultiplexedConnection,
+        asked: &mut Receiver<Arc<Lease>>,
+        pause: &mut Duration,
+    ) -> redis::RedisResult<()> {
         // By where they are: each key has one.
         let mut held: HashMap<usize, Arc<Lease>> = HashMap::new();
         let mut batch = Vec::with_capacity(BATCH);
@@ -247,8 +253,10 @@ impl Door {
                 false => self.take(&connection, &batch).await,
             };
             held.extend(batch.drain(..).map(|lease| (Arc::as_ptr(&lease).addr(), lease)));
-            if let Err(e) = done {
-                break e;
+            match done {
+                Ok(()) if is_look => {}
+                Ok(()) => *pause = BACKOFF.0,
+                Err(e) => break e,
             }
         };
         // Those that hold nothing too: the store may come back empty, and then there is more again.

@@ -7,6 +7,7 @@ use crate::types::{Identity, Refusal};
 use pingora::http::RequestHeader;
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A credential that takes longer.
 pub struct Ask {
@@ -19,16 +20,22 @@ pub struct Ask {
 /// # Errors
 /// It is refused.
 pub async fn admit(head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let mut waited = Duration::ZERO;
     let admitted = match check(head, exchange) {
         Ok(None) => return Ok(()),
-        Ok(Some(ask)) => Box::pin(finish(ask, head, exchange)).await,
+        Ok(Some(ask)) => {
+            if ask.method.is_dear() {
+                waited = exchange.snapshot.failures.owed(exchange.origin.client_ip);
+            }
+            Box::pin(finish(ask, waited, head, exchange)).await
+        }
         Err(refusal) => Err(refusal),
     };
     if let (Err(refusal), Some(method)) = (&admitted, &exchange.auth)
         && refusal.status() == 401
         && exchange.relayed.is_none()
     {
-        let wait = exchange.snapshot.failures.failed(exchange.origin.client_ip, method.cost());
+        let wait = exchange.snapshot.failures.failed(exchange.origin.client_ip, method.cost()).saturating_sub(waited);
         if !wait.is_zero() {
             Box::pin(tokio::time::sleep(wait)).await;
         }
@@ -91,7 +98,10 @@ fn settle(exchange: &mut Exchange, outcome: Outcome) -> Result<Option<String>, R
     }
 }
 
-async fn finish(ask: Ask, head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
+async fn finish(ask: Ask, wait: Duration, head: &RequestHeader, exchange: &mut Exchange) -> Result<(), Refusal> {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
     let found = {
         let scheme = if exchange.is_tls() { "https" } else { "http" };
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

@@ -2,7 +2,7 @@
 
 use super::deadline::{LOOK, Phase};
 use super::exchange::Exchange;
-use crate::limit::{Caller, Cap, Fields, Pass, Verdict};
+use crate::limit::{Caller, Cap, Fields, Pass, Verdict, Who};
 use crate::snapshot::RouteLimits;
 use crate::types::Refusal;
 use http::HeaderMap;
@@ -82,7 +82,7 @@ async fn pass(cap: &Cap) -> Result<Pass, Refusal> {
 pub fn with_caller<T>(exchange: &Exchange, headers: &HeaderMap, ask: impl FnOnce(&Caller<'_>) -> T) -> T {
     let who = exchange.identity.as_deref();
     let claim = |name: &str| who.and_then(|who| who.claim_text(name));
-    let identity = who.map(|who| &*who.name).filter(|name| !name.is_empty());
+    let identity = who.filter(|who| !who.name.is_empty()).map(|who| Who { method: &who.method, name: &who.name });
     ask(&Caller { identity, claim: &claim, client_ip: exchange.origin.client_ip, headers })
 }
 

@@ -1,6 +1,6 @@
 //! Certificates that are renewed while the process runs: their files are looked at, and read again when they have changed.
 
-use crate::snapshot::{Snapshot, State, near_its_end};
+use crate::snapshot::{Listener, Snapshot, State, near_its_end, past_its_end};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,7 +27,7 @@ pub async fn keep_certificates(state: Arc<State>, snapshot: Arc<ArcSwap<Snapshot
         if look % LOOKS_A_WORD == LOOKS_A_WORD - 1 {
             let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             let words = expiries(&now).into_iter().filter_map(|(name, expires)| near_its_end(&name, expires, unix));
-            words.for_each(|word| log::warn!("{word}"));
+            words.chain(now.listeners.iter().filter_map(overdue)).for_each(|word| log::warn!("{word}"));
         }
     }
 }
@@ -40,12 +40,22 @@ fn refresh(snapshot: &Snapshot) -> bool {
             Some(Ok(true)) => {
                 has_changed = true;
                 log::info!("certificates of {} read anew", listener.bind);
+                if let Some(word) = overdue(listener) {
+                    log::warn!("{word}");
+                }
             }
             Some(Err(why)) => log::error!("certificates of {} have changed but can't be used, the old ones go on: {why}", listener.bind),
             Some(Ok(false)) | None => {}
         }
     }
     has_changed
+}
+
+/// What is to be said of the lists of revoked certificates that a listener goes by.
+fn overdue(listener: &Listener) -> Option<String> {
+    let ends = listener.tls.as_ref()?.now().lists_end?;
+    let word = past_its_end(ends, SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default())?;
+    Some(format!("{}: {word}", listener.bind))
 }
 
 /// The first name of each certificate, and the Unix time at which it expires.

@@ -120,6 +120,10 @@ fn check_sharing(name: &str, raw: &raw::RateLimit, limit: Option<&Limit>, at: &A
         let why = "a limit of one gateway is always exact";
         let _: Option<()> = problems.at(&at.key("exact"), "`exact` without `shared`", why, "add `shared: true`, or remove `exact`");
     }
+    if raw.nodes.0 > 1 && !raw.shared {
+        let why = "each gateway lets through the whole of the limit, not its part";
+        problems.warn(&at.key("nodes"), "`nodes` without `shared`", why, "add `shared: true`, or remove `nodes` and lower `rate`");
+    }
     let is_missing = limit.is_some_and(|limit| limit.sharing.is_none());
     if raw.shared && is_missing && problems.is_read(&redis) && problems.is_sound(&redis) {
         let fix = "add `redis: { url: \"redis://127.0.0.1:6379\" }`";

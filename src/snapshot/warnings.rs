@@ -96,6 +96,10 @@ pub fn advise(raw: &Config, problems: &Problems) {
 fn expiries(listener: &Listener, raw: Option<&raw::Listener>, at: &At<'_>, problems: &Problems) {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let at = at.key("tls");
+    if let Some(what) = listener.tls.as_ref().and_then(|tls| past_its_end(tls.now().lists_end?, now)) {
+        let why = "whoever was locked out since then may come in";
+        problems.warn(&at.key("client_auth").key("crl"), what, why, "renew it: a new file is read by itself");
+    }
     let at = at.key("certificates");
     let named = raw.and_then(|raw| raw.tls.as_ref()).map_or(0, |tls| tls.certificates.len());
     let expiries = listener.tls.iter().flat_map(|tls| tls.now().expiries.clone()).take(named);
@@ -114,4 +118,10 @@ pub fn near_its_end(name: &str, expires: i64, now: Duration) -> Option<String> {
         _ if left.is_zero() => Some(format!("the certificate of `{name}` has expired")),
         days => Some(format!("the certificate of `{name}` expires in {days} days")),
     }
+}
+
+/// What is to be said of a list of revoked certificates that should have been renewed. Both times are Unix times.
+pub fn past_its_end(ends: i64, now: Duration) -> Option<String> {
+    let is_over = u64::try_from(ends).map_or(Duration::ZERO, Duration::from_secs) < now;
+    is_over.then(|| "a list of revoked certificates is past its end".to_string())
 }

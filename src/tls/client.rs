@@ -14,7 +14,7 @@ use rustls::server::danger::ClientCertVerifier;
 use std::net::IpAddr;
 use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 const WHY: &str = "no client could be recognised by its certificate";
 
@@ -23,6 +23,8 @@ pub struct Clients {
     pub verifier: Arc<dyn ClientCertVerifier>,
     /// A hash of the policy and of its files: of what a session that was agreed upon under it rests on.
     pub trust: [u8; 32],
+    /// The Unix time by which the first of the lists has to be renewed.
+    pub lists_end: Option<i64>,
 }
 
 impl Clients {
@@ -34,9 +36,12 @@ impl Clients {
         hash.update(&[u8::from(raw.mode == ClientAuthMode::Required)]);
         let roots = problems.ok(read_roots(path, &mut hash), &ca_at, WHY, fix)?;
         let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let mut lists_end = None;
         if let Some(crl) = &raw.crl {
             let fix = "name a PEM file with a list of each authority, as `openssl ca -gencrl` writes it";
             let lists = problems.ok(read_lists(&crl.0, &mut hash), &at.key("crl"), "who was locked out could come in", fix)?;
+            // One that is past its end is used on: it locks out more than none.
+            lists_end = lists.iter().filter_map(|list| next_update(list)).min();
             // Of authorities between the root and the client, lists are hard to come by.
             builder = builder.with_crls(lists).only_check_end_entity_revocation();
         }
@@ -45,7 +50,7 @@ impl Clients {
             ClientAuthMode::Required => builder,
         };
         let verifier = problems.ok(builder.build().map_err(|e| format!("`{path}` can't be used: {e}")), &ca_at, WHY, fix)?;
-        Some(Clients { verifier, trust: hash.finish().as_ref().first_chunk().copied().unwrap_or_default() })
+        Some(Clients { verifier, trust: hash.finish().as_ref().first_chunk().copied().unwrap_or_default(), lists_end })
     }
 }
 
@@ -70,6 +75,12 @@ fn read_lists(path: &str, hash: &mut Context) -> Result<Vec<CertificateRevocatio
         true => Err(format!("`{path}` has no list")),
         false => Ok(lists),
     }
+}
+
+/// When a list says that there will be another (RFC 5280, 5.1.2.5).
+fn next_update(list: &[u8]) -> Option<i64> {
+    let (_, parsed) = CertificateRevocationList::from_der(list).ok()?;
+    parsed.next_update().map(|at| at.timestamp())
 }
 
 /// What is read of a certificate that was verified.

@@ -42,6 +42,8 @@ pub struct Built {
     certificates: Arc<Certificates>,
     /// The first name of each certificate, and the Unix time at which it expires.
     pub expiries: Vec<(String, i64)>,
+    /// The Unix time by which the first list of revoked clients has to be renewed, if there is one.
+    pub lists_end: Option<i64>,
 }
 
 impl std::fmt::Debug for Built {
@@ -129,6 +131,7 @@ impl Built {
             Ok(builder) => builder,
             Err(e) => return unusable(e),
         };
+        let lists_end = clients.as_ref().and_then(|clients| clients.lists_end);
         let trust = certificates.trust(clients.as_ref().map(|clients| clients.trust));
         let builder = match clients {
             Some(clients) => builder.with_client_cert_verifier(clients.verifier),
@@ -140,6 +143,6 @@ impl Built {
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let expiries = certificates.expiries().collect();
-        Some(Built { acceptor: Acceptor::from_server_config(Arc::new(config)), certificates, expiries })
+        Some(Built { acceptor: Acceptor::from_server_config(Arc::new(config)), certificates, expiries, lists_end })
     }
 }

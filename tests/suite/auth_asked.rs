@@ -3,7 +3,9 @@
 use crate::kit::{Gateway, Origin, answer, dead_address, in_seconds};
 use base64::Engine;
 use serde_json::{Value, json};
+use std::io::BufRead;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 fn bearer(token: &str) -> String {
     format!("Bearer {token}")
@@ -77,6 +79,31 @@ routes:
     assert_eq!(origin.seen().len(), 8);
     let all = gateway.log().join("\n") + &gateway.ask("/config").text() + &gateway.ask("/status").text();
     assert!(!all.contains("hush-hush") && !all.contains("good-token"), "{all}");
+}
+
+#[test]
+fn who_waits_in_vain_for_the_answer_to_another_waits_once() {
+    // It takes the question and says nothing.
+    let issuer = Origin::scripted(|_, stream| stream.fill_buf().map(|_| false));
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ bind: 127.0.0.1:0 }}]
+auth: {{ sessions: {{ introspection: {{ url: 'http://{issuer}/', timeout: 2s }} }} }}
+routes: [{{ path: /, auth: sessions, respond: {{}} }}]
+"
+    ));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let answer = gateway.connect().request("GET", "/", &[("Authorization", "Bearer opaque")], b"");
+                assert_eq!((answer.status, answer.code()), (503, "auth_unavailable".into()));
+            });
+        }
+    });
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    // On a loaded machine some may come when the first have been told.
+    assert!((1..=2).contains(&issuer.seen().len()), "{:?}", issuer.seen());
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! API keys and passwords: the commands that make entries, and the gateway that reads them.
 
-use crate::kit::{Gateway, Origin, eventually, frontdesk};
+use crate::kit::{Gateway, H2Client, Origin, eventually, frontdesk, run_async};
 use base64::Engine;
+use http::Method;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Runs a command with a line on its standard input, and answers what it printed.
 #[track_caller]
@@ -73,6 +75,16 @@ routes:
     assert_eq!((answer.status, &answer.json()["target"]), (200, &json!("/query?a=1")));
     let answer = ask("/cookie", &[("Cookie", &format!("key={first}"))]);
     assert_eq!((answer.status, &answer.json()["headers"]["cookie"]), (200, &Value::Null));
+    // One that is no ASCII is no reason to overlook the others, nor to pass on what ends here; nor are several fields.
+    let answer = ask("/cookie", &[("Cookie", &format!("name=é; key={first}; a=b"))]);
+    assert_eq!((answer.status, &answer.json()["headers"]["cookie"]), (200, &json!(["name=é; a=b"])));
+    let answer = ask("/cookie", &[("Cookie", "name=é"), ("Cookie", &format!("key={first}"))]);
+    assert_eq!((answer.status, &answer.json()["headers"]["cookie"]), (200, &json!(["name=é"])));
+    let answer = run_async(async {
+        let (client, key) = (H2Client::connect(gateway.address()).await, format!("key={first}"));
+        client.request(Method::GET, "/cookie", &[("cookie", "a=b"), ("cookie", &key), ("cookie", "c=d")], b"").await
+    });
+    assert_eq!((answer.status, &answer.json()["headers"]["cookie"]), (200, &json!(["a=b; c=d"])));
     assert_eq!(ask("/write", &[("X-Api-Key", &first)]).status, 200);
     assert_eq!(ask("/write", &[("X-Api-Key", &second)]).code(), "forbidden_scope");
     assert_eq!(ask("/field", &[("X-Api-Key", &old)]).code(), "key_expired");
@@ -162,6 +174,67 @@ routes: [{{ path: /*, auth: staff, to: 'http://{origin}', request: {{ headers: {
     assert_eq!(ask(&of("ada:correct horse")).status, 401);
     std::fs::write(gateway.file("users.yaml"), "").expect("the users");
     eventually("no user", || (ask(&of("ada:another")).status == 401).then_some(()));
+}
+
+#[test]
+fn a_scope_that_is_taken_from_a_user_is_gone_for_one_who_is_remembered_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let entry = made(&["hash-password", "ada"], "correct horse");
+    let with = |scope: &str| entry.replace("- {", &format!("- {{\"scopes\":[{scope}],"));
+    std::fs::write(folder.path().join("users.yaml"), with("\"orders.write\"")).expect("the users");
+    let gateway = Gateway::start_in(
+        folder,
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+auth: { staff: { basic: { users: DIR/users.yaml } } }
+routes: [{ path: /*, auth: staff, require: { scopes_all: orders.write }, respond: {} }]
+",
+    );
+    let field = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("ada:correct horse"));
+    let ask = || gateway.connect().request("GET", "/", &[("Authorization", &field)], b"");
+    assert_eq!(ask().status, 200);
+    std::fs::write(gateway.file("users.yaml"), with("")).expect("the users");
+    eventually("a user without the scope", || (ask().status == 403).then_some(()));
+    assert_eq!(ask().code(), "forbidden_scope");
+    std::fs::write(gateway.file("users.yaml"), with("\"orders.write\"")).expect("the users");
+    eventually("the scope again", || (ask().status == 200).then_some(()));
+}
+
+#[test]
+fn who_guesses_from_one_address_keeps_nobody_else_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("users.yaml"), made(&["hash-password", "ada"], "correct horse")).expect("the users");
+    let gateway = Gateway::start_in(
+        folder,
+        "
+listeners: [{ bind: 127.0.0.1:0 }]
+server: { trusted_proxies: [127.0.0.1] }
+auth: { staff: { basic: { users: DIR/users.yaml } } }
+routes: [{ path: /*, auth: staff, respond: {} }]
+",
+    );
+    let ask = |ip: &str, password: &str| {
+        let field = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("ada:{password}")));
+        gateway.connect().request("GET", "/", &[("X-Forwarded-For", ip), ("Authorization", &field)], b"").status
+    };
+    // More than may wait for their turn, all at once.
+    let (guesses, told) = (100, AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for n in 0..guesses {
+            let (ask, told) = (&ask, &told);
+            scope.spawn(move || {
+                let status = ask("10.0.0.1", &format!("guess {n}"));
+                assert!([401, 503].contains(&status), "{status}");
+                told.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        // A password is hashed once; the wrong ones are few enough to be told at once.
+        assert_eq!(ask("10.0.0.2", "correct horse"), 200);
+        for n in 0..8 {
+            assert_eq!(ask("10.0.0.2", &format!("mistyped {n}")), 401);
+        }
+        eventually("answers to all guesses", || (told.load(Ordering::Relaxed) == guesses).then_some(()));
+    });
 }
 
 #[test]

@@ -198,6 +198,29 @@ fn a_store_that_is_silent_holds_nobody_up() {
 }
 
 #[test]
+fn a_store_that_refuses_to_be_written_is_come_back_to_less_and_less_often() {
+    let redis = Redis::start();
+    // A replica, whose master is nowhere: it takes connections, and answers the script with READONLY.
+    assert!(redis.ask("REPLICAOF 127.0.0.1 1").starts_with("+OK"));
+    let gateway = gateway(&redis.url(), "rate: 1000/1h, by: global, shared: true, when_store_is_down: allow");
+    let mut client = gateway.connect();
+    let mut lost = || {
+        assert_eq!(client.get("/x").status, 200);
+        gateway.metric("frontdesk_store_failures_total")
+    };
+    let first = eventually("a loss", || Some(lost()).filter(|lost| *lost >= 1.0));
+    let began = Instant::now();
+    eventually("five more", || (lost() >= first + 5.0).then_some(()));
+    // At least the halves of 100, 200, 400 and 800 ms; the pause before those may be over by now.
+    assert!(began.elapsed() >= Duration::from_millis(750), "{:?}", began.elapsed());
+    redis.ask("REPLICAOF NO ONE");
+    eventually("the store's return", || {
+        client.get("/x");
+        (gateway.metric("frontdesk_store_up") == 1.0 && redis.ask("KEYS *").contains("frontdesk:")).then_some(())
+    });
+}
+
+#[test]
 fn without_a_store_it_is_allowed_or_refused_as_configured() {
     let folder = tempfile::tempdir().expect("a folder");
     let url = format!("unix:{}/nothing.sock", folder.path().display());

@@ -1,6 +1,6 @@
 //! What TLS rests on, and how long: files that change, sessions that are resumed, stapled answers, lists of the revoked.
 
-use crate::kit::{Gateway, Visitor, certificate, curl, eventually, run, secure, shown};
+use crate::kit::{Gateway, Visitor, certificate, curl, eventually, frontdesk, run, secure, shown};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
     SerialNumber, date_time_ymd,
@@ -173,7 +173,7 @@ fn a_client_whose_certificate_was_revoked_is_turned_away() {
         std::fs::write(folder.path().join(format!("{name}.pem")), signed.pem()).expect("a file");
         std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).expect("a file");
     }
-    let revoke = |folder: &Path, serials: &[u64]| {
+    let revoke = |folder: &Path, serials: &[u64], until: i32| {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2026, 1, 1),
@@ -181,8 +181,8 @@ fn a_client_whose_certificate_was_revoked_is_turned_away() {
             invalidity_date: None,
         };
         let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2050, 1, 1),
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
             crl_number: SerialNumber::from(serials.len() as u64 + 1),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),
@@ -191,7 +191,7 @@ fn a_client_whose_certificate_was_revoked_is_turned_away() {
         std::fs::write(folder.join("new.crl"), list.signed_by(&authority).expect("a list").pem().expect("PEM")).expect("a file");
         std::fs::rename(folder.join("new.crl"), folder.join("ca.crl")).expect("a file");
     };
-    revoke(folder.path(), &[8]);
+    revoke(folder.path(), &[8], 2050);
     let more = ", client_auth: { ca: DIR/ca.pem, crl: DIR/ca.crl, mode: required }";
     let gateway = Gateway::start_in(folder, &yaml(&listener(more), ""));
     let is_let_in = |name: &str| {
@@ -201,6 +201,13 @@ fn a_client_whose_certificate_was_revoked_is_turned_away() {
         run(curl.arg("--cert").arg(cert).arg("--key").arg(key)).stdout == b"hello"
     };
     assert_eq!((is_let_in("alice"), is_let_in("bob")), (true, false));
-    revoke(gateway.folder(), &[7, 8]);
+    revoke(gateway.folder(), &[7, 8], 2050);
     eventually("the new list", || (!is_let_in("alice")).then_some(()));
+    // One that should have been renewed is used on, and spoken of.
+    revoke(gateway.folder(), &[8], 2025);
+    gateway.wait_for_log("a list of revoked certificates is past its end");
+    assert_eq!((is_let_in("alice"), is_let_in("bob")), (true, false));
+    let checked = run(frontdesk().args(["check", "-c"]).arg(gateway.file("frontdesk.yaml")));
+    let said = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
+    assert!(checked.status.success() && said.contains("is past its end"), "{said}");
 }
