@@ -3,6 +3,7 @@
 
 use super::credential::Place;
 use super::failures::group;
+use super::flights::Flights;
 use super::lists::{self, Listed};
 use super::remembered::Remembered;
 use crate::config::place::At;
@@ -24,7 +25,7 @@ use tokio::sync::Semaphore;
 const AT_ONCE: usize = 2;
 /// Those that wait for it; above that nobody is told anything.
 const WAITING_MAX: usize = 64;
-/// Of one client address: whoever guesses leaves places to others.
+/// Of one client address: whoever guesses leaves places to others. Those who show the same credential share a place.
 const WAITING_EACH_MAX: usize = 16;
 /// Of those that were found right.
 const REMEMBERED_MAX: usize = 4_096;
@@ -38,6 +39,8 @@ pub struct Basic {
     remembered: Remembered<(Arc<str>, Arc<str>)>,
     permits: Arc<Semaphore>,
     waiting: Queue,
+    /// Credentials that are being checked.
+    flights: Flights,
 }
 
 #[derive(Debug)]
@@ -70,6 +73,7 @@ impl Basic {
             remembered: Remembered::new(REMEMBERED_MAX),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Queue::default(),
+            flights: Flights::default(),
         })
     }
 
@@ -84,6 +88,10 @@ impl Basic {
     /// # Errors
     /// `unauthenticated`, or `auth_unavailable` when too many are being checked, in all or of this client's.
     pub async fn check(&self, credential: &str, client: IpAddr) -> Result<Arc<Identity>, Refusal> {
+        self.flights.found(credential, || self.recall(credential).map(Ok), self.check_now(credential, client)).await
+    }
+
+    async fn check_now(&self, credential: &str, client: IpAddr) -> Result<Arc<Identity>, Refusal> {
         let text = STANDARD.decode(credential).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(Refusal::Unauthenticated)?;
         let (name, password) = text.split_once(':').ok_or(Refusal::Unauthenticated)?;
         let users = self.users.load_full();
@@ -222,6 +230,7 @@ mod tests {
             remembered: Remembered::new(1),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Queue::default(),
+            flights: Flights::default(),
         };
         let remembered = |users| {
             let basic = basic(users);

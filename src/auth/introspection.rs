@@ -2,6 +2,7 @@
 //! remembered for a while, a no as well as a yes.
 
 use super::credential::Place;
+use super::flights::Flights;
 use super::issuer::{Issuers, is_url};
 use super::jwt::{ToHeaders, to_headers};
 use super::remembered::Remembered;
@@ -15,9 +16,8 @@ use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -39,7 +39,7 @@ pub struct Introspection {
     pub forwards: bool,
     remembered: Remembered<Known>,
     /// Tokens that are being asked about.
-    flights: Mutex<Flights>,
+    flights: Flights,
     permits: Semaphore,
     issuers: Arc<Issuers>,
 }
@@ -49,9 +49,6 @@ impl std::fmt::Debug for Introspection {
         f.debug_struct("Introspection").field("name", &self.name).finish_non_exhaustive()
     }
 }
-
-/// By token: held by the one that asks, with the moment at which there was no answer last.
-type Flights = HashMap<String, Arc<tokio::sync::Mutex<Option<Instant>>>>;
 
 #[derive(Clone)]
 struct Known {
@@ -80,7 +77,7 @@ impl Introspection {
             to_headers: to_headers?,
             forwards: raw.forward_token,
             remembered: Remembered::new(TOKENS_MAX),
-            flights: Mutex::default(),
+            flights: Flights::default(),
             permits: Semaphore::new(AT_ONCE),
             issuers: issuers.clone(),
         })
@@ -103,22 +100,7 @@ impl Introspection {
     /// # Errors
     /// `token_inactive`, or `auth_unavailable` when there is no answer: it is never let in for that.
     pub async fn ask(&self, token: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
-        let began = Instant::now();
-        let lock = self.flights().entry(token.to_string()).or_default().clone();
-        let flight = Flight { of: self, token, lock };
-        let mut failed = flight.lock.lock().await;
-        if let Some(known) = self.recall(token, now) {
-            return known;
-        }
-        // Who has waited for another's answer in vain is not to wait once more.
-        if failed.is_some_and(|at| at >= began) {
-            return Err(Refusal::AuthUnavailable);
-        }
-        let answer = self.ask_now(token, now).await;
-        if answer == Err(Refusal::AuthUnavailable) {
-            *failed = Some(Instant::now());
-        }
-        answer
+        self.flights.found(token, || self.recall(token, now), self.ask_now(token, now)).await
     }
 
     async fn ask_now(&self, token: &str, now: f64) -> Result<Arc<Identity>, Refusal> {
@@ -155,26 +137,5 @@ impl Introspection {
         let until = if result.is_ok() { expires.min(now + self.ttl) } else { now + self.ttl };
         self.remembered.insert(token, Known { result: result.clone(), until });
         result
-    }
-
-    fn flights(&self) -> MutexGuard<'_, Flights> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Somebody who waits to hear of a token.
-struct Flight<'a> {
-    of: &'a Introspection,
-    token: &'a str,
-    lock: Arc<tokio::sync::Mutex<Option<Instant>>>,
-}
-
-impl Drop for Flight<'_> {
-    /// The last one turns off the light: one is here and one in the map.
-    fn drop(&mut self) {
-        let mut flights = self.of.flights();
-        if Arc::strong_count(&self.lock) <= 2 {
-            flights.remove(self.token);
-        }
     }
 }

@@ -11,6 +11,7 @@ pub mod credential;
 mod crypto;
 mod failures;
 mod fetch;
+mod flights;
 mod forward;
 mod introspection;
 mod issuer;
@@ -135,11 +136,13 @@ impl Methods {
                 let Some((reader, other)) = methods().find(|(_, other)| reads(other)) else { continue };
                 let at = if list == "copy" { at.index(nth) } else { at.key(claim) };
                 let why = "what clients send in a field that the gateway sets is taken away, and the credential with it";
-                let fix = match &other.scheme {
-                    Scheme::Forward(_) => format!("name another field, or leave this one out of `send` of `{reader}`"),
-                    _ => format!("name another field, or have `{reader}` look elsewhere"),
-                };
-                let _: Option<()> = problems.at(&at, format!("`{reader}` looks for credentials in `{field}`"), why, fix);
+                let what = format!("`{reader}` looks for credentials in `{field}`");
+                if matches!(other.scheme, Scheme::Forward(_)) {
+                    // It may have others that it goes by.
+                    problems.warn(&at, what, why, format!("name another field, or leave this one out of `send` of `{reader}`"));
+                } else {
+                    let _: Option<()> = problems.at(&at, what, why, format!("name another field, or have `{reader}` look elsewhere"));
+                }
             }
         }
     }

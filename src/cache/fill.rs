@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 /// Of an answer that turned out too large to be kept, only so much is held for those who read it.
 const WINDOW_BYTES: usize = 256 << 10;
-/// Whoever it is fetched for is served by the task that writes, a few pieces behind: further behind, nobody reads for it any more. Its client has gone,
-/// or wants no body.
+/// Whoever it is fetched for is served by the task that writes, in turns: when so much has come of what is too large, and it has taken nothing meanwhile, nobody
+/// reads for it any more. Its client has gone, or wants no body.
 const OWN_LAG_BYTES: usize = 4 << 20;
 /// Somebody who takes nothing for so long holds up the others no longer.
 const LAG_MAX: Duration = Duration::from_secs(30);
@@ -61,6 +61,8 @@ struct State {
     positions: HashMap<u64, usize>,
     /// When it grew last.
     grown: Option<Instant>,
+    /// Where the first reader stood, and how much had come, when it was last seen to take something.
+    own: (usize, usize),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +76,16 @@ enum End {
 impl State {
     fn piece(&self, position: usize, end: usize) -> Option<Bytes> {
         piece(self.chunks.iter(), self.base, position, end)
+    }
+
+    /// Parts with the first reader where nobody reads for it.
+    fn part_with_own(&mut self, bytes_max: usize) {
+        let Some(position) = self.positions.get(&OWN).copied().filter(|_| self.written > bytes_max) else { return };
+        if self.own.1 == 0 || self.own.0 != position {
+            self.own = (position, self.written);
+        } else if self.written - self.own.1 > OWN_LAG_BYTES {
+            self.positions.remove(&OWN);
+        }
     }
 
     /// Forgets what all have read.
@@ -122,11 +134,7 @@ impl Fill {
         if !is_passing {
             return Ok(true);
         }
-        {
-            let mut state = self.state();
-            let written = state.written;
-            state.positions.retain(|id, position| *id != OWN || written.saturating_sub(*position) <= OWN_LAG_BYTES);
-        }
+        self.state().part_with_own(self.bytes_max);
         // A reader that takes nothing at all holds up the rest only so long.
         if pingora_timeout::timeout(LAG_MAX, self.room()).await.is_err() {
             let mut state = self.state();

@@ -67,6 +67,8 @@ pub(super) async fn make(desk: &dyn Desk, call: &Call, draft: &Draft<'_>, limit:
     let found = made.unwrap_or_else(|_| {
         if let Some(picked) = &tries.picked {
             line.failed(picked.endpoint(), Failure::Timeout, true);
+        }
+        if tries.count > 0 {
             tries.end_admission(true);
         }
         Err(Failed::Refused(Refusal::UpstreamTimeout))

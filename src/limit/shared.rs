@@ -190,10 +190,16 @@ impl Door {
             let lost = match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(connection) => {
                     self.rise(&connection);
-                    match self.serve(connection, &mut asked, &mut pause).await {
+                    let risen = Instant::now();
+                    let lost = match self.serve(connection, &mut asked, &mut pause).await {
                         Ok(()) => return,
                         Err(e) => e,
+                    };
+                    if risen.elapsed() > BACKOFF.1 {
+                        // It lasted, whether it was charged by way of here or not.
+                        pause = BACKOFF.0;
                     }
+                    lost
                 }
                 Err(e) => e,
             };

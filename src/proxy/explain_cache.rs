@@ -1,7 +1,7 @@
 //! What the cache of a route would do with a request: whether it answers, why not, and under which key it looks.
 
 use super::caching::is_personal;
-use super::caching::key::{key_of, variance};
+use super::caching::key::{is_elsewhere, key_of, variance};
 use super::exchange::Exchange;
 use crate::cache::Rule;
 use crate::cache::asked::{Asked, Use};
@@ -74,6 +74,9 @@ fn verdict(head: &RequestHeader, asked: &Asked, entry: Option<&Entry>, exchange:
     }
     if asked.no_store() {
         return ("bypass", "the request says no-store".to_string());
+    }
+    if is_elsewhere(exchange, head) {
+        return ("bypass", "a trusted proxy tells the service of another URL than the key has".to_string());
     }
     let Some(entry) = entry else { return ("miss", "nothing is kept under this key".to_string()) };
     let (terms, fresh_until) = (entry.terms(), entry.fresh_until());

@@ -52,7 +52,7 @@ where
         let server = &requests.snapshot().server;
         (options(server.streams_max), server.timeouts.request_header.0, server.streams_idle)
     };
-    let Ok(Ok(mut h2)) = timeout(head, handshake(stream, Some(options))).await else { return };
+    let Some(mut h2) = shaken(stream, options, head, connection).await else { return };
     connection.rest();
     let mut closing = connection.closing().clone();
     let mut closes = pin!(changed(&mut closing));
@@ -107,6 +107,23 @@ where
     h2.abrupt_shutdown(why);
     let said = async { while matches!(HttpSession::from_h2_conn(&mut h2, digest.clone()).await, Ok(Some(_))) {} };
     let _ = timeout(2 * LAST_WORD, said).await;
+}
+
+/// The connection, once it is agreed upon. One that is to end is not waited for, since of a client that has said nothing yet nothing is lost.
+async fn shaken(
+    stream: Stream,
+    options: H2Options,
+    within: Duration,
+    connection: &Connection,
+) -> Option<h2::server::Connection<Stream, bytes::Bytes>> {
+    let closed = async {
+        changed(&mut connection.closing().clone()).await;
+        pingora_timeout::sleep(CLOSING).await;
+    };
+    tokio::select! {
+        shaken = timeout(within, handshake(stream, Some(options))) => shaken.ok()?.ok(),
+        () = closed => None,
+    }
 }
 
 /// What is known of the connection, for each of its requests.

@@ -95,9 +95,11 @@ impl Breaker {
         opens
     }
 
-    /// What became of the request that tried. One that another has taken the place of decides nothing any more; whether it was not.
+    /// What became of the request that tried; whether that decided. One that another has taken the place of may still say that the service is back,
+    /// unless a later one has found out otherwise.
     fn tried(&self, trial: u64, limits: &Limits, is_error: bool, now: u64) -> bool {
-        let is_current = self.tries.load(Relaxed) == trial;
+        let opens = self.opens.load(Relaxed);
+        let is_current = self.tries.load(Relaxed) == trial || (!is_error && opens > 0 && trial >= opens);
         if is_current {
             self.opens.store(if is_error { now + limits.open } else { 0 }, Relaxed);
             self.tries.store(0, Relaxed);
@@ -197,8 +199,8 @@ mod tests {
             [breaker.admit(&LIMITS, 19_999), breaker.admit(&LIMITS, 20_000), breaker.admit(&LIMITS, 20_001)],
             [Err(1), Ok(Some(20_000)), Err(1)]
         );
-        // The one before it decides nothing any more, and does not make room either.
-        assert!(!breaker.tried(15_000, &LIMITS, false, 20_050));
+        // That the one before it fails decides nothing any more, and does not make room either.
+        assert!(!breaker.tried(15_000, &LIMITS, true, 20_050));
         breaker.abandoned(15_000);
         assert_eq!(breaker.admit(&LIMITS, 20_050), Err(1));
         assert!(breaker.tried(20_000, &LIMITS, true, 15_100));
@@ -208,6 +210,12 @@ mod tests {
         );
         assert!(breaker.tried(20_100, &LIMITS, false, 20_200));
         assert_eq!([breaker.admit(&LIMITS, 20_200), breaker.admit(&LIMITS, 20_200)], [Ok(None), Ok(None)]);
+        // A late success counts as long as no later trial has failed.
+        let slow = Breaker::default();
+        assert!((0..3).all(|_| !slow.count(&LIMITS, true, 10_000)) && slow.count(&LIMITS, true, 10_000));
+        assert_eq!([slow.admit(&LIMITS, 15_000), slow.admit(&LIMITS, 20_000)], [Ok(Some(15_000)), Ok(Some(20_000))]);
+        assert!(slow.tried(15_000, &LIMITS, false, 21_000));
+        assert_eq!(slow.admit(&LIMITS, 21_000), Ok(None));
         // It begins anew.
         assert!((0..3).all(|_| !breaker.count(&LIMITS, true, 20_200)));
     }

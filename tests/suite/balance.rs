@@ -37,7 +37,7 @@ fn requests_that_have_something_in_common_go_to_one_endpoint() {
         let gateway = Gateway::start(&yaml(&endpoints, &format!("balance: {{ hash: '{by}' }}"), ""));
         let mut client = gateway.connect();
         let mut all = HashSet::new();
-        for user in 0..24 {
+        for user in 0..96 {
             let value = match by {
                 "client_ip" => format!("192.0.2.{user}"),
                 "cookie:sid" => format!("a=b; sid=user-{user}"),

@@ -30,7 +30,10 @@ fn tells_else(name: &str, value: &HeaderValue, url: &Url<'_>) -> bool {
     let (scheme, port) = if url.is_tls { ("https", "443") } else { ("http", "80") };
     match name {
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-server" | "x-forwarded-by" => false,
-        "x-forwarded-host" => !is_host(value.as_bytes()),
+        // Of several proxies each adds its own.
+        "x-forwarded-host" => !value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(is_host),
+        "x-forwarded-scheme" => !value.as_bytes().eq_ignore_ascii_case(scheme.as_bytes()),
+        "x-forwarded-ssl" => !value.as_bytes().eq_ignore_ascii_case(if url.is_tls { b"on" } else { b"off" }),
         "x-forwarded-port" => {
             let own = url.authority.rsplit_once(':').map_or(port, |(_, own)| own);
             ![own, port].iter().any(|port| port.as_bytes() == value.as_bytes())
@@ -112,6 +115,11 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1", false),
             ("x-forwarded-host", "Shop.Example:8443", false),
             ("x-forwarded-host", "shop.example", true),
+            ("x-forwarded-host", "shop.example:8443, shop.example:8443", false),
+            ("x-forwarded-host", "evil.example, shop.example:8443", true),
+            ("x-forwarded-scheme", "https", false),
+            ("x-forwarded-ssl", "on", false),
+            ("x-forwarded-ssl", "off", true),
             ("x-forwarded-port", "8443", false),
             ("x-forwarded-port", "443", false),
             ("x-forwarded-port", "80", true),
