@@ -10,7 +10,7 @@ use crate::shape::decode::{Broken, Coded};
 use crate::types::{Refusal, content_length};
 use crate::upstream::keepalive;
 use crate::upstream::retry::{self, Failure};
-use crate::upstream::{Admitted, Picked};
+use crate::upstream::{Admitted, Picked, final_head};
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_ENCODING;
 use http::{HeaderName, HeaderValue, Method};
@@ -195,7 +195,9 @@ impl Try<'_> {
         session.set_read_timeout(Some(self.line.timeouts.read));
         session.set_write_timeout(Some(self.line.timeouts.write));
         send(&mut session, Box::new(self.head.clone()), self.draft.body.clone()).await?;
-        let (head, leaves_more) = answered(&mut session, self.desk).await?;
+        let mut head = final_head(&mut session, INTERIM_MAX).await?;
+        // Whether a body may follow that the head leaves no room for.
+        let leaves_more = self.desk.accept(&mut head)?;
         let (rejected, took) = (Failure::of_status(head.status.as_u16()), tries.elapsed());
         if let Some(picked) = &tries.picked {
             self.line.answered(picked.endpoint(), rejected, took);
@@ -257,23 +259,6 @@ async fn send(session: &mut HttpSession, head: Box<RequestHeader>, body: Option<
         session.finish_request_body().await?;
     }
     Ok(())
-}
-
-/// The final head, and whether a body may follow that it leaves no room for.
-async fn answered(session: &mut HttpSession, desk: &dyn Desk) -> Result<(ResponseHeader, bool)> {
-    for _ in 0..INTERIM_MAX {
-        session.read_response_header().await?;
-        match session.response_header() {
-            Some(head) if head.status.is_informational() && head.status != 101 => {}
-            Some(head) => {
-                let mut head = head.clone();
-                let leaves_more = desk.accept(&mut head)?;
-                return Ok((head, leaves_more));
-            }
-            None => break,
-        }
-    }
-    Error::e_explain(ErrorType::InvalidHTTPHeader, "no answer to a call")
 }
 
 /// The whole body. The inner error is a body that is too large, or one too many.

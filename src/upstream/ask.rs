@@ -9,7 +9,7 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorType, OrErr, Result};
 
 /// Interim answers (1xx) that may come before the one that counts.
-const INTERIM_MAX: usize = 10;
+const INTERIM_MAX: u32 = 10;
 
 /// What is asked.
 pub struct Request {
@@ -39,7 +39,7 @@ pub async fn ask(connector: &Connector, peer: &HttpPeer, request: Request, body_
         session.write_request_body(request.body, true).await?;
     }
     session.finish_request_body().await?;
-    let head = answered(&mut session).await?;
+    let head = final_head(&mut session, INTERIM_MAX).await?;
     let mut body = BytesMut::new();
     while body.len() < body_max {
         let Some(bytes) = session.read_response_body().await? else { break };
@@ -49,9 +49,12 @@ pub async fn ask(connector: &Connector, peer: &HttpPeer, request: Request, body_
     Ok(Answer { head, body: body.freeze() })
 }
 
-/// The final head. One at a time is read, be it an interim one.
-async fn answered(session: &mut HttpSession) -> Result<ResponseHeader> {
-    for _ in 0..INTERIM_MAX {
+/// The final head behind fewer than `max` interim ones: Pingora reads one at a time, whatever it is.
+///
+/// # Errors
+/// None came, or a 101, for which nobody has asked.
+pub async fn final_head(session: &mut HttpSession, max: u32) -> Result<ResponseHeader> {
+    for _ in 0..max {
         session.read_response_header().await?;
         match session.response_header() {
             Some(head) if head.status.is_informational() && head.status != 101 => {}

@@ -99,12 +99,12 @@ impl Breaker {
     /// unless a later one has found out otherwise.
     fn tried(&self, trial: u64, limits: &Limits, is_error: bool, now: u64) -> bool {
         let opens = self.opens.load(Relaxed);
-        let is_current = self.tries.load(Relaxed) == trial || (!is_error && opens > 0 && trial >= opens);
-        if is_current {
+        let decides = self.tries.load(Relaxed) == trial || (!is_error && opens > 0 && trial >= opens);
+        if decides {
             self.opens.store(if is_error { now + limits.open } else { 0 }, Relaxed);
             self.tries.store(0, Relaxed);
         }
-        is_current
+        decides
     }
 
     /// It comes to nothing: another may try.

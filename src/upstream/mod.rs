@@ -30,7 +30,7 @@ pub use split::{Split, of_address, of_name};
 pub use sticky::Keys;
 pub use trust::system_authorities;
 
-pub use ask::{Answer, Request};
+pub use ask::{Answer, Request, final_head};
 pub use breaker::Admitted;
 pub use discover::Finding;
 pub use endpoint::{Endpoint, EndpointState, Standing};

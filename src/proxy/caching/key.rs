@@ -22,7 +22,8 @@ pub fn url<'a>(exchange: &Exchange, head: &'a RequestHeader) -> Url<'a> {
 /// A trusted proxy tells the service of another URL than the one that the key has, or of what no key has: what it makes of that, such as links, is
 /// not for others.
 pub fn is_elsewhere(exchange: &Exchange, head: &RequestHeader) -> bool {
-    exchange.origin.is_trusted && head.headers.iter().any(|(name, value)| tells_else(name.as_str(), value, &url(exchange, head)))
+    let url = url(exchange, head);
+    exchange.origin.is_trusted && head.headers.iter().any(|(name, value)| tells_else(name.as_str(), value, &url))
 }
 
 fn tells_else(name: &str, value: &HeaderValue, url: &Url<'_>) -> bool {
